@@ -1,0 +1,133 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// The layers, lowest first. A target imports only from layers below it;
+// Tests/ArchitectureTests holds the sources to this table.
+
+let settings: [SwiftSetting] = [
+    .swiftLanguageMode(.v6),
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+    .treatAllWarnings(as: .error),
+]
+
+func system(_ name: String, pkgConfig: String, apt: String) -> Target {
+    .systemLibrary(
+        name: name, path: "Sources/C/\(name)", pkgConfig: pkgConfig, providers: [.apt([apt])])
+}
+
+func library(_ name: String, _ dependencies: [Target.Dependency] = []) -> Target {
+    .target(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func program(_ name: String, _ dependencies: [Target.Dependency]) -> Target {
+    .executableTarget(name: name, dependencies: dependencies, swiftSettings: settings)
+}
+
+func tests(_ name: String, _ dependencies: [Target.Dependency], resources: [Resource]? = nil)
+    -> Target
+{
+    .testTarget(
+        name: name, dependencies: dependencies, resources: resources, swiftSettings: settings)
+}
+
+let package = Package(
+    name: "rangekeeper",
+    targets: [
+        // C: one module per system library, each imported by exactly one Swift target.
+        system("CRocksDB", pkgConfig: "rocksdb", apt: "librocksdb-dev"),
+        system("CLMDB", pkgConfig: "lmdb", apt: "liblmdb-dev"),
+        system("CUV", pkgConfig: "libuv", apt: "libuv1-dev"),
+        system("CSystemd", pkgConfig: "libsystemd", apt: "libsystemd-dev"),
+        system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
+        system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
+        system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+
+        // Base
+        library("KVBase"),
+
+        // Cores: deterministic state machines, no I/O.
+        library("ReplicationCore", ["KVBase"]),
+        library("ShardCore", ["KVBase"]),
+        library("NodeCore", ["KVBase", "ReplicationCore", "ShardCore"]),
+        library("RouterCore", ["KVBase", "ShardCore"]),
+        library("ControllerCore", ["KVBase", "ShardCore"]),
+
+        // Parts
+        library("Checksum", ["KVBase", "CISAL"]),
+        library("StorageAPI", ["KVBase"]),
+        library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
+        library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB"]),
+        library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
+        library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
+        library("RESP", ["KVBase"]),
+        library("MetadataStore", ["KVBase", "Checksum"]),
+
+        // Shells
+        library("EventLoop", ["KVBase", "CUV"]),
+        library("Metrics", ["KVBase"]),
+        library("AdminHTTP", ["KVBase", "CMicroHTTPD"]),
+        library("SystemdSupport", ["KVBase", "CSystemd"]),
+        library("Configuration", ["KVBase", "CINIH"]),
+        library(
+            "Daemon",
+            ["KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration"]),
+        library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
+        library(
+            "NodeRuntime",
+            [
+                "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
+                "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
+                "Configuration",
+            ]),
+        library(
+            "RouterRuntime",
+            [
+                "KVBase", "ShardCore", "RouterCore", "WireProtocol", "RESP", "EventLoop", "RPC",
+                "Metrics", "Daemon", "Configuration",
+            ]),
+        library(
+            "ControllerRuntime",
+            [
+                "KVBase", "ShardCore", "ControllerCore", "MetadataStore", "WireProtocol",
+                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration",
+            ]),
+        library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
+
+        // Programs
+        program("kvnode", ["NodeRuntime"]),
+        program("kvrouter", ["RouterRuntime"]),
+        program("kvcontrollerd", ["ControllerRuntime"]),
+        program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
+        program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
+        program("kvsim", ["KVBase", "ReplicationCore", "SimulationKit"]),
+
+        // Tests
+        .target(
+            name: "SimulationKit",
+            dependencies: ["KVBase", "ReplicationCore", "ShardCore", "NodeCore"],
+            path: "Tests/SimulationKit", swiftSettings: settings),
+        tests("KVBaseTests", ["KVBase"]),
+        tests(
+            "ReplicationCoreTests", ["KVBase", "ReplicationCore", "SimulationKit"],
+            resources: [.copy("Scripts")]),
+        tests("ShardCoreTests", ["KVBase", "ShardCore"]),
+        tests(
+            "NodeCoreTests", ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
+        tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
+        tests("ControllerCoreTests", ["KVBase", "ShardCore", "ControllerCore"]),
+        tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
+        tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
+        tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
+        tests("RESPTests", ["KVBase", "RESP"]),
+        tests("MetadataStoreTests", ["KVBase", "MetadataStore"]),
+        tests(
+            "ShellTests",
+            [
+                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
+                "Daemon", "RPC", "WireProtocol",
+            ]),
+        tests("ArchitectureTests", []),
+        tests("IntegrationTests", ["KVBase", "RESP"]),
+    ]
+)

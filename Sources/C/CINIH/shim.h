@@ -1,0 +1,3 @@
+// libinih, imported only by Configuration.
+#pragma once
+#include <ini.h>

@@ -1,0 +1,3 @@
+// LMDB, imported only by BTreeEngine.
+#pragma once
+#include <lmdb.h>

@@ -1,0 +1,3 @@
+// libmicrohttpd, imported only by AdminHTTP.
+#pragma once
+#include <microhttpd.h>

@@ -1,0 +1,3 @@
+// RocksDB C API, imported only by LSMEngine.
+#pragma once
+#include <rocksdb/c.h>

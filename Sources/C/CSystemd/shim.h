@@ -1,0 +1,4 @@
+// libsystemd, imported only by SystemdSupport.
+#pragma once
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-journal.h>

@@ -1,0 +1,3 @@
+// libuv, imported only by EventLoop.
+#pragma once
+#include <uv.h>

@@ -1,0 +1,30 @@
+// The bounds that every part agrees on. Over a bound the answer is a typed error, not growth.
+
+public enum Limits {
+    /// Longest key and longest value, in bytes (1 MB each, as the source documents say).
+    public static let keyBytesMax = 1_000_000
+    public static let valueBytesMax = 1_000_000
+    /// Longest table name, in bytes; see `isValidTableName`.
+    public static let tableNameBytesMax = 128
+    /// Largest frame between daemons: room for one record of the largest size many times over.
+    public static let frameBytesMax = 16 << 20
+    /// Most fields in one client command (HSET pairs, HMGET fields, HDEL fields).
+    public static let commandFieldsMax = 65_536
+    /// Most bytes of one client command, all arguments together.
+    public static let commandBytesMax = 64 << 20
+    /// Records in one page of a sorted list unless the client asks otherwise, and the most it may.
+    public static let listPageDefault = 500
+    public static let listPageMax = 10_000
+    /// Most bytes in one page of a list between node and router.
+    public static let listPageBytesMax = 1 << 20
+    /// Most tables and shards a table may be created with.
+    public static let tablesMax = 10_000
+    public static let initialShardsMax = 4_096
+
+    /// Printable ASCII without space, at most 128 bytes, not starting with `_` (kept for the system).
+    public static func isValidTableName(_ name: UnsafeRawBufferPointer) -> Bool {
+        guard let first = name.first, first != UInt8(ascii: "_"), name.count <= tableNameBytesMax
+        else { return false }
+        return name.allSatisfy { $0 > 0x20 && $0 < 0x7F }
+    }
+}
