@@ -1,0 +1,91 @@
+// What a replica needs of the store that holds its records.
+
+import KVBase
+
+/// Reading, alike for an engine and for a snapshot of one.
+public protocol EngineReader: AnyObject, Sendable {
+    /// Calls `body` once with the value of `key`, nil when there is none. The bytes are valid only
+    /// inside `body`, which must not call the engine.
+    func get<R>(
+        _ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> R
+    ) throws(DatabaseError) -> R
+
+    /// Records with `from <= key < to` in order, while `body` returns true; `to == nil`: to the last
+    /// key. The bytes are valid only inside `body`, which must not change the engine.
+    func scan(
+        from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?,
+        _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
+    ) throws(DatabaseError)
+}
+
+/// A sorted store of raw keys, without a write-ahead log of its own: the replicated log is the only
+/// one.
+///
+/// After a kill or a power loss an engine comes back with a prefix of the applied batches, whole
+/// batches only, that contains at least everything applied before the last completed `checkpoint`.
+/// A record written in each batch (the applied index) is therefore atomic with the batch's data.
+///
+/// One thread, the owner, calls `apply`, `get` and `scan`; one other may call `checkpoint` meanwhile.
+/// `statistics` and `approximateBytes` may be called by any thread. An engine that threw
+/// `.storageFailed` from `apply` or `checkpoint` is not to be written to again.
+public protocol StorageEngine: EngineReader {
+    /// Atomically visible when it returns; durable only after a later `checkpoint`.
+    func apply(_ batch: EngineBatch) throws(DatabaseError)
+
+    /// Makes everything that was applied before the call durable. Blocks for as long as the disk
+    /// takes.
+    func checkpoint() throws(DatabaseError)
+
+    /// A consistent view of now, readable by any thread until released.
+    func snapshot() throws(DatabaseError) -> any EngineSnapshot
+
+    /// About how many bytes of disk and memory the keys `from <= key < to` take.
+    func approximateBytes(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?) -> UInt64
+
+    var statistics: EngineStatistics { get }
+
+    /// Releases files and memory, without a checkpoint. No call may follow or be under way, and
+    /// every snapshot must be released before.
+    func close()
+}
+
+/// A consistent view of an engine. It holds disk space and memory until it is released.
+public protocol EngineSnapshot: EngineReader {
+    /// Ends the view; no call may follow. Repeated calls and the deinitialiser do nothing more.
+    func release()
+}
+
+/// Sizes and health of an engine, as far as it knows them.
+public struct EngineStatistics: Hashable, Sendable {
+    /// Estimated bytes of live records on disk and in memory.
+    public var liveBytes: UInt64 = 0
+    /// Bytes of its files.
+    public var diskBytes: UInt64 = 0
+    /// Memory held for buffers, caches and indexes.
+    public var memoryBytes: UInt64 = 0
+    /// Bytes applied and not yet on disk: what a checkpoint would write.
+    public var unflushedBytes: UInt64 = 0
+    /// Bytes that wait for compaction; 0 where there is none.
+    public var compactionPendingBytes: UInt64 = 0
+    /// Writes are being slowed down because the disk does not keep up.
+    public var isSlowed = false
+    /// Writes stand still because the disk does not keep up.
+    public var isStopped = false
+
+    public init() {}
+}
+
+extension EngineReader {
+    /// The value of `key`, copied.
+    public func value(of key: Bytes) throws(DatabaseError) -> Bytes? {
+        var outcome: Result<Bytes?, DatabaseError> = .success(nil)
+        key.withUnsafeBytes { key in
+            do throws(DatabaseError) {
+                outcome = .success(try get(key) { $0.map { Bytes($0) } })
+            } catch {
+                outcome = .failure(error)
+            }
+        }
+        return try outcome.get()
+    }
+}
