@@ -114,3 +114,15 @@ extension ByteReader {
         return try outcome.get()
     }
 }
+
+extension ByteReader {
+    /// One byte that is the raw value of an enumeration.
+    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError) -> E
+    where E.RawValue == UInt8 {
+        let raw = try readUInt8()
+        guard let value = E(rawValue: raw) else {
+            throw DatabaseError(.malformed, "\(raw) is no \(E.self)")
+        }
+        return value
+    }
+}

@@ -131,15 +131,3 @@ public struct Table: Hashable, Sendable {
         state = try reader.readEnum()
     }
 }
-
-extension ByteReader {
-    /// One byte that is the raw value of an enumeration.
-    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError) -> E
-    where E.RawValue == UInt8 {
-        let raw = try readUInt8()
-        guard let value = E(rawValue: raw) else {
-            throw DatabaseError(.malformed, "\(raw) is no \(E.self)")
-        }
-        return value
-    }
-}

@@ -30,8 +30,11 @@ public enum FrameKind: UInt8, Sendable {
     case adminResponse = 15
     /// Node or router to controller: a node that refused or reset a connection.
     case unreachable = 16
-    /// Either way: the sender is about to close, and why.
+    /// Either way: the sender is about to close, and why (code 1, message).
     case goodbye = 17
+    /// Router to controller: create or drop a table, and the answer.
+    case tableRequest = 18
+    case tableResponse = 19
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,
@@ -150,11 +153,7 @@ public struct Hello: Hashable, Sendable {
     }
 
     public init(from reader: inout ByteReader) throws(DatabaseError) {
-        let raw = try reader.readUInt8()
-        guard let role = Role(rawValue: raw) else {
-            throw DatabaseError(.malformed, "role \(raw)")
-        }
-        self.role = role
+        role = try reader.readEnum()
         cluster = try reader.readUInt64()
         node = try reader.read()
         expects = try reader.read()

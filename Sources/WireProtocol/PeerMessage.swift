@@ -142,13 +142,4 @@ extension ByteReader {
     mutating func readPosition() throws(DatabaseError) -> LogPosition {
         LogPosition(index: try read(), term: try read())
     }
-
-    mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError) -> E
-    where E.RawValue == UInt8 {
-        let raw = try readUInt8()
-        guard let value = E(rawValue: raw) else {
-            throw DatabaseError(.malformed, "\(raw) is no \(E.self)")
-        }
-        return value
-    }
 }

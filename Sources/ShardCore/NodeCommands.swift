@@ -1,0 +1,135 @@
+// What controllers tell nodes to do. Every command is idempotent and carries the controller's term;
+// a node refuses terms older than the newest it saw.
+
+import KVBase
+
+public struct NodeCommand: Hashable, Sendable {
+    public enum Action: Hashable, Sendable {
+        /// Host a replica of a new group; all its voters start from the same empty state.
+        case createReplica(Group, ReplicaID)
+        /// Stand for election in `term` (see `Event.nominate` of the replication core).
+        case nominate(GroupID, ReplicaID, Term)
+        /// Hand the leadership to this replica.
+        case transferLeadership(GroupID, to: ReplicaID)
+        /// Put a shard into a group, or remove it with its data, through the group's log.
+        case createShard(Shard, Partitioning)
+        case dropShard(Shard)
+    }
+
+    /// Names the command in its outcome. Unique per controller term.
+    public var id: UInt64
+    public var action: Action
+
+    public init(id: UInt64, action: Action) {
+        self.id = id
+        self.action = action
+    }
+}
+
+/// A controller's answer to a heartbeat, also sent in between when there is something to do.
+public struct NodeCommands: Hashable, Sendable {
+    public var controllerTerm: Term
+    /// The newest heartbeat received.
+    public var sequence: UInt64
+    public var commands: [NodeCommand]
+
+    public init(controllerTerm: Term, sequence: UInt64, commands: [NodeCommand]) {
+        self.controllerTerm = controllerTerm
+        self.sequence = sequence
+        self.commands = commands
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(controllerTerm)
+        writer.write(sequence)
+        writer.write(list: commands) { writer, command in
+            writer.write(command.id)
+            switch command.action {
+            case .createReplica(let group, let replica):
+                writer.write(UInt8(1))
+                group.encode(into: &writer)
+                writer.write(replica)
+            case .nominate(let group, let replica, let term):
+                writer.write(UInt8(2))
+                writer.write(group)
+                writer.write(replica)
+                writer.write(term)
+            case .transferLeadership(let group, let replica):
+                writer.write(UInt8(3))
+                writer.write(group)
+                writer.write(replica)
+            case .createShard(let shard, let partitioning):
+                writer.write(UInt8(4))
+                shard.encode(into: &writer)
+                partitioning.encode(into: &writer)
+            case .dropShard(let shard):
+                writer.write(UInt8(5))
+                shard.encode(into: &writer)
+            }
+        }
+    }
+
+    public init(from reader: inout ByteReader) throws(DatabaseError) {
+        controllerTerm = try reader.read()
+        sequence = try reader.readUInt64()
+        commands = try reader.readList(elementBytesMin: 17) { (reader) throws(DatabaseError) in
+            let id = try reader.readUInt64()
+            let action: NodeCommand.Action
+            switch try reader.readUInt8() {
+            case 1: action = .createReplica(try Group(from: &reader), try reader.read())
+            case 2: action = .nominate(try reader.read(), try reader.read(), try reader.read())
+            case 3: action = .transferLeadership(try reader.read(), to: try reader.read())
+            case 4:
+                action = .createShard(try Shard(from: &reader), try Partitioning(from: &reader))
+            case 5: action = .dropShard(try Shard(from: &reader))
+            case let kind: throw DatabaseError(.malformed, "node command of kind \(kind)")
+            }
+            return NodeCommand(id: id, action: action)
+        }
+    }
+}
+
+/// How commands ended. A `.notLeader` outcome means: ask the group's present leader.
+public struct CommandOutcome: Hashable, Sendable {
+    public var id: UInt64
+    public var controllerTerm: Term
+    /// Nil: done, durably.
+    public var error: DatabaseError?
+
+    public init(id: UInt64, controllerTerm: Term, error: DatabaseError?) {
+        self.id = id
+        self.controllerTerm = controllerTerm
+        self.error = error
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(id)
+        writer.write(controllerTerm)
+        writer.write(error)
+    }
+
+    public init(from reader: inout ByteReader) throws(DatabaseError) {
+        id = try reader.readUInt64()
+        controllerTerm = try reader.read()
+        error = try reader.readError()
+    }
+}
+
+extension ByteWriter {
+    /// An outcome: 0 for none, else the code, then the message.
+    public mutating func write(_ error: DatabaseError?) {
+        write(error?.code.rawValue ?? 0)
+        if let error { write(error.message) }
+    }
+}
+
+extension ByteReader {
+    public mutating func readError() throws(DatabaseError) -> DatabaseError? {
+        let raw = try readUInt8()
+        if raw == 0 { return nil }
+        guard let code = ErrorCode(rawValue: raw) else {
+            throw DatabaseError(.malformed, "error code \(raw)")
+        }
+        return DatabaseError(code, try readString())
+    }
+}
