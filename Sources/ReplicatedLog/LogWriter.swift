@@ -51,6 +51,9 @@ final class LogWriter: @unchecked Sendable {
     private var failure: DatabaseError?
     private var stopping = false
     private var statistics = LogStatistics()
+    /// Where the last durable batch ended.
+    private var durableSegment: UInt64
+    private var durableOffset: Int
     private var onDurable: (@Sendable (Result<UInt64, DatabaseError>) -> Void)?
 
     // The writer thread's own.
@@ -77,6 +80,8 @@ final class LogWriter: @unchecked Sendable {
         self.file = file
         self.segment = segment
         self.offset = offset
+        durableSegment = segment
+        durableOffset = offset
         self.nextBatch = nextBatch
         segmentBytes = options.segmentBytes
         batchBytesMax = options.batchBytesMax
@@ -116,15 +121,19 @@ final class LogWriter: @unchecked Sendable {
         locked { onDurable = body }
     }
 
-    /// Hands a submission over and returns an empty buffer for the next one.
-    func hand(_ submission: Submission) throws(DatabaseError) -> LogBuffer {
+    /// Hands a submission over. Returns an empty buffer for the next one and about how many bytes
+    /// `segment`, the newest, takes once all that is queued is written.
+    func hand(
+        _ submission: Submission, segment: UInt64
+    ) throws(DatabaseError) -> (empty: LogBuffer, segmentBytes: Int) {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         if let failure { throw failure }
         queue.append(submission)
         statistics.queuedBytes += submission.buffer.count
         pthread_cond_signal(wake)
-        return free.popLast() ?? LogBuffer()
+        let written = segment == durableSegment ? durableOffset : LogFormat.alignment
+        return (free.popLast() ?? LogBuffer(), written + statistics.queuedBytes)
     }
 
     /// Whether the queue takes another submission.
@@ -284,6 +293,8 @@ final class LogWriter: @unchecked Sendable {
     ) -> (@Sendable (Result<UInt64, DatabaseError>) -> Void)? {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
+        durableSegment = segment
+        durableOffset = offset
         statistics.batches += 1
         statistics.submissions += UInt64(taken.count)
         statistics.bytes += UInt64(written)

@@ -258,9 +258,9 @@ public final class ReplicatedLog {
         let submission = Submission(
             number: lastNumber, buffer: pending, startsSegment: pendingStartsSegment,
             obsolete: pendingObsolete)
-        segments[segments.count - 1].bytes += LogFormat.align(
-            pending.count + LogFormat.batchHeaderBytes)
-        pending = try writer.hand(submission)
+        let newest = segments.count - 1
+        (pending, segments[newest].bytes) = try writer.hand(
+            submission, segment: segments[newest].number)
         pendingStartsSegment = false
         pendingObsolete = nil
         return lastNumber
