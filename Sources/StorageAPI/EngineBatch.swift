@@ -67,7 +67,7 @@ public struct EngineBatch: Sendable {
     }
 
     /// The operations in the order they were added.
-    public func forEach(_ body: (EngineOperation) -> Void) {
+    public func forEachOperation(_ body: (EngineOperation) -> Void) {
         bytes.withUnsafeBytes { buffer in
             var offset = 0
             while offset < buffer.count {
