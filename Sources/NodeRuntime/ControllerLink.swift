@@ -4,6 +4,7 @@ import EventLoop
 import KVBase
 import RPC
 import ShardCore
+import SystemdSupport
 import WireProtocol
 
 /// One connection to one controller. The node keeps one for each configured controller; heartbeats go
@@ -90,7 +91,7 @@ extension ControllerLink: RPCConnectionDelegate {
         if let reason, wasRegistered || reason != lastError {
             node.log.warning(
                 "controller connection closed",
-                [("address", "\(connection.remoteAddress)"), ("reason", reason.message)])
+                [LogField("address", connection.remoteAddress), LogField("reason", reason.message)])
         }
         lastError = reason
     }

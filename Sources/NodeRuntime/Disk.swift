@@ -60,8 +60,8 @@ final class Disk {
         var btreeOptions = BTreeOptions()
         btreeOptions.expectExisting = expectExisting
         engines = [
-            (.lsm, try LSMEngine(directory: "\(path)/lsm", options: lsmOptions)),
-            (.btree, try BTreeEngine(directory: "\(path)/btree", options: btreeOptions)),
+            (.lsm, try LSMEngine(path: "\(path)/lsm", options: lsmOptions)),
+            (.btree, try BTreeEngine(path: "\(path)/btree", options: btreeOptions)),
         ]
         var logOptions = LogOptions()
         logOptions.expectExisting = expectExisting

@@ -1,6 +1,7 @@
 // Applying committed entries: decided alike on every replica, answered by the leader alone.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
@@ -47,8 +48,8 @@ extension GroupReplica {
             disk.fail(error)
             return
         }
-        node.counters.appliedEntries += UInt64(committed.count)
-        node.counters.engineBatches += 1
+        node.metrics.appliedEntries.increment(by: UInt64(committed.count))
+        node.metrics.engineBatches.increment()
         committed.removeAll(keepingCapacity: true)
         changedShards = true
         for outcome in scratch.outcomes { answer(outcome) }

@@ -1,9 +1,11 @@
 // Reading: single records by lease or quorum, and pages of sorted lists.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
+import StorageAPI
 import WireProtocol
 
 extension GroupReplica {
@@ -96,7 +98,7 @@ extension GroupReplica {
         guard owned.shard.range.contains(key.routedKey) else {
             throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
         }
-        node.counters.gets += 1
+        node.metrics.gets.increment()
         let withValue = !operation.flags.contains(.withoutValue)
         try engine.get(key.bytes) { bytes in
             guard let bytes, let record = StoredRecord(bytes), !record.isTombstone else {
@@ -117,7 +119,7 @@ extension GroupReplica {
         guard !parts.isEmpty, request.limit > 0, request.limit <= Limits.listPageMax,
             request.parts.count <= Limits.initialShardsMax
         else { throw DatabaseError(.invalidRequest, "list of no shard or with a bad limit") }
-        node.counters.lists += 1
+        node.metrics.lists.increment()
         let page = try ListMerge(engine: engine, store: store, parts: parts, request: request).run()
         var writer = ByteWriter()
         page.encode(into: &writer)

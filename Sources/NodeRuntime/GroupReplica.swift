@@ -2,10 +2,12 @@
 
 import EventLoop
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import WireProtocol
 
 /// Feeds events to the core and carries out its effects. Owned by the node's event loop.
 ///
@@ -231,9 +233,9 @@ final class GroupReplica {
             writer.patch(base.node.rawValue, at: 12)
             writer.patch(count, at: 16)
             payloads.append(writer.take())
-            node.counters.proposedOperations += UInt64(count)
+            node.metrics.proposedOperations.increment(by: UInt64(count))
         }
-        node.counters.proposedEntries += UInt64(payloads.count)
+        node.metrics.proposedEntries.increment(by: UInt64(payloads.count))
         proposalPrediction = predictedIndex(batch: 0)
         step(.propose(payloads))
     }

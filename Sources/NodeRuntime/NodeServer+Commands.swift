@@ -5,6 +5,7 @@ import NodeCore
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import SystemdSupport
 
 extension NodeServer {
     /// Carries out commands unless a newer controller has spoken.
@@ -142,7 +143,7 @@ extension NodeServer {
                 creating.removeAll { $0 == group.id }
                 add(replica)
                 log.notice(
-                    "replica created", [("group", "\(group.id)"), ("replica", "\(id)")])
+                    "replica created", [LogField("group", group.id), LogField("replica", id)])
                 finishCommand(command, error: nil)
             }
         }

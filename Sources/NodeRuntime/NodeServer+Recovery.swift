@@ -6,6 +6,7 @@ import ReplicatedLog
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import SystemdSupport
 
 extension NodeServer {
     /// Brings back every replica that both the log and an engine's catalog know. A replica known to
@@ -94,7 +95,7 @@ extension NodeServer {
         }
         guard let nodes else {
             // Only a convenience: the controllers send it again.
-            log.warning("address book is damaged", [("path", addressBookPath)])
+            log.warning("address book is damaged", [LogField("path", addressBookPath)])
             return
         }
         updatePeers(nodes)

@@ -1,5 +1,6 @@
 // What the node reports: heartbeats, and the sizes of the shards it leads.
 
+import EventLoop
 import KVBase
 import NodeCore
 import ReplicationCore

@@ -1,6 +1,7 @@
 // Requests of routers, and replication messages of peers.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
@@ -11,14 +12,14 @@ extension NodeServer {
     func receiveRequests(
         _ reader: inout ByteReader, _ session: RouterSession
     ) throws(DatabaseError) {
-        counters.requestFrames += 1
+        metrics.requestFrames.increment()
         while !reader.isAtEnd {
             let token = try reader.readUInt32()
             let operation = try Operation(from: &reader)
             guard !operation.code.isControl else {
                 throw DatabaseError(.malformed, "\(operation.code) from a router")
             }
-            counters.requests += 1
+            metrics.requests.increment()
             let waiter = Waiter(
                 slot: session.slot, generation: session.generation, token: UInt64(token))
             guard let replica = replicas[operation.group], !replica.isFailed else {
@@ -57,7 +58,7 @@ extension NodeServer {
     }
 
     func receive(_ message: PeerMessage, from sender: NodeID) {
-        counters.peerMessages += 1
+        metrics.peerMessages.increment()
         guard let replica = replicas[message.group], replica.id == message.to else { return }
         replica.receive(message.message, from: message.from, node: sender)
     }

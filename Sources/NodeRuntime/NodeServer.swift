@@ -3,6 +3,7 @@
 import Daemon
 import EventLoop
 import KVBase
+import Metrics
 import NodeCore
 import RPC
 import ReplicatedLog
@@ -32,8 +33,8 @@ final class NodeServer {
 
     let settings: NodeSettings
     let loop: EventLoop
-    let log: Log
-    let counters = NodeCounters()
+    let log: ComponentLog
+    let metrics: NodeMetrics
     let tuning = Tuning()
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
@@ -69,11 +70,13 @@ final class NodeServer {
 
     /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.
     init(
-        settings: NodeSettings, loop: EventLoop, log: Log, progress: (String) -> Void
+        settings: NodeSettings, loop: EventLoop, log: ComponentLog, metrics: NodeMetrics,
+        progress: (String) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
         self.loop = loop
         self.log = log
+        self.metrics = metrics
         let known = try NodeIdentity.readAll(directories: settings.dataDirectories)
         identity =
             known
@@ -228,7 +231,7 @@ final class NodeServer {
         guard let error = disk.failure else { return }
         log.error(
             "disk failed: its replicas stop until the node is restarted",
-            [("path", disk.path), ("reason", error.message)])
+            [LogField("path", disk.path), LogField("reason", error.message)])
         for replica in replicas.elements where replica.disk === disk { replica.fail(error) }
         isHeartbeatDue = true
     }
@@ -338,7 +341,7 @@ final class NodeServer {
         }
         identity.node = admission.node
         identity.cluster = admission.cluster
-        log.notice("admitted to the cluster", [("node", "\(admission.node)")])
+        log.notice("admitted to the cluster", [LogField("node", admission.node)])
     }
 
     func registration() -> NodeRegistration {

@@ -5,6 +5,8 @@ import NodeCore
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import SystemdSupport
+import WireProtocol
 
 /// Receives one snapshot. Until the switch the replica's own store is untouched; a crash before it
 /// leaves garbage in an unused store, never a half-filled replica.
@@ -73,7 +75,7 @@ extension GroupReplica {
         snapshotReceiver = receiver
         node.log.notice(
             "receiving a snapshot",
-            [("group", "\(group)"), ("index", "\(chunk.position.index)")])
+            [LogField("group", group), LogField("index", chunk.position.index)])
         return receiver
     }
 
@@ -113,7 +115,7 @@ extension GroupReplica {
             node.garbageAppeared(self)
             node.log.notice(
                 "snapshot installed",
-                [("group", "\(group)"), ("index", "\(receiver.position.index)")])
+                [LogField("group", group), LogField("index", receiver.position.index)])
             markDirty()
         }
     }

@@ -2,10 +2,13 @@
 
 import EventLoop
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import SystemdSupport
+import WireProtocol
 
 /// Streams one group to one follower, a few chunks ahead of its acknowledgements. Chunks not yet
 /// acknowledged are kept and repeated, so a broken connection costs no restart. Gives up when the
@@ -142,7 +145,10 @@ extension GroupReplica {
             snapshotSenders[target] = sender
             node.log.notice(
                 "sending a snapshot",
-                [("group", "\(group)"), ("to", "\(target)"), ("index", "\(sender.position.index)")])
+                [
+                    LogField("group", group), LogField("to", target),
+                    LogField("index", sender.position.index),
+                ])
             sender.pump()
         } catch {
             disk.fail(error)
@@ -156,8 +162,8 @@ extension GroupReplica {
         node.log.notice(
             succeeded ? "snapshot received" : "snapshot not received",
             [
-                ("group", "\(group)"), ("to", "\(sender.target)"),
-                ("bytes", "\(sender.sentBytes)"),
+                LogField("group", group), LogField("to", sender.target),
+                LogField("bytes", sender.sentBytes),
             ])
         step(
             .snapshotSent(to: sender.target, position: sender.position, succeeded: succeeded))
