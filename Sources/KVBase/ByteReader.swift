@@ -117,12 +117,24 @@ extension ByteReader {
 
 extension ByteReader {
     /// One byte that is the raw value of an enumeration.
-    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError) -> E
+    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError)
+        -> E
     where E.RawValue == UInt8 {
         let raw = try readUInt8()
         guard let value = E(rawValue: raw) else {
             throw DatabaseError(.malformed, "\(raw) is no \(E.self)")
         }
         return value
+    }
+}
+
+extension ByteReader {
+    public mutating func readError() throws(DatabaseError) -> DatabaseError? {
+        let raw = try readUInt8()
+        if raw == 0 { return nil }
+        guard let code = ErrorCode(rawValue: raw) else {
+            throw DatabaseError(.malformed, "error code \(raw)")
+        }
+        return DatabaseError(code, try readString())
     }
 }
