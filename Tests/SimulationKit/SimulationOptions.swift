@@ -85,7 +85,16 @@ public struct SimulationOptions: Sendable {
             driftPartsPerMillionMax = 600_000
             partitions = true
             faultMillisMax = 1_500
-        case .lyingDisk, .forgottenPromise:
+        case .forgottenPromise:
+            crashes = true
+            partitions = true
+            pauses = false
+            lossPermille = 0
+            delayMicrosMax = 500
+            diskMicrosMax = 500
+            diskStalls = false
+            faultMillisMax = 1_500
+        case .lyingDisk:
             crashes = true
             partitions = true
             diskMicrosMax = 15_000
