@@ -132,15 +132,15 @@ extension Simulation {
         let leader = leaderPlace()
         let candidate = randomPlace()
         guard let term = nodes[leader].replica?.term, leader != candidate else { return }
+        // The voters restart first, so that the request finds them before the next heartbeat does.
         partition { from, to in
             (from == leader && to == candidate) || (from == candidate && to == leader)
         }
         let wait = options.tuning.leaseDuration.count * 5 / 4
-        heap.push(.nominate(nodes[candidate].id, term.next()), at: time + wait)
+        let late = wait + (3 + faultRandom.below(30)) * 1_000_000
+        heap.push(.nominate(nodes[candidate].id, term.next()), at: time + late)
         for place in nodes.indices where place != leader && place != candidate {
-            if faultRandom.chance(2, in: 3) {
-                heap.push(.bounce(place), at: time + wait + faultRandom.below(100) * 1_000_000)
-            }
+            if faultRandom.chance(4, in: 5) { heap.push(.bounce(place), at: time + wait) }
         }
     }
 
