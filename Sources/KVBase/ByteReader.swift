@@ -126,3 +126,14 @@ extension ByteReader {
         return value
     }
 }
+
+extension ByteReader {
+    public mutating func readError() throws(DatabaseError) -> DatabaseError? {
+        let raw = try readUInt8()
+        if raw == 0 { return nil }
+        guard let code = ErrorCode(rawValue: raw) else {
+            throw DatabaseError(.malformed, "error code \(raw)")
+        }
+        return DatabaseError(code, try readString())
+    }
+}

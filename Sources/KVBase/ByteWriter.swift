@@ -86,3 +86,11 @@ public struct ByteWriter: Sendable {
         withUnsafeBytes(of: value.littleEndian) { bytes.append(contentsOf: $0) }
     }
 }
+
+extension ByteWriter {
+    /// An outcome: 0 for none, else the code, then the message.
+    public mutating func write(_ error: DatabaseError?) {
+        write(error?.code.rawValue ?? 0)
+        if let error { write(error.message) }
+    }
+}

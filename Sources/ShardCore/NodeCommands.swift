@@ -114,22 +114,3 @@ public struct CommandOutcome: Hashable, Sendable {
         error = try reader.readError()
     }
 }
-
-extension ByteWriter {
-    /// An outcome: 0 for none, else the code, then the message.
-    public mutating func write(_ error: DatabaseError?) {
-        write(error?.code.rawValue ?? 0)
-        if let error { write(error.message) }
-    }
-}
-
-extension ByteReader {
-    public mutating func readError() throws(DatabaseError) -> DatabaseError? {
-        let raw = try readUInt8()
-        if raw == 0 { return nil }
-        guard let code = ErrorCode(rawValue: raw) else {
-            throw DatabaseError(.malformed, "error code \(raw)")
-        }
-        return DatabaseError(code, try readString())
-    }
-}
