@@ -24,7 +24,8 @@ extension RequestRouter {
             release(token)
             return .dropped
         }
-        let destination = operations[Int(token)].destination
+        let operation = operations[Int(token)]
+        let destination = operation.destination
         if let error, let reason = retryReason(error, of: token) {
             refuse(token, reason, hint: hint, now: now, into: &effects)
             return .held
@@ -36,7 +37,10 @@ extension RequestRouter {
             retryClient(
                 destination.client, now: now, isWorldChanged: false, into: &effects)
         }
-        return .deliver(destination)
+        return .deliver(
+            destination, operation.code,
+            submitted: Instant(
+                nanoseconds: operation.deadline.nanoseconds - tuning.requestDeadline.count))
     }
 
     /// Why an operation may be tried again after `error`; nil when the client gets the error.

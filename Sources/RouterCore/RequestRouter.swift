@@ -29,8 +29,8 @@ public struct RouterEffects: Sendable {
 
 /// What became of a response.
 public enum ResponseVerdict: Equatable, Sendable {
-    /// It answers the operation of that destination.
-    case deliver(Destination)
+    /// It answers the operation of that destination, which was submitted then.
+    case deliver(Destination, OperationCode, submitted: Instant)
     /// The operation is tried again.
     case held
     /// Nobody waits for it.
