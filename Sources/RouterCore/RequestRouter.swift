@@ -182,6 +182,11 @@ public struct RequestRouter {
 
     // MARK: Frames
 
+    /// Whether `flush` has something to hand out.
+    public var hasUnsent: Bool {
+        !readyBatches.isEmpty || links.contains { $0.current != PendingOperation.none }
+    }
+
     /// Hands out the requests frames of this turn: the node, the frame's body, its operations.
     public mutating func flush(
         _ send: (_ node: NodeID, _ body: UnsafeRawBufferPointer, _ operations: Int) -> Void

@@ -22,7 +22,7 @@ struct PartCollection {
 }
 
 extension ClientSession {
-    private static let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+    private static var nothing: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
 
     // MARK: Entry
 

@@ -5,6 +5,7 @@ import KVBase
 import RESP
 import RouterCore
 import ShardCore
+import SystemdSupport
 import WireProtocol
 
 /// The state of one client connection.
@@ -309,7 +310,7 @@ extension ClientSession: TCPConnectionDelegate {
         isClosed = true
         mode = .closing
         if let reason, reason.code == .overloaded {
-            router.log("client \(connection.remoteAddress) closed: \(reason.message)")
+            router.log.warning("client \(connection.remoteAddress) closed: \(reason.message)")
         }
         router.sessionDidClose(self)
     }

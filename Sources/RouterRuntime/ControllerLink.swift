@@ -3,6 +3,7 @@
 import EventLoop
 import KVBase
 import RPC
+import RouterCore
 import ShardCore
 import WireProtocol
 

@@ -2,10 +2,12 @@
 
 import EventLoop
 import KVBase
+import Metrics
 import RESP
 import RPC
 import RouterCore
 import ShardCore
+import SystemdSupport
 import WireProtocol
 
 /// What a router is started with.
@@ -15,17 +17,20 @@ struct RouterOptions: Sendable {
     /// A listening socket that was handed over; used instead of `listen`.
     var inheritedSocket: Int32?
     var controllers: [SocketAddress]
-    var advertised: [String]
+    /// Where its admin server is; empty without one.
+    var advertisedAdmin: String
     var clientsMax: Int
     var password: Bytes?
     var tuning = RouterTuning()
+    /// By get, put, delete, list.
+    var upstreamDurations: [DurationHistogram] = []
 }
 
 /// Everything of a router that lives on its loop's thread.
 final class RouterLoop {
     let loop: EventLoop
     let options: RouterOptions
-    let log: @Sendable (String) -> Void
+    let log: ComponentLog
     let status: RouterStatus
     private(set) var transport: RPCTransport!
     private(set) var controllers: ControllerLink!
@@ -55,8 +60,7 @@ final class RouterLoop {
     private var whenIdle: (() -> Void)?
 
     init(
-        loop: EventLoop, options: RouterOptions, status: RouterStatus,
-        log: @escaping @Sendable (String) -> Void
+        loop: EventLoop, options: RouterOptions, status: RouterStatus, log: ComponentLog
     ) throws(DatabaseError) {
         self.loop = loop
         self.options = options
@@ -84,7 +88,7 @@ final class RouterLoop {
     func hello(expecting node: NodeID) -> Hello {
         Hello(
             role: .router, cluster: cluster, expects: node, name: options.name,
-            addresses: options.advertised)
+            addresses: [localAddress.description, options.advertisedAdmin])
     }
 
     /// Takes over the cluster's number from the first controller that tells it.
@@ -157,7 +161,7 @@ final class RouterLoop {
             guard case .deliver(let destination, let code, let submitted) = verdict else {
                 continue
             }
-            statistics.upstream(code, took: now - submitted)
+            observe(code, took: now - submitted)
             guard let session = sessions[Int(destination.client)] else {
                 preconditionFailure("an answer for a client that is gone")
             }
@@ -167,6 +171,18 @@ final class RouterLoop {
                     error: response.error, flags: response.flags, sequencer: response.sequencer,
                     payload: response.payload))
         }
+    }
+
+    private func observe(_ code: OperationCode, took duration: Nanoseconds) {
+        guard options.upstreamDurations.count == 4 else { return }
+        let place =
+            switch code {
+            case .get: 0
+            case .put: 1
+            case .delete: 2
+            default: 3
+            }
+        options.upstreamDurations[place].observe(duration)
     }
 
     // MARK: Map
@@ -198,7 +214,7 @@ final class RouterLoop {
                 nodes[node.id] = NodeClient(
                     node: node.id, address: address, text: node.rpcAddress, router: self)
             } catch {
-                log("node \(node.name) cannot be reached: \(error.message)")
+                log.error("node \(node.name) cannot be reached: \(error.message)")
             }
         }
         for (id, client) in nodes where core.map.nodes[id] == nil {
@@ -216,6 +232,7 @@ final class RouterLoop {
             settleEffects()
             resumeSessions()
         } while !effects.isEmpty || !resumable.isEmpty
+        if !dirty.isEmpty || core.hasUnsent { statistics.busyTurns += 1 }
         core.flush { node, body, _ in nodes[node]?.send(body) }
         for session in dirty { session.flush() }
         dirty.removeAll(keepingCapacity: true)
@@ -287,6 +304,12 @@ final class RouterLoop {
             self.whenIdle = nil
             whenIdle()
         }
+    }
+
+    /// Lets go of everything, after the loop has ended.
+    func close() {
+        sessions = []
+        nodes = [:]
     }
 
     // MARK: Status

@@ -1,9 +1,7 @@
 // What a router counts, and what other threads may see of it.
 
 import KVBase
-import Metrics
 import RouterCore
-import ShardCore
 import Synchronization
 
 /// The kinds of commands that metrics tell apart.
@@ -39,10 +37,10 @@ struct RouterStatistics: Sendable {
     var acceptedClients: UInt64 = 0
     var refusedClients: UInt64 = 0
     var mapUpdates: UInt64 = 0
-    /// Turns in which operations were sent, for operations per turn.
+    /// Turns in which operations were sent or replies written.
+    var busyTurns: UInt64 = 0
+    /// Commands for a table that the map does not have.
     var unknownTables: UInt64 = 0
-    /// Handles to the histograms; set once the registry exists.
-    var upstreamDurations: [DurationHistogram] = []
 
     mutating func count(_ operation: OperationClass, _ result: CommandResult, by amount: UInt64 = 1) {
         commands[operation.rawValue * CommandResult.allCases.count + result.rawValue] += amount
@@ -53,16 +51,6 @@ struct RouterStatistics: Sendable {
     }
 
     var commandCount: UInt64 { commands.reduce(0, +) }
-
-    func upstream(_ code: OperationCode, took duration: Nanoseconds) {
-        guard !upstreamDurations.isEmpty else { return }
-        switch code {
-        case .get: upstreamDurations[0].observe(duration)
-        case .put: upstreamDurations[1].observe(duration)
-        case .delete: upstreamDurations[2].observe(duration)
-        default: upstreamDurations[3].observe(duration)
-        }
-    }
 }
 
 /// A router's state at one moment.
