@@ -1,5 +1,7 @@
 // Replies in the order of requests: the slots of one client connection.
 
+import KVBase
+
 /// The commands of one client that are not answered yet, oldest first. Answers may come in any
 /// order; one that comes early lies encoded in a stash of its owner until those before it are out.
 ///
@@ -13,6 +15,8 @@ public struct ReplyRing: Sendable {
         public var remaining: UInt32
         /// Sum over the answered ones, as the kind has it.
         public var tally: UInt32 = 0
+        /// When the command was taken.
+        public var opened: Instant
         fileprivate var isStashed = false
         fileprivate var stashStart: UInt32 = 0
         fileprivate var stashEnd: UInt32 = 0
@@ -30,10 +34,10 @@ public struct ReplyRing: Sendable {
     public var isEmpty: Bool { count == 0 }
 
     /// A new youngest slot; returns its serial.
-    public mutating func open(kind: UInt8, remaining: Int = 1) -> UInt32 {
+    public mutating func open(kind: UInt8, remaining: Int = 1, now: Instant) -> UInt32 {
         if count == slots.count { grow() }
         let serial = head &+ UInt32(count)
-        slots[place(serial)] = Slot(kind: kind, remaining: UInt32(remaining))
+        slots[place(serial)] = Slot(kind: kind, remaining: UInt32(remaining), opened: now)
         count += 1
         return serial
     }
@@ -82,7 +86,7 @@ public struct ReplyRing: Sendable {
     private mutating func grow() {
         let old = slots
         let oldMask = old.count - 1
-        let blank = Slot(kind: 0, remaining: 0)
+        let blank = Slot(kind: 0, remaining: 0, opened: .origin)
         slots = Array(repeating: blank, count: max(4, old.count * 2))
         for offset in 0..<count {
             let serial = head &+ UInt32(offset)

@@ -36,7 +36,7 @@ extension ClientSession {
             query.limit = Self.wholeTableRecordsMax
             query.bytesMax = Self.wholeTableBytesMax
         }
-        let slot = ring.open(kind: id.rawValue)
+        let slot = openSlot(id)
         mode = .working
         walk = RunningWalk(id: id, slot: slot, walk: ListWalk(query), pattern: pattern)
         ask(walk!.walk.start(router.core.map))
@@ -173,8 +173,8 @@ extension ClientSession {
     }
 
     private func failWalk(_ error: DatabaseError) {
-        router.statistics.count(.list, CommandResult(error.code))
         let slot = walk!.slot
+        count(.list, error.code, slot: slot)
         endBarrier()
         finish(slot) { $0.error(error) }
     }
@@ -190,7 +190,7 @@ extension ClientSession {
                         + "\(Self.wholeTableBytesMax >> 20) MiB: read page by page, "
                         + "with KV.LIST or HSCAN"))
         }
-        router.statistics.count(.list, .ok)
+        count(.list, nil, slot: walk.slot)
         let lastKey = walk.walk.hasMore ? walk.walk.records.last?.key : nil
         var cursor: UInt64 = 0
         if walk.id == .hscan, let lastKey {

@@ -74,7 +74,7 @@ extension ClientSession {
             return
         }
         guard let first = route(command, key: command[2]) else { return createFirst(command) }
-        let slot = ring.open(kind: id.rawValue, remaining: pairs)
+        let slot = openSlot(id, parts: pairs)
         // HMSET answers OK whatever was there, so the node need not look.
         let flags: OperationFlags = id == .hset ? .wantsPrevious : []
         if pairs == 1 {
@@ -94,7 +94,7 @@ extension ClientSession {
     private func setIfAbsent(_ command: ParsedCommand) {
         guard checkSizes(key: command[2], value: command[3]) else { return }
         guard let route = route(command, key: command[2]) else { return createFirst(command) }
-        let slot = ring.open(kind: CommandID.hsetnx.rawValue)
+        let slot = openSlot(.hsetnx)
         submit(
             .put, [], .zero, route, command[2], command[3], Destination(client, slot, 0))
     }
@@ -117,7 +117,7 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: command[3]) else { return }
         guard let route = route(command, key: command[2]) else { return createFirst(command) }
-        let slot = ring.open(kind: CommandID.kvPut.rawValue)
+        let slot = openSlot(.kvPut)
         submit(
             .put, [], expected, route, command[2], command[3], Destination(client, slot, 0))
     }
@@ -132,7 +132,7 @@ extension ClientSession {
         guard let first = route(command, key: command[2]) else {
             return reply { $0.integer(0) }
         }
-        let slot = ring.open(kind: CommandID.hdel.rawValue, remaining: fields)
+        let slot = openSlot(.hdel, parts: fields)
         for place in 0..<fields {
             let key = command[2 + place]
             let route = place == 0 ? first : route(command, key: key)!
@@ -157,7 +157,7 @@ extension ClientSession {
             }
             return reply { $0.integer(0) }
         }
-        let slot = ring.open(kind: CommandID.kvDel.rawValue)
+        let slot = openSlot(.kvDel)
         submit(
             .delete, .wantsPrevious, expected, route, command[2], Self.nothing,
             Destination(client, slot, 0))
@@ -173,7 +173,7 @@ extension ClientSession {
         guard let route = route(command, key: command[2]) else {
             return reply { id == .hget ? $0.null() : $0.integer(0) }
         }
-        let slot = ring.open(kind: id.rawValue)
+        let slot = openSlot(id)
         submit(
             .get, id == .hexists ? .withoutValue : [], nil, route, command[2], Self.nothing,
             Destination(client, slot, 0))
@@ -186,7 +186,7 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
         guard let route = route(command, key: command[2]) else { return reply { $0.null() } }
-        let slot = ring.open(kind: CommandID.kvGet.rawValue)
+        let slot = openSlot(.kvGet)
         submit(
             .get, isQuorum ? .quorumRead : [], nil, route, command[2], Self.nothing,
             Destination(client, slot, 0))
@@ -204,7 +204,7 @@ extension ClientSession {
                 for _ in 0..<fields { writer.null() }
             }
         }
-        let slot = ring.open(kind: CommandID.hmget.rawValue, remaining: fields)
+        let slot = openSlot(.hmget, parts: fields)
         collections[slot] = PartCollection(values: Array(repeating: nil, count: fields))
         for place in 0..<fields {
             let key = command[2 + place]
@@ -226,7 +226,7 @@ extension ClientSession {
         // HSETNX asks by a condition; that it does not hold is an answer.
         let isError = answer.error != nil && !(id == .hsetnx && answer.error == .conditionFailed)
         if slot.remaining == 1, collections.isEmpty {
-            count(id, isError ? answer.error : nil)
+            count(id.operationClass, isError ? answer.error : nil, slot: destination.slot)
             finish(destination.slot) { writer in
                 if isError {
                     writer.error(answer.databaseError!)
@@ -266,7 +266,7 @@ extension ClientSession {
         ring[serial] = slot
         guard slot.remaining == 0 else { return }
         let collection = collections.removeValue(forKey: serial)
-        count(id, collection?.error?.code)
+        count(id.operationClass, collection?.error?.code, slot: serial)
         finish(serial) { writer in
             if let error = collection?.error {
                 writer.error(error)
@@ -309,10 +309,6 @@ extension ClientSession {
         default:
             if answer.isFound { writer.bulk(answer.payload) } else { writer.null() }
         }
-    }
-
-    private func count(_ id: CommandID, _ error: ErrorCode?) {
-        router.statistics.count(id.operationClass, error.map { CommandResult($0) } ?? .ok)
     }
 
     // MARK: Helpers

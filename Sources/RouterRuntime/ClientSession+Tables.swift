@@ -137,7 +137,7 @@ extension ClientSession {
             if !names.contains(name) { names.append(name) }
         }
         guard !names.isEmpty else { return reply { $0.integer(0) } }
-        let slot = ring.open(kind: CommandID.del.rawValue)
+        let slot = openSlot(.del)
         mode = .working
         dropNext(names[...], slot: slot, dropped: 0)
     }
@@ -159,7 +159,7 @@ extension ClientSession {
 
     /// One request to the controller, with nothing else on this connection meanwhile.
     private func ask(_ request: TableRequest, _ success: @escaping (inout RESPWriter) -> Void) {
-        let slot = ring.open(kind: CommandID.kvCreate.rawValue)
+        let slot = openSlot(.kvCreate)
         mode = .working
         router.controllers.request(request) { [weak self] error in
             guard let self, isWaiting(for: Destination(client, slot, 0)) else { return }
@@ -170,7 +170,7 @@ extension ClientSession {
     private func end(
         _ slot: UInt32, _ error: DatabaseError?, _ success: (inout RESPWriter) -> Void
     ) {
-        router.statistics.count(.table, error.map { CommandResult($0.code) } ?? .ok)
+        count(.table, error?.code, slot: slot)
         endBarrier()
         finish(slot) { writer in
             if let error { writer.error(error) } else { success(&writer) }

@@ -196,6 +196,17 @@ final class ClientSession {
 
     // MARK: Replies out
 
+    /// A slot of the reply ring for a command of so many operations.
+    func openSlot(_ id: CommandID, parts: Int = 1) -> UInt32 {
+        ring.open(kind: id.rawValue, remaining: parts, now: router.now)
+    }
+
+    /// Counts a command that has ended.
+    func count(_ operation: OperationClass, _ error: ErrorCode?, slot: UInt32) {
+        router.statistics.count(operation, error.map { CommandResult($0) } ?? .ok)
+        router.observe(operation, since: ring[slot].opened)
+    }
+
     /// Writes the reply of slot `serial`, or keeps it until those before it are written.
     func finish(_ serial: UInt32, _ body: (inout RESPWriter) -> Void) {
         guard ring.isHead(serial) else {
@@ -217,7 +228,7 @@ final class ClientSession {
             body(&output)
             if !isDirty { markDirty() }
         } else {
-            finish(ring.open(kind: 0), body)
+            finish(ring.open(kind: 0, now: router.now), body)
         }
     }
 

@@ -24,6 +24,8 @@ struct RouterOptions: Sendable {
     var tuning = RouterTuning()
     /// By get, put, delete, list.
     var upstreamDurations: [DurationHistogram] = []
+    /// By operation class.
+    var requestDurations: [DurationHistogram] = []
 }
 
 /// Everything of a router that lives on its loop's thread.
@@ -185,6 +187,12 @@ final class RouterLoop {
         options.upstreamDurations[place].observe(duration)
     }
 
+    /// Notes how long a command took that was read at `since`.
+    func observe(_ operation: OperationClass, since: Instant) {
+        guard operation.rawValue < options.requestDurations.count else { return }
+        options.requestDurations[operation.rawValue].observe(now - since)
+    }
+
     // MARK: Map
 
     /// Takes over an update; false when a full one is needed.
@@ -238,10 +246,7 @@ final class RouterLoop {
         dirty.removeAll(keepingCapacity: true)
         armTimer()
         if now - lastPublished >= .milliseconds(100) { publishStatus() }
-        if isStopping, let whenIdle, isIdle {
-            self.whenIdle = nil
-            whenIdle()
-        }
+        if whenIdle != nil, isIdle { finishStop() }
     }
 
     private func settleEffects() {
@@ -289,21 +294,27 @@ final class RouterLoop {
 
     // MARK: Stopping
 
-    private var isIdle: Bool { core.pendingOperations == 0 && sessions.allSatisfy { $0?.isIdle ?? true } }
+    private var isIdle: Bool {
+        core.pendingOperations == 0 && sessions.allSatisfy { $0?.isIdle ?? true }
+    }
 
     /// Accepts nobody any more, and calls `done` when all that was asked is answered and written,
-    /// or after five seconds.
+    /// or after five seconds. No connection is dialled from then on.
     func stop(_ done: @escaping () -> Void) {
         guard !isStopping else { return }
         isStopping = true
         listener?.close()
         for session in sessions { session?.stopReading() }
         whenIdle = done
-        loop.schedule(after: .seconds(5)) { [unowned self] in
-            guard let whenIdle else { return }
-            self.whenIdle = nil
-            whenIdle()
-        }
+        loop.schedule(after: .seconds(5)) { [unowned self] in finishStop() }
+    }
+
+    private func finishStop() {
+        guard let done = whenIdle else { return }
+        whenIdle = nil
+        controllers.close()
+        for client in nodes.values { client.close() }
+        done()
     }
 
     /// Lets go of everything, after the loop has ended.

@@ -43,6 +43,7 @@ public enum RouterMain {
             let inherited = ServiceManager.takeListeningSockets()
             options.inheritedSocket = inherited.first?.descriptor
             options.upstreamDurations = RouterMetrics.upstreamDurations(in: daemon.metrics)
+            options.requestDurations = RouterMetrics.requestDurations(in: daemon.metrics)
             try start(options, daemon, log, status)
         } catch {
             daemon.fail(error.message)

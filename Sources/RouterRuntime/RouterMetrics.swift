@@ -21,6 +21,17 @@ enum RouterMetrics {
         }
     }
 
+    /// By operation class: from reading a command to writing its reply.
+    static func requestDurations(in registry: MetricsRegistry) -> [DurationHistogram] {
+        OperationClass.allCases.map { operation in
+            registry.histogram(
+                "kvrouter_request_duration_seconds",
+                "Time from reading a client command to its reply; commands that the router answers "
+                    + "by itself are not in it.",
+                MetricLabel("op", operation.name))
+        }
+    }
+
     private static func registerCommands(_ registry: MetricsRegistry, _ status: RouterStatus) {
         registry.collector(
             "kvrouter_requests_total", .counter, "Client commands answered, by how they ended."
