@@ -115,7 +115,7 @@ private func guardTime(_ loop: EventLoop) { loop.schedule(after: limit) { loop.s
             }
         }
         loop.run()
-        workers.forEach { $0.join() }
+        for worker in workers { worker.join() }
         #expect(outOfOrder == 0)
         #expect(total == threads * each)
         #expect(!mailbox.post((0, 0)), "a mailbox of an ended loop takes nothing")
@@ -137,7 +137,7 @@ private func guardTime(_ loop: EventLoop) { loop.schedule(after: limit) { loop.s
     @Test func loopThreadHandsBackSetupAndStops() throws {
         let (thread, mailbox) = try LoopThread.start(name: "test-loop") { loop in
             loop.makeMailbox(capacity: 8) { (latches: [Latch<Int>]) in
-                latches.forEach { $0.open(7) }
+                for latch in latches { latch.open(7) }
             }
         }
         let answer = Latch<Int>()
