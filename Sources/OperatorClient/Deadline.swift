@@ -27,7 +27,8 @@ public struct Deadline: Sendable {
         return Int32(clamping: (nanoseconds - now + 999_999) / 1_000_000)
     }
 
-    static func now() -> UInt64 {
+    /// Nanoseconds on the monotonic clock.
+    public static func now() -> UInt64 {
         var time = timespec()
         clock_gettime(CLOCK_MONOTONIC, &time)
         return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
