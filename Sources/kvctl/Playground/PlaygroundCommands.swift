@@ -87,12 +87,11 @@ extension Command {
                 if !missing.isEmpty { try playground.start(missing) }
                 try playground.waitUntilReady(playground.daemons, seconds: timeout)
             } catch {
+                let wasStarted = !playground.state.processes.isEmpty
                 let stopped = try playground.stop(missing)
                 if !stopped.isEmpty { Terminal.say("stopped what was started") }
-                if old == nil, stopped.isEmpty, error.code == .refused {
-                    // Nothing was ever started here: the next attempt may choose other numbers.
-                    try directory.wipe(playground.state)
-                }
+                // Nothing was ever started here: the next attempt may choose other numbers.
+                if old == nil, !wasStarted { try directory.wipe(playground.state) }
                 throw error
             }
             if !missing.isEmpty {
