@@ -78,19 +78,19 @@ let package = Package(
             [
                 "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
                 "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
-                "Configuration",
+                "Configuration", "SystemdSupport",
             ]),
         library(
             "RouterRuntime",
             [
                 "KVBase", "ShardCore", "RouterCore", "WireProtocol", "RESP", "EventLoop", "RPC",
-                "Metrics", "Daemon", "Configuration",
+                "Metrics", "Daemon", "Configuration", "SystemdSupport",
             ]),
         library(
             "ControllerRuntime",
             [
                 "KVBase", "ShardCore", "ControllerCore", "MetadataStore", "WireProtocol",
-                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration",
+                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 

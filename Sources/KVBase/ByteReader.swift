@@ -117,7 +117,8 @@ extension ByteReader {
 
 extension ByteReader {
     /// One byte that is the raw value of an enumeration.
-    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError) -> E
+    public mutating func readEnum<E: RawRepresentable>(_: E.Type = E.self) throws(DatabaseError)
+        -> E
     where E.RawValue == UInt8 {
         let raw = try readUInt8()
         guard let value = E(rawValue: raw) else {

@@ -25,7 +25,7 @@ public enum Message: Hashable, Sendable {
         term: Term, accepted: Bool, sentAt: Instant, round: UInt64, match: LogIndex)
     /// Start an election at once; the sender has given up its lease for good in this term.
     case timeoutNow(term: Term)
-    /// A snapshot as of `position` is complete at the receiver (sent by the shell of the receiver).
+    /// A snapshot as of `position` is complete and durable at the sender, a follower.
     case snapshotInstalled(term: Term, position: LogPosition)
 
     public var term: Term {

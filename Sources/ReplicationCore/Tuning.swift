@@ -28,6 +28,10 @@ public struct Tuning: Hashable, Sendable {
     public var retainedBytesMax = 16 << 20
     /// Payload bytes appended and not yet committed beyond which proposals are refused.
     public var uncommittedBytesMax = 64 << 20
+    /// A learner may become a voter when it is at most this many entries behind.
+    public var caughtUpEntriesMax: UInt64 = 1_024
+    /// Most quorum reads that wait for a majority at a time.
+    public var quorumReadsMax = 4_096
 
     public init() {}
 }

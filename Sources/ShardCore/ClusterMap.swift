@@ -144,7 +144,7 @@ public struct ClusterMap: Sendable {
 }
 
 /// Records in an array sorted by id: walks in a fixed order, finds by binary search.
-public struct SortedRecords<ID: IntegerIdentity, Record: Sendable>: Sendable {
+public struct SortedRecords<ID: IntegerIdentity, Record> {
     private var ids: [ID] = []
     public private(set) var elements: [Record] = []
 
@@ -198,3 +198,5 @@ public struct SortedRecords<ID: IntegerIdentity, Record: Sendable>: Sendable {
         return low
     }
 }
+
+extension SortedRecords: Sendable where Record: Sendable {}

@@ -12,7 +12,8 @@ public enum TableRequest: Hashable, Sendable {
 
     public func encode(into writer: inout ByteWriter) {
         switch self {
-        case .create(let name, let partitioning, let engine, let replicas, let splits, let ifMissing):
+        case .create(
+            let name, let partitioning, let engine, let replicas, let splits, let ifMissing):
             writer.write(UInt8(1))
             writer.write(name)
             partitioning.encode(into: &writer)

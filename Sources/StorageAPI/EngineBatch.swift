@@ -31,7 +31,9 @@ public struct EngineBatch: Sendable {
     public var byteCount: Int { bytes.count }
     public var isEmpty: Bool { count == 0 }
 
+    /// Precondition, here and below: the key is not empty.
     public mutating func put(key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer) {
+        precondition(!key.isEmpty)
         appendHead(.put, key.count, value.count)
         bytes.append(contentsOf: key)
         bytes.append(contentsOf: value)
@@ -41,6 +43,7 @@ public struct EngineBatch: Sendable {
     public mutating func put(
         key: UnsafeRawBufferPointer, header: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer
     ) {
+        precondition(!key.isEmpty)
         appendHead(.put, key.count, header.count + value.count)
         bytes.append(contentsOf: key)
         bytes.append(contentsOf: header)
@@ -48,6 +51,7 @@ public struct EngineBatch: Sendable {
     }
 
     public mutating func delete(key: UnsafeRawBufferPointer) {
+        precondition(!key.isEmpty)
         appendHead(.delete, key.count, 0)
         bytes.append(contentsOf: key)
     }
@@ -67,7 +71,7 @@ public struct EngineBatch: Sendable {
     }
 
     /// The operations in the order they were added.
-    public func forEach(_ body: (EngineOperation) -> Void) {
+    public func forEachOperation(_ body: (EngineOperation) -> Void) {
         bytes.withUnsafeBytes { buffer in
             var offset = 0
             while offset < buffer.count {

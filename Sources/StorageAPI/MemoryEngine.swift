@@ -19,7 +19,7 @@ public final class MemoryEngine: StorageEngine {
     public func apply(_ batch: EngineBatch) throws(DatabaseError) {
         state.withLock { state in
             state.unflushedBytes += batch.byteCount
-            batch.forEach { operation in
+            batch.forEachOperation { operation in
                 switch operation {
                 case .put(let key, let value): state.live.put(key, value)
                 case .delete(let key): state.live.remove(key)

@@ -5,7 +5,7 @@ import KVBase
 /// Reading, alike for an engine and for a snapshot of one.
 public protocol EngineReader: AnyObject, Sendable {
     /// Calls `body` once with the value of `key`, nil when there is none. The bytes are valid only
-    /// inside `body`, which must not call the engine.
+    /// inside `body`, which must not change the engine.
     func get<R>(
         _ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> R
     ) throws(DatabaseError) -> R
@@ -18,7 +18,7 @@ public protocol EngineReader: AnyObject, Sendable {
     ) throws(DatabaseError)
 }
 
-/// A sorted store of raw keys, without a write-ahead log of its own: the replicated log is the only
+/// A sorted store of raw keys, which are never empty, without a write-ahead log of its own: the replicated log is the only
 /// one.
 ///
 /// After a kill or a power loss an engine comes back with a prefix of the applied batches, whole
@@ -44,12 +44,12 @@ public protocol StorageEngine: EngineReader {
 
     var statistics: EngineStatistics { get }
 
-    /// Releases files and memory, without a checkpoint. No call may follow or be under way, and
-    /// every snapshot must be released before.
+    /// Releases files and memory. Promises nothing about what no checkpoint made durable. No call
+    /// may follow or be under way, and every snapshot must be released before.
     func close()
 }
 
-/// A consistent view of an engine. It holds disk space and memory until it is released.
+/// A consistent view of an engine, read by one thread at a time. It holds disk space and memory until it is released.
 public protocol EngineSnapshot: EngineReader {
     /// Ends the view; no call may follow. Repeated calls and the deinitialiser do nothing more.
     func release()

@@ -1,0 +1,137 @@
+// The replicated state of a group besides its records: which shards it owns, and its members.
+
+import KVBase
+import ReplicationCore
+import ShardCore
+
+/// A shard as its owning group holds it.
+public struct OwnedShard: Hashable, Sendable {
+    public var shard: Shard
+    public var partitioning: Partitioning
+
+    public init(shard: Shard, partitioning: Partitioning) {
+        self.shard = shard
+        self.partitioning = partitioning
+    }
+
+    public func encode(into writer: inout ByteWriter) {
+        shard.encode(into: &writer)
+        partitioning.encode(into: &writer)
+    }
+
+    public init(from reader: inout ByteReader) throws(DatabaseError) {
+        shard = try Shard(from: &reader)
+        partitioning = try Partitioning(from: &reader)
+    }
+}
+
+/// Changes only by applying log entries in order, so it is the same on every replica at the same
+/// index. Decides whether an operation may touch a record; reads and writes no record itself.
+public struct GroupState: Sendable {
+    /// Everything up to here is applied.
+    public var applied: LogPosition
+    /// In force at `applied`.
+    public var membership: Membership
+    /// The highest sequencer applied; a new leader's clock starts above it.
+    public var floor: Sequencer
+    public private(set) var shards = SortedRecords<ShardID, OwnedShard>()
+
+    public init(membership: Membership) {
+        applied = LogPosition()
+        self.membership = membership
+        floor = .zero
+    }
+
+    /// The shard that `id` and `epoch` name, or why it may not be touched.
+    @inlinable
+    public func owned(_ id: ShardID, _ epoch: Epoch) throws(DatabaseError) -> OwnedShard {
+        guard let owned = shards[id] else {
+            throw DatabaseError(.staleEpoch, "shard \(id) is not in this group")
+        }
+        guard owned.shard.epoch == epoch else {
+            throw DatabaseError(
+                .staleEpoch, "shard \(id) has epoch \(owned.shard.epoch), not \(epoch)")
+        }
+        return owned
+    }
+
+    /// Applies a controller command. Returns the shard whose records are garbage from here on.
+    /// Repeating a command changes nothing.
+    public mutating func apply(
+        _ code: OperationCode, _ value: UnsafeRawBufferPointer
+    ) throws(DatabaseError) -> OwnedShard? {
+        var reader = ByteReader(value)
+        let command = try OwnedShard(from: &reader)
+        let id = command.shard.id
+        switch code {
+        case .createShard:
+            if let present = shards[id] {
+                guard present.shard.epoch == command.shard.epoch else {
+                    throw DatabaseError(
+                        .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
+                }
+                return nil
+            }
+            shards.set(command, for: id)
+            return nil
+        case .dropShard:
+            guard let present = shards[id] else { return nil }
+            guard present.shard.epoch <= command.shard.epoch else {
+                throw DatabaseError(
+                    .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
+            }
+            return shards.remove(id)
+        case .get, .put, .delete, .list:
+            throw DatabaseError(.malformed, "\(code) is no controller command")
+        }
+    }
+
+    /// Membership and shards; position and floor are kept in the applied record instead, which is
+    /// written with every batch.
+    public func encode(into writer: inout ByteWriter) {
+        membership.encode(into: &writer)
+        writer.write(list: shards.elements) { writer, owned in owned.encode(into: &writer) }
+    }
+
+    public init(
+        from reader: inout ByteReader, applied: LogPosition, floor: Sequencer
+    ) throws(DatabaseError) {
+        self.applied = applied
+        self.floor = floor
+        membership = try Membership(from: &reader)
+        for owned in try reader.readList(
+            elementBytesMin: 20,
+            { (reader) throws(DatabaseError) in try OwnedShard(from: &reader) })
+        {
+            shards.set(owned, for: owned.shard.id)
+        }
+    }
+}
+
+/// Lets a read find out in constant time whether a write to its key is proposed and not yet
+/// applied, so that a client that pipelines a write and a read sees its own write.
+///
+/// Keys share slots by hash: a read may wait for another key's write, never miss its own.
+public struct PendingKeys: Sendable {
+    private static let slotCount = 1_024
+    private var slots = [LogIndex](repeating: .none, count: slotCount)
+    /// The last index noted for any key.
+    public private(set) var last: LogIndex = .none
+
+    public init() {}
+
+    /// The key with this hash is written by the entry at `index`.
+    public mutating func note(hash: UInt64, index: LogIndex) {
+        slots[Int(hash % UInt64(Self.slotCount))] = index
+        last = index
+    }
+
+    /// What was noted above `index` will not be logged after all.
+    public mutating func limit(to index: LogIndex) {
+        for slot in slots.indices where slots[slot] > index { slots[slot] = index }
+        last = min(last, index)
+    }
+
+    /// The entry to wait for before the key with this hash is read; `.none` for none known.
+    public func index(hash: UInt64) -> LogIndex { slots[Int(hash % UInt64(Self.slotCount))] }
+}

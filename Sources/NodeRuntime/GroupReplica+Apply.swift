@@ -1,0 +1,246 @@
+// Applying committed entries: decided alike on every replica, answered by the leader alone.
+
+import KVBase
+import Metrics
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import WireProtocol
+
+extension GroupReplica {
+    /// How one operation ended; kept until its batch is in the engine.
+    struct Outcome {
+        var waiter: Waiter
+        var error: DatabaseError?
+        var found: Bool
+        var sequencer: Sequencer
+    }
+
+    /// Writes everything committed to the engine in one atomic batch, then answers.
+    func applyCommitted() {
+        guard !committed.isEmpty, !isFailed, !isInstallingSnapshot else { return }
+        let scratch = node.applyScratch
+        scratch.reset()
+        var stateChanged = false
+        do throws(DatabaseError) {
+            for entry in committed {
+                switch entry.kind {
+                case .noop: break
+                case .membership:
+                    state.membership = try ByteReader.decode(entry.payload) {
+                        (reader) throws(DatabaseError) in try Membership(from: &reader)
+                    }
+                    stateChanged = true
+                case .command:
+                    let waiters = takeWaiters(for: entry)
+                    if try apply(entry, waiters: waiters, scratch) { stateChanged = true }
+                }
+                state.applied = LogPosition(index: entry.index, term: entry.term)
+            }
+            put(
+                StorageLayout.appliedKey(store),
+                StorageLayout.encodeApplied(state.applied, floor: state.floor), scratch)
+            if stateChanged { putState(scratch) }
+            try engine.apply(scratch.batch)
+        } catch {
+            // An entry that does not decode, or an engine that fails: this replica can't go on.
+            disk.fail(error)
+            return
+        }
+        node.metrics.appliedEntries.increment(by: UInt64(committed.count))
+        node.metrics.engineBatches.increment()
+        committed.removeAll(keepingCapacity: true)
+        changedShards = true
+        for outcome in scratch.outcomes { answer(outcome) }
+        step(.applied(state.applied.index))
+        serveDeferredReads()
+        if stateChanged { node.roleChanged(self) }
+    }
+
+    /// State besides records, for the batch under construction.
+    func putState(_ scratch: ApplyScratch) {
+        var writer = ByteWriter()
+        state.encode(into: &writer)
+        put(StorageLayout.stateKey(store), writer.bytes, scratch)
+        writer = ByteWriter()
+        writer.write(list: garbage) { writer, range in writer.write(range) }
+        put(StorageLayout.garbageKey(store), writer.bytes, scratch)
+    }
+
+    private func put(_ key: Bytes, _ value: Bytes, _ scratch: ApplyScratch) {
+        key.withUnsafeBytes { key in
+            value.withUnsafeBytes { value in scratch.batch.put(key: key, value: value) }
+        }
+    }
+
+    private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
+        guard inFlightHead < inFlight.count, inFlight[inFlightHead].index == entry.index,
+            inFlight[inFlightHead].term == entry.term
+        else { return nil }
+        let waiters = inFlight[inFlightHead].waiters
+        inFlight[inFlightHead].waiters = []
+        inFlightHead += 1
+        if inFlightHead > 1_024 || inFlightHead == inFlight.count {
+            inFlight.removeFirst(inFlightHead)
+            inFlightHead = 0
+        }
+        return waiters
+    }
+
+    /// True when the group's state changed.
+    private func apply(
+        _ entry: LogEntry, waiters: [Waiter]?, _ scratch: ApplyScratch
+    ) throws(DatabaseError) -> Bool {
+        var failure: DatabaseError?
+        var stateChanged = false
+        entry.payload.withUnsafeBytes { payload in
+            do throws(DatabaseError) {
+                var batch = try CommandBatch(payload)
+                for position in 0..<Int(batch.count) {
+                    let operation = try batch.next()
+                    let sequencer = batch.base.advanced(by: UInt32(position))
+                    let waiter = waiters.map { $0[position] }
+                    if operation.code.isControl {
+                        applyControl(operation, waiter, scratch)
+                        stateChanged = true
+                    } else {
+                        try applyWrite(operation, sequencer, waiter, scratch)
+                    }
+                }
+                state.floor = max(state.floor, batch.last)
+                clock.observe(state.floor)
+            } catch {
+                failure = error
+            }
+        }
+        if let failure { throw failure }
+        return stateChanged
+    }
+
+    private func applyControl(
+        _ operation: Operation, _ waiter: Waiter?, _ scratch: ApplyScratch
+    ) {
+        var outcomeError: DatabaseError?
+        do throws(DatabaseError) {
+            if let removed = try state.apply(operation.code, operation.value) {
+                garbage.append(
+                    StorageLayout.range(store, removed.shard.table, removed.shard.range))
+                node.garbageAppeared(self)
+            }
+        } catch {
+            outcomeError = error
+        }
+        if let waiter {
+            scratch.outcomes.append(
+                Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: .zero))
+        }
+    }
+
+    private func applyWrite(
+        _ operation: Operation, _ sequencer: Sequencer, _ waiter: Waiter?, _ scratch: ApplyScratch
+    ) throws(DatabaseError) {
+        guard let owned = try? state.owned(operation.shard, operation.epoch) else {
+            refuseStale(operation, waiter, scratch)
+            return
+        }
+        let key = node.storageKey
+        key.set(store, owned.shard.table, owned.partitioning, key: operation.key)
+        guard owned.shard.range.contains(key.routedKey) else {
+            refuseStale(operation, waiter, scratch)
+            return
+        }
+        let hash = stableHash(key.bytes)
+        let isConditional = operation.flags.contains(.conditional)
+        var present = Sequencer.zero
+        if isConditional || (waiter != nil && operation.flags.contains(.wantsPrevious)) {
+            present = try presentSequencer(key.bytes, hash: hash, scratch)
+        }
+        if isConditional, present != operation.expected {
+            if let waiter {
+                let message =
+                    present == .zero ? "there is no record" : "the record has sequencer \(present)"
+                scratch.outcomes.append(
+                    Outcome(
+                        waiter: waiter, error: DatabaseError(.conditionFailed, message),
+                        found: present != .zero, sequencer: present))
+            }
+            return
+        }
+        if operation.code == .put {
+            scratch.put(key.bytes, sequencer, operation.value)
+            scratch.touched.note(key.bytes, hash: hash, .written(sequencer))
+        } else {
+            // No shard is in migration here, so nothing needs the tombstone.
+            scratch.batch.delete(key: key.bytes)
+            scratch.touched.note(key.bytes, hash: hash, .deleted)
+        }
+        if let waiter {
+            scratch.outcomes.append(
+                Outcome(
+                    waiter: waiter, error: nil, found: present != .zero, sequencer: sequencer))
+        }
+    }
+
+    private func refuseStale(
+        _ operation: Operation, _ waiter: Waiter?, _ scratch: ApplyScratch
+    ) {
+        guard let waiter else { return }
+        let error = DatabaseError(
+            .staleEpoch, "shard \(operation.shard) moved on before the write was applied")
+        scratch.outcomes.append(
+            Outcome(waiter: waiter, error: error, found: false, sequencer: .zero))
+    }
+
+    /// The sequencer of the record as of the operation before; `.zero` for none.
+    private func presentSequencer(
+        _ key: UnsafeRawBufferPointer, hash: UInt64, _ scratch: ApplyScratch
+    ) throws(DatabaseError) -> Sequencer {
+        switch scratch.touched.effect(on: key, hash: hash) {
+        case .written(let sequencer): return sequencer
+        case .deleted: return .zero
+        case nil:
+            return try engine.get(key) { bytes in
+                bytes.flatMap { StoredRecord($0) }.map { $0.isTombstone ? .zero : $0.sequencer }
+                    ?? .zero
+            }
+        }
+    }
+
+    private func answer(_ outcome: Outcome) {
+        if let error = outcome.error {
+            node.answer(outcome.waiter, error: error, sequencer: outcome.sequencer)
+        } else {
+            node.answer(
+                outcome.waiter, flags: outcome.found ? .found : [], sequencer: outcome.sequencer)
+        }
+    }
+}
+
+/// What applying reuses from turn to turn; one per event loop.
+final class ApplyScratch {
+    var batch = EngineBatch()
+    var touched = TouchedKeys()
+    var outcomes: [GroupReplica.Outcome] = []
+
+    func reset() {
+        batch.removeAll()
+        touched.removeAll()
+        outcomes.removeAll(keepingCapacity: true)
+    }
+
+    /// Adds a record: header and value are put together in the batch, without a copy in between.
+    func put(
+        _ key: UnsafeRawBufferPointer, _ sequencer: Sequencer, _ value: UnsafeRawBufferPointer
+    ) {
+        var header: (UInt64, UInt32, UInt32, UInt8) = (
+            sequencer.time.littleEndian, sequencer.counter.littleEndian,
+            sequencer.node.rawValue.littleEndian, 0
+        )
+        withUnsafeBytes(of: &header) { bytes in
+            let head = UnsafeRawBufferPointer(
+                rebasing: bytes[..<StorageLayout.recordHeaderByteCount])
+            batch.put(key: key, header: head, value: value)
+        }
+    }
+}

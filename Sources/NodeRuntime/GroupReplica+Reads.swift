@@ -1,0 +1,130 @@
+// Reading: single records by lease or quorum, and pages of sorted lists.
+
+import KVBase
+import Metrics
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import WireProtocol
+
+extension GroupReplica {
+    /// Answers a get or list, now or once the entry it must see is applied.
+    func read(_ operation: Operation, waiter: Waiter) {
+        if operation.flags.contains(.quorumRead) {
+            guard isLeader, core.canPropose else {
+                answerNotLeader(waiter)
+                return
+            }
+            let token = nextReadToken
+            nextReadToken += 1
+            quorumReads[token] = DeferredRead(
+                index: .none, waiter: waiter, operation: Bytes(operation.bytes))
+            step(.read(token: token, .quorum))
+            return
+        }
+        guard core.canServeReads(at: node.now) else {
+            answerNotLeader(waiter)
+            return
+        }
+        let barrier = barrier(for: operation)
+        if barrier > state.applied.index {
+            deferredReads.append(
+                DeferredRead(
+                    index: barrier, waiter: waiter, operation: Bytes(operation.bytes)))
+        } else {
+            serve(operation, waiter: waiter)
+        }
+    }
+
+    /// The entry that this read must see so that a client sees its own pipelined writes.
+    private func barrier(for operation: Operation) -> LogIndex {
+        guard operation.code == .get else { return pendingKeys.last }
+        guard let owned = try? state.owned(operation.shard, operation.epoch) else { return .none }
+        node.storageKey.set(store, owned.shard.table, owned.partitioning, key: operation.key)
+        return pendingKeys.index(hash: stableHash(node.storageKey.bytes))
+    }
+
+    func quorumReadReady(_ token: UInt64, _ index: LogIndex) {
+        guard var read = quorumReads.removeValue(forKey: token) else { return }
+        read.index = max(index, pendingKeys.last)
+        if read.index > state.applied.index {
+            deferredReads.append(read)
+        } else {
+            serve(read)
+        }
+    }
+
+    func quorumReadRefused(_ token: UInt64) {
+        guard let read = quorumReads.removeValue(forKey: token) else { return }
+        answerNotLeader(read.waiter)
+    }
+
+    /// Serves what the newly applied entries release. The lease was valid when each was deferred,
+    /// which is within its request; its place in the order is the entry it waited for.
+    func serveDeferredReads() {
+        guard !deferredReads.isEmpty else { return }
+        let ready = deferredReads.filter { $0.index <= state.applied.index }
+        guard !ready.isEmpty else { return }
+        deferredReads.removeAll { $0.index <= state.applied.index }
+        for read in ready { serve(read) }
+    }
+
+    private func serve(_ read: DeferredRead) {
+        read.operation.withUnsafeBytes { bytes in
+            var reader = ByteReader(bytes)
+            guard let operation = try? Operation(from: &reader) else { return }
+            serve(operation, waiter: read.waiter)
+        }
+    }
+
+    private func serve(_ operation: Operation, waiter: Waiter) {
+        do throws(DatabaseError) {
+            if operation.code == .list {
+                try serveList(operation, waiter: waiter)
+            } else {
+                try serveGet(operation, waiter: waiter)
+            }
+        } catch {
+            node.answer(waiter, error: error)
+            if error.code == .storageFailed { disk.fail(error) }
+        }
+    }
+
+    private func serveGet(_ operation: Operation, waiter: Waiter) throws(DatabaseError) {
+        let owned = try state.owned(operation.shard, operation.epoch)
+        let key = node.storageKey
+        key.set(store, owned.shard.table, owned.partitioning, key: operation.key)
+        guard owned.shard.range.contains(key.routedKey) else {
+            throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
+        }
+        node.metrics.gets.increment()
+        let withValue = !operation.flags.contains(.withoutValue)
+        try engine.get(key.bytes) { bytes in
+            guard let bytes, let record = StoredRecord(bytes), !record.isTombstone else {
+                node.answer(waiter, flags: [], sequencer: .zero)
+                return
+            }
+            node.answer(
+                waiter, flags: .found, sequencer: record.sequencer,
+                payload: withValue ? record.value : nil)
+        }
+    }
+
+    private func serveList(_ operation: Operation, waiter: Waiter) throws(DatabaseError) {
+        var reader = ByteReader(operation.value)
+        let request = try ListRequest(from: &reader)
+        var parts: [OwnedShard] = []
+        for part in request.parts { parts.append(try state.owned(part.shard, part.epoch)) }
+        guard !parts.isEmpty, request.limit > 0, request.limit <= Limits.listPageMax,
+            request.parts.count <= Limits.initialShardsMax
+        else { throw DatabaseError(.invalidRequest, "list of no shard or with a bad limit") }
+        node.metrics.lists.increment()
+        let page = try ListMerge(engine: engine, store: store, parts: parts, request: request).run()
+        var writer = ByteWriter()
+        page.encode(into: &writer)
+        writer.bytes.withUnsafeBytes {
+            node.answer(waiter, flags: .found, sequencer: .zero, payload: $0)
+        }
+    }
+}

@@ -1,0 +1,310 @@
+// One replica as the node runs it: the replication core, its engine and the requests that wait.
+
+import EventLoop
+import KVBase
+import Metrics
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import WireProtocol
+
+/// Feeds events to the core and carries out its effects. Owned by the node's event loop.
+///
+/// Order of a turn: requests collect in `pending`; `propose` gives them to the core as entries;
+/// committed entries collect in `committed`; `applyCommitted` writes them to the engine in one batch
+/// and answers the waiters.
+final class GroupReplica {
+    let group: GroupID
+    let id: ReplicaID
+    let disk: Disk
+    let engine: any StorageEngine
+    let engineKind: EngineKind
+    unowned let node: NodeServer
+    /// The replica's place in the engine; a finished snapshot replaces it.
+    var store: StoreID
+    var core: Replica
+    var state: GroupState
+    var effects = Effects()
+
+    /// Most operation bytes in one log entry; a larger turn makes several.
+    static let entryBytes = 256 << 10
+    static let pendingBytesMax = 64 << 20
+
+    // Leader: requests on their way into the log.
+    var clock: SequencerClock
+    var pending = PendingBatch()
+    var fullBatches: [PendingBatch] = []
+    var pendingBytes = 0
+    var pendingKeys = PendingKeys()
+    /// Where this turn's reads expect its first batch.
+    private var proposalPrediction = LogIndex.none
+    var inFlight: [InFlightEntry] = []
+    /// `inFlight` before this position is done; cut off now and then.
+    var inFlightHead = 0
+
+    // Reads that wait.
+    var deferredReads: [DeferredRead] = []
+    var quorumReads: [UInt64: DeferredRead] = [:]
+    var nextReadToken: UInt64 = 1
+
+    var committed: [LogEntry] = []
+    var isDirty = false
+    var isFailed = false
+    /// Nodes of replicas that spoke to this one and may not be in its membership yet.
+    var knownNodes: [ReplicaID: NodeID] = [:]
+    var snapshotSenders: [ReplicaID: SnapshotSender] = [:]
+    var snapshotReceiver: SnapshotReceiver?
+    /// Ranges whose records are still to be deleted, oldest first.
+    var garbage: [KeyRange] = []
+    /// Shards whose records changed since they were last counted.
+    var changedShards = true
+
+    /// Operations of one log entry and who waits for them, in the same order.
+    struct PendingBatch {
+        var writer = ByteWriter()
+        var count: UInt32 = 0
+        var waiters: [Waiter] = []
+        /// Hashes of the keys written, for `PendingKeys`.
+        var hashes: [UInt64] = []
+    }
+
+    struct InFlightEntry {
+        var index: LogIndex
+        var term: Term
+        var waiters: [Waiter]
+    }
+
+    struct DeferredRead {
+        /// Serve once this is applied.
+        var index: LogIndex
+        var waiter: Waiter
+        var operation: Bytes
+    }
+
+    init(
+        node: NodeServer, disk: Disk, group: GroupID, id: ReplicaID, engineKind: EngineKind,
+        store: StoreID, state: GroupState, restored: RestoredState, seed: UInt64, now: Instant
+    ) {
+        self.node = node
+        self.disk = disk
+        self.group = group
+        self.id = id
+        self.engineKind = engineKind
+        engine = disk.engine(engineKind)
+        self.store = store
+        self.state = state
+        clock = SequencerClock(node: node.identity.node)
+        clock.observe(state.floor)
+        core = Replica(
+            group: group, id: id, tuning: node.tuning, restored: restored, seed: seed, now: now)
+    }
+
+    var isLeader: Bool { core.role == .leader }
+
+    // MARK: Events
+
+    func step(_ event: Event) {
+        guard !isFailed else { return }
+        core.step(event, now: node.now, into: &effects)
+        performEffects()
+    }
+
+    func didPersist(_ ticket: PersistTicket) { step(.persisted(ticket)) }
+
+    func receive(_ message: Message, from: ReplicaID, node sender: NodeID) {
+        knownNodes[from] = sender
+        step(.message(from: from, message))
+    }
+
+    /// The disk is gone: nothing more is promised or answered from it.
+    func fail(_ error: DatabaseError) {
+        isFailed = true
+        failWaiters(
+            DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+        committed.removeAll()
+        snapshotSenders.removeAll()
+        snapshotReceiver = nil
+    }
+
+    func nodeOf(_ replica: ReplicaID) -> NodeID? {
+        core.membership.node(of: replica) ?? knownNodes[replica]
+    }
+
+    // MARK: Effects
+
+    private func performEffects() {
+        for persist in effects.persists { disk.stage(self, persist) }
+        for (to, message) in effects.messages {
+            if let target = nodeOf(to) {
+                node.peers.send(message, group: group, from: id, to: to, node: target)
+            }
+        }
+        if !effects.committed.isEmpty {
+            committed.append(contentsOf: effects.committed)
+            markDirty()
+        }
+        if let proposed = effects.proposed { didPropose(proposed) }
+        let refusedProposals = effects.proposalsRefused
+        let ready = effects.readsReady
+        let refused = effects.readsRefused
+        let snapshots = effects.snapshotsNeeded
+        let roleChanged = effects.roleChanged
+        effects.removeAll()
+
+        if refusedProposals { refusePending() }
+        for (token, index) in ready { quorumReadReady(token, index) }
+        for (token, _) in refused { quorumReadRefused(token) }
+        for replica in snapshots { startSnapshot(to: replica) }
+        if roleChanged { didChangeRole() }
+    }
+
+    private func didChangeRole() {
+        if !isLeader {
+            failWaiters(DatabaseError(.unknownOutcome, "the leader changed before the answer"))
+            for sender in snapshotSenders.values { sender.cancel() }
+            snapshotSenders.removeAll()
+        } else {
+            clock.observe(state.floor)
+            changedShards = true
+        }
+        node.roleChanged(self)
+    }
+
+    func markDirty() {
+        guard !isDirty else { return }
+        isDirty = true
+        node.dirty.append(self)
+    }
+
+    // MARK: Proposing
+
+    /// Queues a write for this turn's entry. `key` is the storage key, nil for controller commands.
+    func enqueue(
+        _ operation: UnsafeRawBufferPointer, keyHash: UInt64?, waiter: Waiter
+    ) throws(DatabaseError) {
+        guard pendingBytes + operation.count <= Self.pendingBytesMax else {
+            throw DatabaseError(.overloaded, "too many bytes wait in group \(group)")
+        }
+        if pending.count > 0, pending.writer.count + operation.count > Self.entryBytes {
+            fullBatches.append(pending)
+            pending = PendingBatch()
+        }
+        if pending.count == 0 {
+            pending.writer.write(Sequencer.zero)
+            pending.writer.write(UInt32(0))
+        }
+        pending.writer.writeRaw(operation)
+        pending.count += 1
+        pendingBytes += operation.count
+        pending.waiters.append(waiter)
+        if let keyHash {
+            pending.hashes.append(keyHash)
+            pendingKeys.note(hash: keyHash, index: predictedIndex(batch: fullBatches.count))
+        }
+        markDirty()
+    }
+
+    /// The index that the turn's batch number `batch` will have unless something else is logged first.
+    private func predictedIndex(batch: Int) -> LogIndex {
+        LogIndex(core.lastPosition.index.rawValue + 1 + UInt64(batch))
+    }
+
+    /// Gives the turn's batches to the core. Their sequencers are issued here, in log order.
+    func propose() {
+        guard pending.count > 0 || !fullBatches.isEmpty else { return }
+        if pending.count > 0 {
+            fullBatches.append(pending)
+            pending = PendingBatch()
+        }
+        guard core.canPropose else {
+            refusePending()
+            return
+        }
+        var payloads: [Bytes] = []
+        for position in fullBatches.indices {
+            let count = fullBatches[position].count
+            let base = clock.issue(count, wallClock: EventLoop.wallClockNanoseconds())
+            var writer = fullBatches[position].writer
+            fullBatches[position].writer = ByteWriter()
+            writer.patch(UInt32(truncatingIfNeeded: base.time), at: 0)
+            writer.patch(UInt32(truncatingIfNeeded: base.time >> 32), at: 4)
+            writer.patch(base.counter, at: 8)
+            writer.patch(base.node.rawValue, at: 12)
+            writer.patch(count, at: 16)
+            payloads.append(writer.take())
+            node.metrics.proposedOperations.increment(by: UInt64(count))
+        }
+        node.metrics.proposedEntries.increment(by: UInt64(payloads.count))
+        proposalPrediction = predictedIndex(batch: 0)
+        step(.propose(payloads))
+    }
+
+    private func didPropose(_ proposed: (term: Term, first: LogIndex, count: Int)) {
+        precondition(proposed.count == fullBatches.count)
+        var index = proposed.first
+        if proposed.first != proposalPrediction {
+            // Something else took the predicted place: reads of this turn wait that much longer.
+            let shift = proposed.first.rawValue - proposalPrediction.rawValue
+            for position in deferredReads.indices
+            where deferredReads[position].index >= proposalPrediction {
+                deferredReads[position].index = LogIndex(
+                    deferredReads[position].index.rawValue + shift)
+            }
+        }
+        for batch in fullBatches {
+            for hash in batch.hashes { pendingKeys.note(hash: hash, index: index) }
+            inFlight.append(
+                InFlightEntry(index: index, term: proposed.term, waiters: batch.waiters))
+            index = index.next()
+        }
+        fullBatches.removeAll(keepingCapacity: true)
+        pendingBytes = 0
+    }
+
+    /// None of the queued writes was logged: the router may repeat them.
+    private func refusePending() {
+        var batches = fullBatches
+        if pending.count > 0 { batches.append(pending) }
+        fullBatches.removeAll()
+        pending = PendingBatch()
+        pendingBytes = 0
+        for batch in batches {
+            for waiter in batch.waiters { answerNotLeader(waiter) }
+        }
+        // Nothing was logged, so reads that waited for it have nothing to wait for.
+        let last = core.lastPosition.index
+        pendingKeys.limit(to: last)
+        for position in deferredReads.indices where deferredReads[position].index > last {
+            deferredReads[position].index = last
+        }
+    }
+
+    func answerNotLeader(_ waiter: Waiter) {
+        if isLeader {
+            node.answer(
+                waiter,
+                error: DatabaseError(.unavailable, "group \(group) cannot take requests now"))
+        } else {
+            node.answerNotLeader(waiter, LeaderHint(term: core.term, node: leaderNode))
+        }
+    }
+
+    var leaderNode: NodeID { nodeOf(core.leader) ?? .none }
+
+    /// Ends every request that waits here: logged ones with `error`, the others as not applied.
+    private func failWaiters(_ error: DatabaseError) {
+        for entry in inFlight[inFlightHead...] {
+            for waiter in entry.waiters { node.answer(waiter, error: error) }
+        }
+        inFlight.removeAll()
+        inFlightHead = 0
+        refusePending()
+        let reads = deferredReads
+        deferredReads.removeAll()
+        for read in reads { answerNotLeader(read.waiter) }
+        let waiting = quorumReads.sorted { $0.key < $1.key }
+        quorumReads.removeAll()
+        for (_, read) in waiting { answerNotLeader(read.waiter) }
+    }
+}

@@ -1,0 +1,56 @@
+// What others dial: routers with requests, nodes with replication messages.
+
+import KVBase
+import RPC
+import ReplicationCore
+import ShardCore
+import WireProtocol
+
+final class InboundConnection: RPCConnectionDelegate {
+    private unowned let node: NodeServer
+    private var session: RouterSession?
+
+    init(node: NodeServer) { self.node = node }
+
+    func connectionDidOpen(_ connection: RPCConnection) {
+        guard let peer = connection.peer else { return }
+        switch peer.role {
+        case .router, .operatorTool: session = node.openSession(connection)
+        case .node, .controller: break
+        }
+    }
+
+    func connection(
+        _ connection: RPCConnection, didReceive kind: FrameKind, body: UnsafeRawBufferPointer
+    ) throws(DatabaseError) {
+        var reader = ByteReader(body)
+        switch (kind, connection.peer?.role) {
+        case (.requests, .router), (.requests, .operatorTool):
+            guard let session else { return }
+            try node.receiveRequests(&reader, session)
+        case (.peerMessages, .node):
+            guard let sender = connection.peer?.node, sender != .none else { return }
+            while !reader.isAtEnd {
+                let message = try PeerMessage(from: &reader)
+                node.receive(message, from: sender)
+            }
+        case (.snapshotChunk, .node):
+            guard let sender = connection.peer?.node, sender != .none else { return }
+            let chunk = try SnapshotChunk(from: &reader)
+            node.replica(chunk.group)?.receive(chunk, from: sender)
+        case (.snapshotAck, .node):
+            let ack = try SnapshotAck(from: &reader)
+            guard let replica = node.replica(ack.group), ack.to == replica.id,
+                let sender = replica.snapshotSenders[ack.from], sender.snapshot == ack.snapshot
+            else { return }
+            sender.receive(ack)
+        default:
+            throw DatabaseError(.malformed, "\(kind) is not for a node")
+        }
+    }
+
+    func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {
+        if let session { node.closeSession(session) }
+        node.forget(self)
+    }
+}

@@ -1,0 +1,102 @@
+// The `kvnode` program: settings in, one node served until it is told to stop.
+
+import Configuration
+import Daemon
+import EventLoop
+import KVBase
+import Metrics
+import ReplicatedLog
+import SystemdSupport
+
+public enum NodeMain {
+    private static let settings: [Setting] = [
+        Setting(
+            "name", .string, isRequired: true,
+            help: "The node's name in the cluster: letters, digits, '-', '_' and '.'."),
+        Setting(
+            "data", .list, isRequired: true,
+            help: "Data directories, one per disk; each gets a log and engines of its own."),
+        Setting(
+            "listen.rpc", .address, default: "127.0.0.1:7400",
+            help: "Address for routers, other nodes and controllers; it is also what they dial."),
+        Setting(
+            "controllers", .list, isRequired: true, help: "Addresses of the controllers."),
+        Setting(
+            "zone", .string, default: "",
+            help: "Failure domain: a group's replicas are spread over zones."),
+        Setting(
+            "spare", .boolean, default: "false",
+            help: "Join the spare pool: hold no replica until one must be replaced."),
+    ]
+
+    /// Runs the daemon; never returns.
+    public static func run() -> Never {
+        let daemon = DaemonContext.start(
+            name: "kvnode", summary: "The data-plane node of Rangekeeper.", settings: settings)
+        let log = daemon.log.component("node")
+        do throws(DatabaseError) {
+            let nodeSettings = try NodeSettings(daemon.settings)
+            let metrics = NodeMetrics(daemon.metrics)
+            try daemon.startAdmin()
+            let stop = try start(nodeSettings, daemon, log, metrics)
+            daemon.onStop(stop)
+        } catch {
+            daemon.fail(error.message)
+        }
+        daemon.ready(status: "serving")
+        daemon.runUntilStopped()
+    }
+
+    /// Starts the loop's thread with the node on it; the result stops both and waits.
+    private static func start(
+        _ settings: NodeSettings, _ daemon: DaemonContext, _ log: ComponentLog,
+        _ metrics: NodeMetrics
+    ) throws(DatabaseError) -> @Sendable () -> Void {
+        let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
+        let ended = Latch<Void>()
+        _ = try NamedThread(name: "loop") {
+            do throws(DatabaseError) {
+                let loop = try EventLoop()
+                let server = try NodeServer(
+                    settings: settings, loop: loop, log: log, metrics: metrics
+                ) { sentence in
+                    daemon.startupAdvanced(status: sentence)
+                    log.info(sentence)
+                }
+                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in server.stop() }
+                try server.start()
+                started.open(.success((stop, loop.progress)))
+                loop.run()
+                server.close()
+            } catch {
+                started.open(.failure(error))
+            }
+            ended.open(())
+        }
+        let (stop, progress) = try started.wait().get()
+        daemon.watch("loop") { progress.turns }
+        return {
+            _ = stop.post(())
+            ended.wait()
+        }
+    }
+}
+
+extension NodeSettings {
+    init(_ settings: Settings) throws(DatabaseError) {
+        name = settings.string("name")
+        dataDirectories = settings.list("data")
+        guard let address = try settings.address("listen.rpc") else {
+            throw DatabaseError(.invalidRequest, "listen.rpc is empty")
+        }
+        rpcAddress = address
+        adminAddress = settings.optionalString("listen.admin") ?? ""
+        controllers = try settings.addresses("controllers")
+        zone = settings.string("zone")
+        isSpare = settings.boolean("spare")
+        guard !dataDirectories.isEmpty, !controllers.isEmpty else {
+            throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
+        }
+        for directory in dataDirectories { try DurableFile.createDirectory(directory) }
+    }
+}

@@ -1,0 +1,161 @@
+// What controllers ask of this node.
+
+import KVBase
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import SystemdSupport
+
+extension NodeServer {
+    /// Carries out commands unless a newer controller has spoken.
+    func receive(_ message: NodeCommands) {
+        guard message.controllerTerm >= controllerTerm else {
+            for command in message.commands {
+                outcomes.append(
+                    CommandOutcome(
+                        id: command.id, controllerTerm: message.controllerTerm,
+                        error: DatabaseError(
+                            .fenced, "controller term \(controllerTerm) was seen")))
+            }
+            return
+        }
+        controllerTerm = message.controllerTerm
+        for command in message.commands { perform(command) }
+    }
+
+    /// The end of a command. Its id is unique per controller term.
+    func finishCommand(_ id: UInt64, error: DatabaseError?) {
+        outcomes.append(
+            CommandOutcome(id: id, controllerTerm: controllerTerm, error: error))
+        isHeartbeatDue = true
+    }
+
+    private func perform(_ command: NodeCommand) {
+        switch command.action {
+        case .createReplica(let group, let replica):
+            createReplica(group, replica, command: command.id)
+        case .nominate(let group, let replica, let term):
+            step(group, replica, .nominate(term), command.id)
+        case .transferLeadership(let group, let target):
+            step(group, nil, .transferLeadership(to: target), command.id)
+        case .createShard(let shard, let partitioning):
+            let owned = OwnedShard(shard: shard, partitioning: partitioning)
+            propose(.createShard, owned, command.id)
+        case .dropShard(let shard):
+            propose(.dropShard, OwnedShard(shard: shard, partitioning: .range), command.id)
+        }
+    }
+
+    private func step(_ group: GroupID, _ id: ReplicaID?, _ event: Event, _ command: UInt64) {
+        guard let replica = replicas[group], !replica.isFailed, id == nil || replica.id == id
+        else {
+            finishCommand(
+                command, error: DatabaseError(.refused, "no such replica of group \(group) here"))
+            return
+        }
+        replica.step(event)
+        finishCommand(command, error: nil)
+    }
+
+    private func propose(_ code: OperationCode, _ owned: OwnedShard, _ command: UInt64) {
+        let waiter = Waiter(slot: Waiter.commandSlot, generation: 0, token: command)
+        guard let replica = replicas[owned.shard.group], !replica.isFailed,
+            replica.core.canPropose
+        else {
+            answer(waiter, error: DatabaseError(.notLeader, "not the leader"))
+            return
+        }
+        var value = ByteWriter()
+        owned.encode(into: &value)
+        var writer = ByteWriter()
+        value.bytes.withUnsafeBytes {
+            writer.writeOperation(
+                group: owned.shard.group, shard: owned.shard.id, epoch: owned.shard.epoch,
+                code: code, key: UnsafeRawBufferPointer(start: nil, count: 0), value: $0)
+        }
+        do throws(DatabaseError) {
+            var failure: DatabaseError?
+            writer.bytes.withUnsafeBytes { bytes in
+                do throws(DatabaseError) {
+                    try replica.enqueue(bytes, keyHash: nil, waiter: waiter)
+                } catch {
+                    failure = error
+                }
+            }
+            if let failure { throw failure }
+        } catch {
+            answer(waiter, error: error)
+        }
+    }
+
+    // MARK: Creating replicas
+
+    /// Engine first, then log, each durable, then the replica exists. A crash in between leaves
+    /// something that recovery discards and the controller's repetition replaces.
+    private func createReplica(_ group: Group, _ id: ReplicaID, command: UInt64) {
+        if let present = replicas[group.id] {
+            finishCommand(
+                command,
+                error: present.id == id
+                    ? nil
+                    : DatabaseError(
+                        .refused, "group \(group.id) has replica \(present.id) here"))
+            return
+        }
+        guard !creating.contains(group.id) else { return }
+        guard
+            let placement = group.placements.first(where: {
+                $0.replica == id && $0.node == identity.node
+            }), Int(placement.disk) < disks.count
+        else {
+            finishCommand(
+                command, error: DatabaseError(.refused, "replica \(id) is not placed here"))
+            return
+        }
+        let disk = disks[Int(placement.disk)]
+        guard disk.failure == nil else {
+            finishCommand(
+                command, error: DatabaseError(.storageFailed, "disk \(disk.path) failed"))
+            return
+        }
+        creating.append(group.id)
+        let membership = Membership(
+            voters: group.placements.map { Member(replica: $0.replica, node: $0.node) })
+        let replica = GroupReplica(
+            node: self, disk: disk, group: group.id, id: id, engineKind: group.engine,
+            store: disk.allocateStore(), state: GroupState(membership: membership),
+            restored: RestoredState(
+                hardState: HardState(), applied: LogPosition(), membership: membership,
+                entries: [], compacted: LogPosition()),
+            seed: random.next(), now: now)
+        applyScratch.reset()
+        replica.putState(applyScratch)
+        replica.putCatalog(applyScratch)
+        do throws(DatabaseError) {
+            try replica.engine.apply(applyScratch.batch)
+        } catch {
+            disk.fail(error)
+            return
+        }
+        disk.checkpoint(replica.engine) { [unowned self] in
+            disk.stageCreation(group.id, id) { [unowned self] in
+                creating.removeAll { $0 == group.id }
+                add(replica)
+                log.notice(
+                    "replica created", [LogField("group", group.id), LogField("replica", id)])
+                finishCommand(command, error: nil)
+            }
+        }
+    }
+}
+
+extension GroupReplica {
+    /// The follower that is furthest, to hand the leadership to; nil when none follows closely.
+    var bestSuccessor: ReplicaID? {
+        core.progress
+            .filter { $0.state == .replicate && core.membership.isVoter($0.member.replica) }
+            .max { ($0.match, $1.member.replica) < ($1.match, $0.member.replica) }?
+            .member.replica
+    }
+}

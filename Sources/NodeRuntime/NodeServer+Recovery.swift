@@ -1,0 +1,111 @@
+// What a node finds on its disks when it starts, and the address book it keeps there.
+
+import KVBase
+import NodeCore
+import ReplicatedLog
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import SystemdSupport
+
+extension NodeServer {
+    /// Brings back every replica that both the log and an engine's catalog know. A replica known to
+    /// one alone was being created or removed when the node died; the controller repeats that.
+    func recoverReplicas() throws(DatabaseError) {
+        for disk in disks {
+            var catalog: [(group: GroupID, replica: ReplicaID, store: StoreID, EngineKind)] = []
+            for kind in EngineKind.allCases {
+                var damaged = false
+                try disk.engine(kind).scan(StorageLayout.catalogRange) { key, value in
+                    guard let (group, replica) = StorageLayout.parseCatalogKey(key),
+                        value.count == 4
+                    else {
+                        damaged = true
+                        return false
+                    }
+                    let store = StoreID(UInt32(bigEndian: value.loadUnaligned(as: UInt32.self)))
+                    catalog.append((group, replica, store, kind))
+                    return true
+                }
+                if damaged {
+                    throw DatabaseError(.storageFailed, "the catalog in \(disk.path) is damaged")
+                }
+            }
+            for entry in catalog { disk.reserveStores(through: entry.store) }
+            for recovered in disk.takeRecovered() {
+                guard
+                    let entry = catalog.first(where: {
+                        $0.group == recovered.group && $0.replica == recovered.replica
+                    })
+                else {
+                    disk.log.stageRemoval(group: recovered.group)
+                    continue
+                }
+                try add(recover(recovered, on: disk, store: entry.store, kind: entry.3))
+            }
+        }
+    }
+
+    private func recover(
+        _ recovered: RecoveredGroup, on disk: Disk, store: StoreID, kind: EngineKind
+    ) throws(DatabaseError) -> GroupReplica {
+        let engine = disk.engine(kind)
+        func value(_ key: Bytes) throws(DatabaseError) -> Bytes {
+            guard let bytes = try engine.value(of: key) else {
+                throw DatabaseError(
+                    .storageFailed, "\(disk.path): group \(recovered.group) has no state")
+            }
+            return bytes
+        }
+        let (applied, floor) = try StorageLayout.decodeApplied(
+            value(StorageLayout.appliedKey(store)))
+        let state = try ByteReader.decode(value(StorageLayout.stateKey(store))) {
+            (reader) throws(DatabaseError) in
+            try GroupState(from: &reader, applied: applied, floor: floor)
+        }
+        let garbage = try ByteReader.decode(value(StorageLayout.garbageKey(store))) {
+            (reader) throws(DatabaseError) in
+            try reader.readList(elementBytesMin: 5) { (reader) throws(DatabaseError) in
+                try reader.readKeyRange()
+            }
+        }
+        let restored = RestoredState(
+            hardState: recovered.hardState, applied: applied, membership: state.membership,
+            entries: recovered.entries, compacted: recovered.compacted)
+        let replica = GroupReplica(
+            node: self, disk: disk, group: recovered.group, id: recovered.replica,
+            engineKind: kind, store: store, state: state, restored: restored,
+            seed: random.next(), now: now)
+        replica.garbage = garbage
+        if !garbage.isEmpty { garbageAppeared(replica) }
+        return replica
+    }
+
+    // MARK: Address book
+
+    private var addressBookPath: String { "\(settings.dataDirectories[0])/peers" }
+
+    /// Peers must be reachable when no controller is.
+    func readAddressBook() throws(DatabaseError) {
+        guard let bytes = try DurableFile.read(addressBookPath) else { return }
+        let nodes = try? ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
+            try reader.readList(elementBytesMin: 18) { (reader) throws(DatabaseError) in
+                try Node(from: &reader)
+            }
+        }
+        guard let nodes else {
+            // Only a convenience: the controllers send it again.
+            log.warning("address book is damaged", [LogField("path", addressBookPath)])
+            return
+        }
+        updatePeers(nodes)
+    }
+
+    func writeAddressBook() {
+        var writer = ByteWriter()
+        writer.write(list: map.nodes.elements) { writer, node in node.encode(into: &writer) }
+        let bytes = writer.bytes
+        let path = addressBookPath
+        disks[0].worker.submit { try? DurableFile.replace(path, with: bytes) }
+    }
+}

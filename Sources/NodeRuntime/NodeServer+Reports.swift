@@ -1,0 +1,161 @@
+// What the node reports: heartbeats, and the sizes of the shards it leads.
+
+import EventLoop
+import KVBase
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import Synchronization
+
+extension NodeServer {
+    func heartbeat(sequence: UInt64, allShards: Bool) -> NodeHeartbeat {
+        let shards =
+            allShards ? shardReports.elements : changedReports.compactMap { shardReports[$0] }
+        changedReports.removeAll(keepingCapacity: true)
+        return NodeHeartbeat(
+            node: identity.node, incarnation: incarnation, sequence: sequence,
+            mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
+            disks: disks.map {
+                DiskReport(
+                    path: $0.path, state: $0.failure == nil ? .healthy : .failed,
+                    totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
+                    dataBytes: $0.size.dataBytes)
+            },
+            replicas: replicas.elements.map { $0.report() }, shards: shards)
+    }
+
+    // MARK: Shard sizes
+
+    /// How much of the time the counting of shards may take, as one part in so many.
+    private static let surveyShare: UInt64 = 25
+
+    /// Counts the shards of led groups that changed, off the loop, one group at a time.
+    func surveyShards() {
+        guard now >= surveyNotBefore,
+            let replica = replicas.elements.first(where: {
+                $0.isLeader && $0.changedShards && !$0.isFailed
+            })
+        else { return }
+        replica.changedShards = false
+        surveyNotBefore = .distantFuture
+        let shards = replica.state.shards.elements
+        let store = replica.store
+        let started = now
+        do throws(DatabaseError) {
+            let view = try replica.engine.snapshot()
+            let results = SurveyResults()
+            let number = surveys.add { [unowned self] in
+                surveyNotBefore = now + max(.seconds(1), (now - started) * Self.surveyShare)
+                for report in results.take() where shardReports[report.shard] != report {
+                    shardReports.set(report, for: report.shard)
+                    changedReports.append(report.shard)
+                }
+            }
+            let mailbox = surveys.mailbox
+            replica.disk.surveyor.submit {
+                for owned in shards { results.add(Self.count(owned, store, view)) }
+                view.release()
+                _ = mailbox.post((number, nil))
+            }
+        } catch {
+            replica.disk.fail(error)
+        }
+    }
+
+    private static func count(
+        _ owned: OwnedShard, _ store: StoreID, _ view: any EngineSnapshot
+    ) -> ShardReport {
+        var report = ShardReport(
+            shard: owned.shard.id, epoch: owned.shard.epoch, bytes: 0, records: 0)
+        let range = StorageLayout.range(store, owned.shard.table, owned.shard.range)
+        try? view.scan(range) { key, value in
+            report.records += 1
+            report.bytes += UInt64(key.count + value.count)
+            return true
+        }
+        return report
+    }
+
+    // MARK: Garbage
+
+    /// Keys deleted in one go from a B+ tree, whose checkpoint pays for each of them.
+    private static let garbageKeys = 5_000
+
+    func garbageAppeared(_ replica: GroupReplica) {
+        if !withGarbage.contains(where: { $0 === replica }) { withGarbage.append(replica) }
+    }
+
+    /// Deletes a bounded piece of one replica's garbage.
+    func collectGarbage() {
+        guard let replica = withGarbage.first, !replica.isInstallingSnapshot else { return }
+        guard !replica.isFailed, let range = replica.garbage.first, let end = range.end else {
+            withGarbage.removeFirst()
+            return
+        }
+        do throws(DatabaseError) {
+            let piece =
+                replica.engineKind == .lsm
+                ? KeyRange(start: range.start, end: end)
+                : try firstPiece(of: range, end: end, replica.engine)
+            applyScratch.reset()
+            piece.start.withUnsafeBytes { from in
+                (piece.end ?? end).withUnsafeBytes { to in
+                    applyScratch.batch.deleteRange(from: from, to: to)
+                }
+            }
+            if piece.end == end {
+                replica.garbage.removeFirst()
+                replica.putState(applyScratch)
+                replica.putCatalog(applyScratch)
+            } else if let reached = piece.end {
+                replica.garbage[0].start = reached
+            }
+            try replica.engine.apply(applyScratch.batch)
+        } catch {
+            replica.disk.fail(error)
+        }
+    }
+
+    private func firstPiece(
+        of range: KeyRange, end: Bytes, _ engine: any StorageEngine
+    ) throws(DatabaseError) -> KeyRange {
+        var count = 0
+        var cut: Bytes?
+        try engine.scan(range) { key, _ in
+            count += 1
+            if count > Self.garbageKeys {
+                cut = Bytes(key)
+                return false
+            }
+            return true
+        }
+        return KeyRange(start: range.start, end: cut ?? end)
+    }
+}
+
+/// Carries the figures from the counting thread to the loop.
+private final class SurveyResults: Sendable {
+    private let reports = Mutex<[ShardReport]>([])
+    func add(_ report: ShardReport) { reports.withLock { $0.append(report) } }
+    func take() -> [ShardReport] { reports.withLock { $0 } }
+}
+
+extension GroupReplica {
+    func report() -> ReplicaReport {
+        let role: ReplicaReport.Role =
+            switch core.role {
+            case .follower: .follower
+            case .preCandidate, .candidate: .candidate
+            case .leader: .leader
+            case .learner: .learner
+            }
+        return ReplicaReport(
+            group: group, replica: id, role: role,
+            state: isFailed ? .failed : snapshotReceiver != nil ? .restoring : .active,
+            term: core.term, lastTerm: core.lastPosition.term,
+            lastIndex: core.lastPosition.index, commit: core.commit,
+            applied: state.applied.index, leader: core.leader,
+            isServing: isLeader && core.canPropose)
+    }
+}

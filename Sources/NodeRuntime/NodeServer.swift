@@ -1,0 +1,376 @@
+// A data-plane node: its replicas, its disks and everybody who talks to it, on one event loop.
+
+import Daemon
+import EventLoop
+import KVBase
+import Metrics
+import NodeCore
+import RPC
+import ReplicatedLog
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import SystemdSupport
+import WireProtocol
+
+/// What a node is told by its configuration.
+struct NodeSettings: Sendable {
+    var name: String
+    var dataDirectories: [String]
+    var rpcAddress: SocketAddress
+    var adminAddress: String
+    var controllers: [SocketAddress]
+    var zone: String
+    var isSpare: Bool
+}
+
+/// Owns all state of the node; every method runs on the loop's thread.
+final class NodeServer {
+    static let heartbeatInterval = Nanoseconds.milliseconds(150)
+    static let checkpointBytes = 32 << 20
+    static let checkpointInterval = Nanoseconds.seconds(30)
+    static let unflushedBytesMax: UInt64 = 64 << 20
+
+    let settings: NodeSettings
+    let loop: EventLoop
+    let log: ComponentLog
+    let metrics: NodeMetrics
+    let tuning = Tuning()
+    let incarnation = UInt64.random(in: 1 ... .max)
+    var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
+    let storageKey = StorageKey()
+    let applyScratch = ApplyScratch()
+    let disks: [Disk]
+    private(set) var transport: RPCTransport
+    private(set) var peers: PeerLinks
+    private(set) var identity: NodeIdentity
+    private(set) var map = ClusterMap()
+    /// The time of this turn, read once per batch of events.
+    var now: Instant { loop.now }
+
+    var dirty: [GroupReplica] = []
+    var replicas = SortedRecords<GroupID, GroupReplica>()
+    var withGarbage: [GroupReplica] = []
+    var shardReports = SortedRecords<ShardID, ShardReport>()
+    var changedReports: [ShardID] = []
+    var creating: [GroupID] = []
+    var outcomes: [CommandOutcome] = []
+    var controllerTerm = Term.none
+    var isHeartbeatDue = false
+    var surveyNotBefore = Instant.origin
+
+    private var server: RPCServer?
+    private var controllers: [ControllerLink] = []
+    private var inbound: [InboundConnection] = []
+    private var sessions: [RouterSession?] = []
+    private var nextGeneration: UInt32 = 1
+    private var dirtySessions: [Int32] = []
+    private var isStopping = false
+    private(set) var surveys: Completions
+
+    /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.
+    init(
+        settings: NodeSettings, loop: EventLoop, log: ComponentLog, metrics: NodeMetrics,
+        progress: (String) -> Void
+    ) throws(DatabaseError) {
+        self.settings = settings
+        self.loop = loop
+        self.log = log
+        self.metrics = metrics
+        let known = try NodeIdentity.readAll(directories: settings.dataDirectories)
+        identity =
+            known
+            ?? NodeIdentity(
+                node: .none, cluster: 0, disk: 0, diskCount: settings.dataDirectories.count)
+        var opened: [Disk] = []
+        for (index, path) in settings.dataDirectories.enumerated() {
+            opened.append(
+                try Disk(index: index, path: path, expectExisting: known != nil) { done, total in
+                    let percent = total == 0 ? 100 : done * 100 / total
+                    progress("replaying the log of \(path): \(percent) % of \(total) bytes")
+                })
+        }
+        disks = opened
+        var hook: () -> Void = {}
+        loop.onTurnEnd { hook() }
+        let transport = RPCTransport(loop: loop)
+        self.transport = transport
+        var hello: (NodeID) -> Hello = { _ in Hello(role: .node, cluster: 0, name: "") }
+        peers = PeerLinks(transport: transport) { hello($0) }
+        surveys = Completions(loop) { _ in }
+        hook = { [unowned self] in endTurn() }
+        hello = { [unowned self] expected in self.hello(expects: expected) }
+        for disk in disks {
+            disk.attach(loop)
+            disk.didFail = { [unowned self] in diskFailed($0) }
+        }
+        try recoverReplicas()
+        peers.didLose = { [unowned self] in peerLost($0, $1) }
+        try readAddressBook()
+    }
+
+    /// Starts to serve.
+    func start() throws(DatabaseError) {
+        server = try RPCServer(
+            transport: transport, address: settings.rpcAddress,
+            hello: { [unowned self] in hello() },
+            accept: { [unowned self] _ in
+                let connection = InboundConnection(node: self)
+                inbound.append(connection)
+                return connection
+            })
+        controllers = settings.controllers.map { ControllerLink(node: self, address: $0) }
+        loop.schedule(after: tuning.tickInterval, repeating: tuning.tickInterval) {
+            [unowned self] in tick()
+        }
+        loop.schedule(after: Self.heartbeatInterval, repeating: Self.heartbeatInterval) {
+            [unowned self] in isHeartbeatDue = true
+        }
+        loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
+            everySecond()
+        }
+        loop.schedule(after: Self.checkpointInterval, repeating: Self.checkpointInterval) {
+            [unowned self] in
+            for disk in disks where disk.bytesSinceCheckpoint > 0 { checkpoint(disk) }
+        }
+    }
+
+    /// Hands leaderships over, makes the engines durable, and ends the loop.
+    func stop() {
+        guard !isStopping else { return }
+        isStopping = true
+        server?.close()
+        for replica in replicas.elements where replica.isLeader {
+            if let target = replica.bestSuccessor { replica.step(.transferLeadership(to: target)) }
+        }
+        let deadline = now + .seconds(2)
+        loop.schedule(after: .milliseconds(20), repeating: .milliseconds(20)) { [unowned self] in
+            let leading = replicas.elements.contains { $0.isLeader && $0.bestSuccessor != nil }
+            guard !leading || now >= deadline else { return }
+            for controller in controllers { controller.close() }
+            peers.close()
+            loop.stop()
+        }
+    }
+
+    /// After the loop ended: flushes and closes the disks.
+    func close() {
+        for disk in disks {
+            if disk.failure == nil {
+                for engine in disk.allEngines { try? engine.checkpoint() }
+            }
+            disk.close()
+        }
+    }
+
+    func hello(expects: NodeID = .none) -> Hello {
+        Hello(
+            role: .node, cluster: identity.cluster, node: identity.node, expects: expects,
+            name: settings.name)
+    }
+
+    func replica(_ group: GroupID) -> GroupReplica? { replicas[group] }
+
+    // MARK: The turn
+
+    private func endTurn() {
+        // Proposing and applying may dirty replicas again (a group of one commits on its own).
+        var rounds = 0
+        while !dirty.isEmpty, rounds < 16 {
+            var batch: [GroupReplica] = []
+            swap(&batch, &dirty)
+            for replica in batch {
+                replica.isDirty = false
+                replica.propose()
+                replica.applyCommitted()
+            }
+            rounds += 1
+        }
+        for disk in disks { disk.submit() }
+        if !outcomes.isEmpty {
+            for controller in controllers { controller.send(outcomes) }
+            outcomes.removeAll()
+        }
+        if isHeartbeatDue {
+            isHeartbeatDue = false
+            for controller in controllers { controller.sendHeartbeat() }
+        }
+        for slot in dirtySessions { sessions[Int(slot)]?.flush() }
+        dirtySessions.removeAll(keepingCapacity: true)
+        peers.flush()
+    }
+
+    private func tick() {
+        let now = now
+        for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
+            replica.step(.tick)
+        }
+        for disk in disks
+        where disk.bytesSinceCheckpoint >= Self.checkpointBytes && !disk.isCheckpointing {
+            checkpoint(disk)
+        }
+        collectGarbage()
+    }
+
+    private func everySecond() {
+        for disk in disks where disk.failure == nil {
+            disk.measure()
+            let unflushed = disk.allEngines.reduce(0) { $0 + $1.statistics.unflushedBytes }
+            if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
+        }
+        surveyShards()
+    }
+
+    func checkpoint(_ disk: Disk) {
+        disk.checkpoint(replicas.elements.filter { $0.disk === disk && !$0.isFailed })
+    }
+
+    func roleChanged(_ replica: GroupReplica) { isHeartbeatDue = true }
+
+    private func diskFailed(_ disk: Disk) {
+        guard let error = disk.failure else { return }
+        log.error(
+            "disk failed: its replicas stop until the node is restarted",
+            [LogField("path", disk.path), LogField("reason", error.message)])
+        for replica in replicas.elements where replica.disk === disk { replica.fail(error) }
+        isHeartbeatDue = true
+    }
+
+    private func peerLost(_ peer: NodeID, _ reason: DatabaseError?) {
+        for controller in controllers { controller.reportUnreachable(peer) }
+        for replica in replicas.elements {
+            for member in replica.core.membership.all where member.node == peer {
+                replica.step(.unreachable(member.replica))
+            }
+        }
+    }
+
+    // MARK: Sessions and answers
+
+    func openSession(_ connection: RPCConnection) -> RouterSession {
+        let slot = sessions.firstIndex { $0 == nil } ?? sessions.count
+        let session = RouterSession(
+            connection: connection, slot: Int32(slot), generation: nextGeneration)
+        nextGeneration += 1
+        if slot == sessions.count { sessions.append(session) } else { sessions[slot] = session }
+        return session
+    }
+
+    func closeSession(_ session: RouterSession) { sessions[Int(session.slot)] = nil }
+
+    func forget(_ connection: InboundConnection) { inbound.removeAll { $0 === connection } }
+
+    /// Answers a waiter, whoever it is; one that is gone is passed over.
+    func answer(
+        _ waiter: Waiter, flags: ResponseFlags, sequencer: Sequencer,
+        payload: UnsafeRawBufferPointer? = nil
+    ) {
+        if waiter.slot == Waiter.commandSlot {
+            finishCommand(waiter.token, error: nil)
+        } else {
+            respond(waiter) {
+                $0.writeResponse(
+                    token: UInt32(truncatingIfNeeded: waiter.token), flags: flags,
+                    sequencer: sequencer,
+                    payload: payload ?? UnsafeRawBufferPointer(start: nil, count: 0))
+            }
+        }
+    }
+
+    func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
+        if waiter.slot == Waiter.commandSlot {
+            finishCommand(waiter.token, error: error)
+        } else {
+            let message = Bytes(error.message.utf8)
+            respond(waiter) { writer in
+                message.withUnsafeBytes {
+                    writer.writeResponse(
+                        token: UInt32(truncatingIfNeeded: waiter.token), error: error.code,
+                        sequencer: sequencer, payload: $0)
+                }
+            }
+        }
+    }
+
+    func answerNotLeader(_ waiter: Waiter, _ hint: LeaderHint) {
+        if waiter.slot == Waiter.commandSlot {
+            finishCommand(
+                waiter.token, error: DatabaseError(.notLeader, "another replica leads"))
+        } else {
+            var writer = ByteWriter()
+            hint.encode(into: &writer)
+            let payload = writer.bytes
+            respond(waiter) { writer in
+                payload.withUnsafeBytes {
+                    writer.writeResponse(
+                        token: UInt32(truncatingIfNeeded: waiter.token), error: .notLeader,
+                        payload: $0)
+                }
+            }
+        }
+    }
+
+    private func respond(_ waiter: Waiter, _ body: (inout ByteWriter) -> Void) {
+        guard let session = sessions[Int(waiter.slot)], session.generation == waiter.generation
+        else { return }
+        if !session.isDirty {
+            session.isDirty = true
+            dirtySessions.append(waiter.slot)
+        }
+        session.respond(body)
+    }
+
+    // MARK: Replicas
+
+    func add(_ replica: GroupReplica) { replicas.set(replica, for: replica.group) }
+
+    /// Takes over the identity that a controller gave; durable before it is used.
+    func admitted(_ admission: NodeAdmission) throws(DatabaseError) {
+        guard identity.node != admission.node || identity.cluster != admission.cluster else {
+            return
+        }
+        guard identity.node == .none else {
+            throw DatabaseError(
+                .fenced, "a controller takes node \(identity.node) for \(admission.node)")
+        }
+        for disk in disks {
+            let own = NodeIdentity(
+                node: admission.node, cluster: admission.cluster, disk: disk.index,
+                diskCount: disks.count)
+            try own.write(directory: disk.path)
+        }
+        identity.node = admission.node
+        identity.cluster = admission.cluster
+        log.notice("admitted to the cluster", [LogField("node", admission.node)])
+    }
+
+    func registration() -> NodeRegistration {
+        NodeRegistration(
+            node: identity.node, cluster: identity.cluster, incarnation: incarnation,
+            name: settings.name, rpcAddress: server?.localAddress.description ?? "",
+            adminAddress: settings.adminAddress, zone: settings.zone, isSpare: settings.isSpare,
+            diskPaths: settings.dataDirectories)
+    }
+
+    /// Takes over a step of the cluster map; false when it does not fit.
+    func follow(_ update: MapUpdate) -> Bool {
+        guard map.apply(update) else { return false }
+        updatePeers(map.nodes.elements)
+        let touchesNodes = update.changes.contains {
+            if case .node = $0 { return true }
+            return false
+        }
+        if touchesNodes { writeAddressBook() }
+        return true
+    }
+
+    func updatePeers(_ nodes: [Node]) {
+        var addresses: [(NodeID, SocketAddress)] = []
+        for peer in nodes where peer.id != identity.node {
+            if let address = try? SocketAddress.parse(peer.rpcAddress) {
+                addresses.append((peer.id, address))
+            }
+        }
+        peers.update(addresses)
+    }
+}

@@ -1,0 +1,148 @@
+// The follower's side of a snapshot: fills a new store and switches to it in one batch.
+
+import KVBase
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import SystemdSupport
+import WireProtocol
+
+/// Receives one snapshot. Until the switch the replica's own store is untouched; a crash before it
+/// leaves garbage in an unused store, never a half-filled replica.
+final class SnapshotReceiver {
+    let snapshot: UInt64
+    let sender: ReplicaID
+    let position: LogPosition
+    let store: StoreID
+    private(set) var next: UInt32 = 0
+    private(set) var state: GroupState
+    /// Everything came; the engine is being made durable and nothing may be applied.
+    fileprivate(set) var isInstalling = false
+
+    init(first chunk: SnapshotChunk, store: StoreID) throws(DatabaseError) {
+        snapshot = chunk.snapshot
+        sender = chunk.from
+        position = chunk.position
+        self.store = store
+        state = try ByteReader.decode(chunk.state) { (reader) throws(DatabaseError) in
+            try GroupState(from: &reader, applied: chunk.position, floor: chunk.floor)
+        }
+    }
+
+    /// Writes the chunk when it is the next one.
+    func install(_ chunk: SnapshotChunk, into engine: any StorageEngine) throws(DatabaseError) {
+        guard chunk.sequence == next, !isInstalling else { return }
+        var batch = EngineBatch()
+        let prefix = withUnsafeBytes(of: store.rawValue.bigEndian) { Bytes($0) }
+        for record in chunk.records {
+            (prefix + record.key).withUnsafeBytes { key in
+                record.value.withUnsafeBytes { value in batch.put(key: key, value: value) }
+            }
+        }
+        try engine.apply(batch)
+        next += 1
+    }
+}
+
+extension GroupReplica {
+    func receive(_ chunk: SnapshotChunk, from sender: NodeID) {
+        guard !isFailed, chunk.to == id else { return }
+        knownNodes[chunk.from] = sender
+        do throws(DatabaseError) {
+            guard let receiver = try receiver(for: chunk) else {
+                acknowledge(chunk, next: 0, isRefused: true)
+                return
+            }
+            try receiver.install(chunk, into: engine)
+            acknowledge(chunk, next: receiver.next, isRefused: false)
+            if chunk.isLast, receiver.next == chunk.sequence + 1, !receiver.isInstalling {
+                try install(receiver)
+            }
+        } catch {
+            disk.fail(error)
+        }
+    }
+
+    /// The receiver of the chunk's snapshot, a new one for a first chunk; nil when it is not wanted.
+    private func receiver(for chunk: SnapshotChunk) throws(DatabaseError) -> SnapshotReceiver? {
+        if let present = snapshotReceiver, present.snapshot == chunk.snapshot { return present }
+        guard chunk.sequence == 0, chunk.term >= core.term,
+            core.needsSnapshot(at: chunk.position), snapshotReceiver?.isInstalling != true
+        else { return nil }
+        if let old = snapshotReceiver { discard(old.store) }
+        let receiver = try SnapshotReceiver(first: chunk, store: disk.allocateStore())
+        snapshotReceiver = receiver
+        node.log.notice(
+            "receiving a snapshot",
+            [LogField("group", group), LogField("index", chunk.position.index)])
+        return receiver
+    }
+
+    private func acknowledge(_ chunk: SnapshotChunk, next: UInt32, isRefused: Bool) {
+        guard let target = nodeOf(chunk.from) else { return }
+        let ack = SnapshotAck(
+            group: group, from: id, to: chunk.from, snapshot: chunk.snapshot, next: next,
+            isRefused: isRefused)
+        node.peers.send(.snapshotAck, to: target) { ack.encode(into: &$0) }
+    }
+
+    /// Switches to the received store, makes it durable, then tells the core.
+    private func install(_ receiver: SnapshotReceiver) throws(DatabaseError) {
+        guard core.needsSnapshot(at: receiver.position) else {
+            snapshotReceiver = nil
+            discard(receiver.store)
+            return
+        }
+        receiver.isInstalling = true
+        let oldStore = store
+        store = receiver.store
+        state = receiver.state
+        garbage.append(StorageLayout.range(oldStore))
+        let scratch = node.applyScratch
+        scratch.reset()
+        putState(scratch)
+        putCatalog(scratch)
+        try engine.apply(scratch.batch)
+        disk.checkpoint(engine) { [weak self] in
+            guard let self, !isFailed else { return }
+            snapshotReceiver = nil
+            committed.removeAll { $0.index <= receiver.position.index }
+            step(
+                .snapshotInstalled(
+                    position: receiver.position, membership: receiver.state.membership,
+                    from: receiver.sender))
+            node.garbageAppeared(self)
+            node.log.notice(
+                "snapshot installed",
+                [LogField("group", group), LogField("index", receiver.position.index)])
+            markDirty()
+        }
+    }
+
+    /// Where the store of this replica is, and how far it is applied.
+    func putCatalog(_ scratch: ApplyScratch) {
+        let entries: [(Bytes, Bytes)] = [
+            (
+                StorageLayout.appliedKey(store),
+                StorageLayout.encodeApplied(state.applied, floor: state.floor)
+            ),
+            (
+                StorageLayout.catalogKey(group, id),
+                withUnsafeBytes(of: store.rawValue.bigEndian) { Bytes($0) }
+            ),
+        ]
+        for (key, value) in entries {
+            key.withUnsafeBytes { key in
+                value.withUnsafeBytes { value in scratch.batch.put(key: key, value: value) }
+            }
+        }
+    }
+
+    private func discard(_ store: StoreID) {
+        garbage.append(StorageLayout.range(store))
+        node.garbageAppeared(self)
+    }
+
+    var isInstallingSnapshot: Bool { snapshotReceiver?.isInstalling ?? false }
+}

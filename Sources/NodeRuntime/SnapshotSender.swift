@@ -1,0 +1,171 @@
+// The leader's side of a snapshot: reads a consistent view of the group and streams it.
+
+import EventLoop
+import KVBase
+import Metrics
+import NodeCore
+import ReplicationCore
+import ShardCore
+import StorageAPI
+import SystemdSupport
+import WireProtocol
+
+/// Streams one group to one follower, a few chunks ahead of its acknowledgements. Chunks not yet
+/// acknowledged are kept and repeated, so a broken connection costs no restart. Gives up when the
+/// follower is silent for `silenceMax`.
+final class SnapshotSender {
+    static let chunkBytes = 256 << 10
+    static let window = 4
+    static let silenceMax = Nanoseconds.seconds(20)
+    static let repeatAfter = Nanoseconds.seconds(1)
+
+    let snapshot: UInt64
+    let target: ReplicaID
+    let position: LogPosition
+    private unowned let replica: GroupReplica
+    private let view: any EngineSnapshot
+    private let storeBytes = 4
+    /// Ranges still to be read, the first of them from where the last chunk ended.
+    private var ranges: [KeyRange]
+    private let state: Bytes
+    private let floor: Sequencer
+    private var unacknowledged: [SnapshotChunk] = []
+    private var nextSequence: UInt32 = 0
+    private var isRead = false
+    private var lastHeard: Instant
+    private var timer: LoopTimer?
+    private(set) var sentBytes = 0
+
+    init(replica: GroupReplica, target: ReplicaID) throws(DatabaseError) {
+        self.replica = replica
+        self.target = target
+        position = replica.state.applied
+        view = try replica.engine.snapshot()
+        let store = replica.store
+        ranges = replica.state.shards.elements.map {
+            StorageLayout.range(store, $0.shard.table, $0.shard.range)
+        }
+        var writer = ByteWriter()
+        replica.state.encode(into: &writer)
+        state = writer.take()
+        floor = replica.state.floor
+        snapshot = replica.node.random.next()
+        lastHeard = replica.node.now
+        timer = replica.node.loop.schedule(
+            after: Self.repeatAfter, repeating: Self.repeatAfter
+        ) { [unowned self] in repeatOrGiveUp() }
+    }
+
+    deinit {
+        timer?.cancel()
+        view.release()
+    }
+
+    func cancel() { timer?.cancel() }
+
+    /// Reads and sends until the window is full.
+    func pump() {
+        while !isRead, unacknowledged.count < Self.window {
+            do throws(DatabaseError) {
+                let chunk = try readChunk()
+                unacknowledged.append(chunk)
+                send(chunk)
+            } catch {
+                replica.snapshotEnded(self, succeeded: false)
+                replica.disk.fail(error)
+                return
+            }
+        }
+    }
+
+    func receive(_ ack: SnapshotAck) {
+        lastHeard = replica.node.now
+        guard !ack.isRefused else {
+            replica.snapshotEnded(self, succeeded: false)
+            return
+        }
+        unacknowledged.removeAll { $0.sequence < ack.next }
+        if isRead, unacknowledged.isEmpty {
+            replica.snapshotEnded(self, succeeded: true)
+        } else {
+            pump()
+        }
+    }
+
+    private func readChunk() throws(DatabaseError) -> SnapshotChunk {
+        var records: [(key: Bytes, value: Bytes)] = []
+        var bytes = 0
+        while let range = ranges.first, bytes < Self.chunkBytes {
+            var last: Bytes?
+            var isCut = false
+            try view.scan(range) { key, value in
+                if bytes >= Self.chunkBytes {
+                    isCut = true
+                    return false
+                }
+                records.append((key: Bytes(key[storeBytes...]), value: Bytes(value)))
+                bytes += key.count + value.count
+                last = Bytes(key)
+                return true
+            }
+            if isCut, let last {
+                ranges[0].start = last + [0]
+            } else {
+                ranges.removeFirst()
+            }
+        }
+        isRead = ranges.isEmpty
+        sentBytes += bytes
+        defer { nextSequence += 1 }
+        return SnapshotChunk(
+            group: replica.group, from: replica.id, to: target, term: replica.core.term,
+            snapshot: snapshot, sequence: nextSequence, position: position, isLast: isRead,
+            state: nextSequence == 0 ? state : [], floor: floor, records: records)
+    }
+
+    private func send(_ chunk: SnapshotChunk) {
+        guard let node = replica.nodeOf(target) else { return }
+        replica.node.peers.send(.snapshotChunk, to: node) { chunk.encode(into: &$0) }
+    }
+
+    private func repeatOrGiveUp() {
+        if replica.node.now - lastHeard > Self.silenceMax {
+            replica.snapshotEnded(self, succeeded: false)
+        } else if replica.node.now - lastHeard >= Self.repeatAfter {
+            for chunk in unacknowledged { send(chunk) }
+        }
+    }
+}
+
+extension GroupReplica {
+    func startSnapshot(to target: ReplicaID) {
+        guard snapshotSenders[target] == nil else { return }
+        do throws(DatabaseError) {
+            let sender = try SnapshotSender(replica: self, target: target)
+            snapshotSenders[target] = sender
+            node.log.notice(
+                "sending a snapshot",
+                [
+                    LogField("group", group), LogField("to", target),
+                    LogField("index", sender.position.index),
+                ])
+            sender.pump()
+        } catch {
+            disk.fail(error)
+        }
+    }
+
+    func snapshotEnded(_ sender: SnapshotSender, succeeded: Bool) {
+        guard snapshotSenders[sender.target] === sender else { return }
+        snapshotSenders[sender.target] = nil
+        sender.cancel()
+        node.log.notice(
+            succeeded ? "snapshot received" : "snapshot not received",
+            [
+                LogField("group", group), LogField("to", sender.target),
+                LogField("bytes", sender.sentBytes),
+            ])
+        step(
+            .snapshotSent(to: sender.target, position: sender.position, succeeded: succeeded))
+    }
+}

@@ -1,0 +1,92 @@
+import AdminHTTP
+import EventLoop
+import KVBase
+import Testing
+
+/// Sends `request` and returns everything that comes until the server closes.
+func exchange(port: UInt16, _ request: String) throws -> String {
+    final class Client: TCPConnectionDelegate {
+        var received: [UInt8] = []
+        let loop: EventLoop
+        init(loop: EventLoop) { self.loop = loop }
+        func connectionDidConnect(_ connection: TCPConnection) {}
+        func connection(_ connection: TCPConnection, didReceive bytes: UnsafeRawBufferPointer) {
+            received.append(contentsOf: bytes)
+        }
+        func connectionDidDrain(_ connection: TCPConnection) {}
+        func connectionDidClose(_ connection: TCPConnection, reason: DatabaseError?) {
+            loop.stop()
+        }
+    }
+    let loop = try EventLoop()
+    let client = Client(loop: loop)
+    let connection = TCPConnection.connect(
+        loop: loop, to: SocketAddress(host: "127.0.0.1", port: port), timeout: .seconds(20),
+        delegate: client)
+    connection.write(Array(request.utf8))
+    loop.schedule(after: .seconds(20)) { loop.stop() }
+    loop.run()
+    return String(decoding: client.received, as: UTF8.self)
+}
+
+private func get(_ port: UInt16, _ path: String, method: String = "GET") throws -> String {
+    try exchange(
+        port: port, "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+}
+
+@Suite struct AdminServerTests {
+    private func server() throws -> AdminServer {
+        try AdminServer(
+            host: "127.0.0.1", port: 0,
+            handlers: [
+                "/hello": { _ in .text("hello\n") },
+                "/ill": { _ in .json("{\"ready\":false}", status: 503) },
+                "/echo": { .text("\($0.parameter("a") ?? "-") \($0.parameter("b") ?? "-")") },
+                "/empty": { _ in .text("") },
+            ])
+    }
+
+    @Test func servesPages() throws {
+        let server = try server()
+        defer { server.stop() }
+        let hello = try get(server.port, "/hello")
+        #expect(hello.hasPrefix("HTTP/1.1 200 OK\r\n"))
+        #expect(hello.contains("Content-Type: text/plain; charset=utf-8\r\n"))
+        #expect(hello.hasSuffix("\r\n\r\nhello\n"))
+        let ill = try get(server.port, "/ill")
+        #expect(ill.hasPrefix("HTTP/1.1 503 "))
+        #expect(ill.hasSuffix("{\"ready\":false}"))
+        #expect(try get(server.port, "/echo?a=1%202&b").hasSuffix("\r\n\r\n1 2 "))
+        #expect(try get(server.port, "/empty").hasPrefix("HTTP/1.1 200 OK\r\n"))
+        #expect(try get(server.port, "/hello", method: "HEAD").hasSuffix("\r\n\r\n"))
+    }
+
+    @Test func refusesTheRest() throws {
+        let server = try server()
+        defer { server.stop() }
+        #expect(try get(server.port, "/missing").hasPrefix("HTTP/1.1 404 "))
+        let deleted = try get(server.port, "/hello", method: "DELETE")
+        #expect(deleted.hasPrefix("HTTP/1.1 405 "))
+        #expect(deleted.contains("Allow: GET, HEAD\r\n"))
+        let posted = try exchange(
+            port: server.port,
+            "POST /hello HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nConnection: close\r\n\r\nabcde"
+        )
+        #expect(posted.hasPrefix("HTTP/1.1 405 "))
+        #expect(
+            try exchange(port: server.port, "nonsense\r\n\r\n").hasPrefix("HTTP/1.1 2") == false)
+    }
+
+    @Test func stopFreesThePort() throws {
+        let first = try server()
+        #expect(throws: DatabaseError.self) {
+            _ = try AdminServer(host: "127.0.0.1", port: first.port, handlers: [:])
+        }
+        first.stop()
+        first.stop()
+        let second = try AdminServer(
+            host: "127.0.0.1", port: first.port, handlers: ["/x": { _ in .text("x") }])
+        #expect(try get(second.port, "/x").hasSuffix("\r\n\r\nx"))
+        second.stop()
+    }
+}

@@ -1,0 +1,128 @@
+// The engines as the conformance suite sees them: open, crash, reopen.
+
+import BTreeEngine
+import Foundation
+import KVBase
+import LSMEngine
+import StorageAPI
+import Testing
+
+enum EngineKind: String, CaseIterable, Sendable {
+    case memory, lsm, btree
+
+    func open(_ path: String, expectExisting: Bool = false) throws(DatabaseError)
+        -> any StorageEngine
+    {
+        switch self {
+        case .memory: return MemoryEngine()
+        case .lsm:
+            var options = LSMOptions()
+            // Small, so that memtables change by themselves.
+            options.writeBufferBytes = 256 << 10
+            options.cacheBytes = 4 << 20
+            options.expectExisting = expectExisting
+            return try LSMEngine(path: path, options: options)
+        case .btree:
+            var options = BTreeOptions()
+            options.expectExisting = expectExisting
+            return try BTreeEngine(path: path, options: options)
+        }
+    }
+}
+
+/// A directory that is removed with its content when the test ends.
+final class TemporaryDirectory: Sendable {
+    let path: String
+
+    init() {
+        path = NSTemporaryDirectory() + "/rangekeeper-engine-" + UUID().uuidString
+        try! FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    }
+
+    deinit { try? FileManager.default.removeItem(atPath: path) }
+}
+
+final class EngineFixture {
+    let kind: EngineKind
+    private(set) var directory = TemporaryDirectory()
+    private(set) var engine: any StorageEngine
+
+    init(_ kind: EngineKind) throws {
+        self.kind = kind
+        engine = try kind.open(directory.path + "/engine")
+    }
+
+    deinit { engine.close() }
+
+    /// Leaves the process's memory behind: the engine comes back from what the files hold now.
+    func crash() throws {
+        if let memory = engine as? MemoryEngine {
+            memory.crash()
+            return
+        }
+        let copy = TemporaryDirectory()
+        try FileManager.default.copyItem(
+            atPath: directory.path + "/engine", toPath: copy.path + "/engine")
+        engine.close()
+        directory = copy
+        engine = try kind.open(directory.path + "/engine", expectExisting: true)
+    }
+
+    func put(_ records: (Bytes, Bytes)...) throws(DatabaseError) {
+        var batch = EngineBatch()
+        for (key, value) in records { batch.put(key, value) }
+        try engine.apply(batch)
+    }
+
+    func apply(_ fill: (inout EngineBatch) -> Void) throws(DatabaseError) {
+        var batch = EngineBatch()
+        fill(&batch)
+        try engine.apply(batch)
+    }
+}
+
+extension EngineBatch {
+    mutating func put(_ key: Bytes, _ value: Bytes) {
+        key.withUnsafeBytes { key in value.withUnsafeBytes { put(key: key, value: $0) } }
+    }
+
+    mutating func delete(_ key: Bytes) { key.withUnsafeBytes { delete(key: $0) } }
+
+    mutating func deleteRange(_ from: Bytes, _ to: Bytes) {
+        from.withUnsafeBytes { from in to.withUnsafeBytes { deleteRange(from: from, to: $0) } }
+    }
+}
+
+extension EngineReader {
+    /// All records of a range, at most `limit`.
+    func records(
+        from: Bytes = [], to: Bytes? = nil, limit: Int = .max
+    ) throws(DatabaseError) -> [Record] {
+        var records: [Record] = []
+        var failure: DatabaseError?
+        from.withUnsafeBytes { from in
+            func scan(_ to: UnsafeRawBufferPointer?) {
+                do throws(DatabaseError) {
+                    try self.scan(from: from, to: to) { key, value in
+                        records.append(Record(key: Bytes(key), value: Bytes(value)))
+                        return records.count < limit
+                    }
+                } catch { failure = error }
+            }
+            if let to { to.withUnsafeBytes { scan($0) } } else { scan(nil) }
+        }
+        if let failure { throw failure }
+        return records
+    }
+}
+
+struct Record: Hashable, CustomStringConvertible {
+    var key: Bytes
+    var value: Bytes
+
+    var description: String {
+        "\(key.prefix(8))+\(key.count): \(value.prefix(4))+\(value.count)"
+    }
+}
+
+func bytes(_ text: String) -> Bytes { Bytes(text.utf8) }
