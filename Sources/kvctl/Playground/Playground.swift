@@ -102,6 +102,8 @@ struct Playground {
         for kind in [DaemonPlan.Kind.router, .node, .controller] {
             let running = daemons.filter { $0.kind == kind && isRunning($0) }
             signal(SIGTERM, running)
+            // One that was paused would never see the request.
+            signal(SIGCONT, running)
             var left = waitForEnd(of: running, seconds: Self.stopSeconds)
             if !left.isEmpty {
                 let names = left.map(\.name).joined(separator: ", ")
