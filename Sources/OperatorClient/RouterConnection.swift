@@ -44,16 +44,13 @@ public final class RouterConnection {
     /// The code that a typed error line stands for.
     private static func code(of line: String) -> ErrorCode {
         switch line.prefix(while: { $0 != " " }) {
-        case "UNKNOWN": .unknownOutcome
-        case "UNAVAILABLE", "TRYAGAIN", "CLUSTERDOWN": .unavailable
-        case "TIMEOUT": .deadlineExceeded
-        case "OVERLOADED", "BUSY": .overloaded
-        case "CONDITION", "CONFLICT": .conditionFailed
         case "TOOLARGE": .tooLarge
-        case "NOTABLE": .tableNotFound
-        case "EXISTS": .tableExists
-        case "NOAUTH", "WRONGPASS": .unauthenticated
-        default: .invalidRequest
+        case "CONDITION": .conditionFailed
+        case "UNKNOWN": .unknownOutcome
+        case "TRYAGAIN": .overloaded
+        case "UNAVAILABLE": .unavailable
+        case "NOAUTH": .unauthenticated
+        default: .refused
         }
     }
 }

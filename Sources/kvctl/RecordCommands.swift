@@ -69,17 +69,28 @@ extension Command {
         let words = invocation.positionals
         let value = words[2] == "-" ? try readInput() : bytes(words[2])
         let command = ["KV.PUT", words[0], words[1]].map(bytes) + [value]
-        return try change(invocation, command)
+        let reply = try change(invocation, command)
+        guard case .bulk(let sequencer) = reply else { throw unexpected(reply) }
+        let text = String(decoding: sequencer, as: UTF8.self)
+        let json: JSONValue = ["sequencer": .string(text)]
+        Terminal.data(invocation.wantsJSON ? json.encoded(pretty: true) : text)
+        return .ok
     }
 
     private static func delete(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let words = invocation.positionals
-        return try change(invocation, ["KV.DEL", words[0], words[1]].map(bytes))
+        let reply = try change(invocation, ["KV.DEL", words[0], words[1]].map(bytes))
+        guard case .integer(let count) = reply else { throw unexpected(reply) }
+        let json: JSONValue = ["deleted": .bool(count > 0)]
+        let text = count > 0 ? "deleted" : "there was no record"
+        Terminal.data(invocation.wantsJSON ? json.encoded(pretty: true) : text)
+        return .ok
     }
 
+    /// Sends a write, with the condition that the flags ask for.
     private static func change(
         _ invocation: Invocation, _ command: [Bytes]
-    ) throws(Failure) -> ExitCode {
+    ) throws(Failure) -> RESPReply {
         var command = command
         if let condition = invocation.string("if") {
             guard condition == "0" || Sequencer(condition) != nil else {
@@ -88,12 +99,7 @@ extension Command {
             let sequencer = condition == "0" ? Sequencer.zero.description : condition
             command += [bytes("IF"), bytes(sequencer)]
         }
-        let reply = try ask(invocation, command)
-        if reply == .null { throw Failure(.refused, "the record has another sequencer") }
-        guard let text = reply.text else { throw unexpected(reply) }
-        let json: JSONValue = ["sequencer": .string(text)]
-        Terminal.data(invocation.wantsJSON ? json.encoded(pretty: true) : text)
-        return .ok
+        return try ask(invocation, command)
     }
 
     private static func list(_ invocation: Invocation) throws(Failure) -> ExitCode {
@@ -114,16 +120,18 @@ extension Command {
             let reply = try failing { () throws(ClientError) in
                 try router.call(command, deadline: cluster.deadline)
             }
-            guard let parts = reply.elements, parts.count == 2, let records = parts[1].elements
+            // The cursor, then key, value and sequencer of each record.
+            guard let parts = reply.elements, parts.count == 2, let fields = parts[1].elements,
+                fields.count % 3 == 0
             else { throw unexpected(reply) }
-            for entry in records {
-                guard let fields = entry.elements, fields.count >= 3,
-                    case .bulk(let key) = fields[0], case .bulk(let value) = fields[1]
-                else { throw unexpected(entry) }
-                printer.add(record(key: key, value: value, sequencer: fields[2].text ?? ""))
+            for start in stride(from: 0, to: fields.count, by: 3) {
+                guard case .bulk(let key) = fields[start], case .bulk(let value) = fields[start + 1]
+                else { throw unexpected(reply) }
+                printer.add(
+                    record(key: key, value: value, sequencer: fields[start + 2].text ?? ""))
             }
             cursor = nil
-            if case .bulk(let next) = parts[0], !next.isEmpty, next != bytes("0") { cursor = next }
+            if case .bulk(let next) = parts[0] { cursor = next }
         } while cursor != nil && printer.count < limit
         printer.finish(hasMore: cursor != nil)
         return .ok
