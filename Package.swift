@@ -113,7 +113,8 @@ let package = Package(
             resources: [.copy("Scripts")]),
         tests("ShardCoreTests", ["KVBase", "ShardCore"]),
         tests(
-            "NodeCoreTests", ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
+            "NodeCoreTests",
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
         tests("ControllerCoreTests", ["KVBase", "ShardCore", "ControllerCore"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),

@@ -14,7 +14,7 @@ public enum CommonSettings {
             "log.format", .choice(Log.Format.allCases.map(\.rawValue)), default: "auto",
             help: "auto: the journal's fields, text on a terminal, else JSON lines."),
         Setting(
-            "admin.listen", .address,
+            "listen.admin", .address,
             help: "Address of /metrics, /livez and /readyz; without it there is no admin HTTP."),
         Setting(
             "limits.open-files", .integer(256...10_000_000), default: "4096",

@@ -128,11 +128,11 @@ public final class DaemonContext: Sendable {
         }
     }
 
-    /// Starts the admin server at `admin.listen`, if set; returns its port. Early in the start, so
+    /// Starts the admin server at `listen.admin`, if set; returns its port. Early in the start, so
     /// that a long recovery can be watched.
     @discardableResult
     public func startAdmin() throws(DatabaseError) -> UInt16? {
-        guard let text = settings.optionalString("admin.listen"), !text.isEmpty else { return nil }
+        guard let text = settings.optionalString("listen.admin"), !text.isEmpty else { return nil }
         let address = try SocketAddress.parse(text)
         var handlers = state.withLock { $0.adminHandlers }
         let (metrics, health) = (metrics, health)

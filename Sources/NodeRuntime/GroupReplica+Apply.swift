@@ -75,12 +75,19 @@ extension GroupReplica {
     }
 
     private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
-        guard inFlightHead < inFlight.count, inFlight[inFlightHead].index == entry.index,
-            inFlight[inFlightHead].term == entry.term
-        else { return nil }
-        let waiters = inFlight[inFlightHead].waiters
-        inFlight[inFlightHead].waiters = []
-        inFlightHead += 1
+        var waiters: [Waiter]?
+        while inFlightHead < inFlight.count, inFlight[inFlightHead].index <= entry.index {
+            let candidate = inFlight[inFlightHead]
+            inFlight[inFlightHead].waiters = []
+            inFlightHead += 1
+            if candidate.index == entry.index, candidate.term == entry.term {
+                waiters = candidate.waiters
+            } else {
+                // Logged in an earlier leadership of this replica, and replaced since.
+                let lost = DatabaseError(.unknownOutcome, "the leader changed before the answer")
+                for waiter in candidate.waiters { node.answer(waiter, error: lost) }
+            }
+        }
         if inFlightHead > 1_024 || inFlightHead == inFlight.count {
             inFlight.removeFirst(inFlightHead)
             inFlightHead = 0

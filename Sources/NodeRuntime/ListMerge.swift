@@ -122,10 +122,9 @@ struct ListMerge {
             return range.isEmpty ? [] : [(range, 0)]
         case .hash(let count):
             var ranges: [(KeyRange, Int)] = []
-            for virtual in 0..<count {
+            for virtual in virtualRanges(of: owned.shard.range, count: count) {
                 let whole = owned.partitioning.routedRange(ofVirtualRange: virtual)
                 let prefix: Bytes = [UInt8(virtual >> 8), UInt8(virtual & 0xFF)]
-                guard owned.shard.range.contains(prefix) else { continue }
                 let range = KeyRange(
                     start: prefix + from, end: to.map { prefix + $0 } ?? whole.end)
                 if !range.isEmpty { ranges.append((range, 2)) }
@@ -133,6 +132,15 @@ struct ListMerge {
             return ranges
         }
     }
+}
+
+/// The virtual ranges that a shard of a HASH table consists of: shards are cut at their boundaries.
+private func virtualRanges(of range: KeyRange, count: UInt16) -> Range<UInt16> {
+    func virtualRange(at boundary: Bytes) -> UInt16 {
+        boundary.count < 2 ? 0 : UInt16(boundary[0]) << 8 | UInt16(boundary[1])
+    }
+    let first = virtualRange(at: range.start)
+    return first..<max(first, range.end.map(virtualRange) ?? count)
 }
 
 extension EngineReader {

@@ -11,16 +11,16 @@ import SystemdSupport
 public enum NodeMain {
     private static let settings: [Setting] = [
         Setting(
-            "name", .string, isRequired: true,
+            "name", .string, required: true,
             help: "The node's name in the cluster: letters, digits, '-', '_' and '.'."),
         Setting(
-            "data", .list, isRequired: true,
+            "data", .list, required: true,
             help: "Data directories, one per disk; each gets a log and engines of its own."),
         Setting(
             "listen.rpc", .address, default: "127.0.0.1:7400",
             help: "Address for routers, other nodes and controllers; it is also what they dial."),
         Setting(
-            "controllers", .list, isRequired: true, help: "Addresses of the controllers."),
+            "controllers", .addressList, required: true, help: "Addresses of the controllers."),
         Setting(
             "zone", .string, default: "",
             help: "Failure domain: a group's replicas are spread over zones."),

@@ -21,45 +21,51 @@ extension NodeServer {
             return
         }
         controllerTerm = message.controllerTerm
-        for command in message.commands { perform(command) }
+        for command in message.commands {
+            perform(
+                command.action,
+                Waiter(
+                    slot: Waiter.commandSlot,
+                    generation: UInt32(truncatingIfNeeded: controllerTerm.rawValue),
+                    token: command.id))
+        }
     }
 
-    /// The end of a command. Its id is unique per controller term.
-    func finishCommand(_ id: UInt64, error: DatabaseError?) {
+    func finishCommand(_ waiter: Waiter, error: DatabaseError?) {
         outcomes.append(
-            CommandOutcome(id: id, controllerTerm: controllerTerm, error: error))
+            CommandOutcome(
+                id: waiter.token, controllerTerm: Term(UInt64(waiter.generation)), error: error))
         isHeartbeatDue = true
     }
 
-    private func perform(_ command: NodeCommand) {
-        switch command.action {
+    private func perform(_ action: NodeCommand.Action, _ waiter: Waiter) {
+        switch action {
         case .createReplica(let group, let replica):
-            createReplica(group, replica, command: command.id)
+            createReplica(group, replica, waiter)
         case .nominate(let group, let replica, let term):
-            step(group, replica, .nominate(term), command.id)
+            step(group, replica, .nominate(term), waiter)
         case .transferLeadership(let group, let target):
-            step(group, nil, .transferLeadership(to: target), command.id)
+            step(group, nil, .transferLeadership(to: target), waiter)
         case .createShard(let shard, let partitioning):
             let owned = OwnedShard(shard: shard, partitioning: partitioning)
-            propose(.createShard, owned, command.id)
+            propose(.createShard, owned, waiter)
         case .dropShard(let shard):
-            propose(.dropShard, OwnedShard(shard: shard, partitioning: .range), command.id)
+            propose(.dropShard, OwnedShard(shard: shard, partitioning: .range), waiter)
         }
     }
 
-    private func step(_ group: GroupID, _ id: ReplicaID?, _ event: Event, _ command: UInt64) {
+    private func step(_ group: GroupID, _ id: ReplicaID?, _ event: Event, _ waiter: Waiter) {
         guard let replica = replicas[group], !replica.isFailed, id == nil || replica.id == id
         else {
             finishCommand(
-                command, error: DatabaseError(.refused, "no such replica of group \(group) here"))
+                waiter, error: DatabaseError(.refused, "no such replica of group \(group) here"))
             return
         }
         replica.step(event)
-        finishCommand(command, error: nil)
+        finishCommand(waiter, error: nil)
     }
 
-    private func propose(_ code: OperationCode, _ owned: OwnedShard, _ command: UInt64) {
-        let waiter = Waiter(slot: Waiter.commandSlot, generation: 0, token: command)
+    private func propose(_ code: OperationCode, _ owned: OwnedShard, _ waiter: Waiter) {
         guard let replica = replicas[owned.shard.group], !replica.isFailed,
             replica.core.canPropose
         else {
@@ -93,10 +99,10 @@ extension NodeServer {
 
     /// Engine first, then log, each durable, then the replica exists. A crash in between leaves
     /// something that recovery discards and the controller's repetition replaces.
-    private func createReplica(_ group: Group, _ id: ReplicaID, command: UInt64) {
+    private func createReplica(_ group: Group, _ id: ReplicaID, _ waiter: Waiter) {
         if let present = replicas[group.id] {
             finishCommand(
-                command,
+                waiter,
                 error: present.id == id
                     ? nil
                     : DatabaseError(
@@ -110,13 +116,13 @@ extension NodeServer {
             }), Int(placement.disk) < disks.count
         else {
             finishCommand(
-                command, error: DatabaseError(.refused, "replica \(id) is not placed here"))
+                waiter, error: DatabaseError(.refused, "replica \(id) is not placed here"))
             return
         }
         let disk = disks[Int(placement.disk)]
         guard disk.failure == nil else {
             finishCommand(
-                command, error: DatabaseError(.storageFailed, "disk \(disk.path) failed"))
+                waiter, error: DatabaseError(.storageFailed, "disk \(disk.path) failed"))
             return
         }
         creating.append(group.id)
@@ -144,7 +150,7 @@ extension NodeServer {
                 add(replica)
                 log.notice(
                     "replica created", [LogField("group", group.id), LogField("replica", id)])
-                finishCommand(command, error: nil)
+                finishCommand(waiter, error: nil)
             }
         }
     }

@@ -120,6 +120,8 @@ final class NodeServer {
                 return connection
             })
         controllers = settings.controllers.map { ControllerLink(node: self, address: $0) }
+        // What recovery found to be amended in the log goes there first.
+        for replica in replicas.elements { replica.step(.tick) }
         loop.schedule(after: tuning.tickInterval, repeating: tuning.tickInterval) {
             [unowned self] in tick()
         }
@@ -155,12 +157,7 @@ final class NodeServer {
 
     /// After the loop ended: flushes and closes the disks.
     func close() {
-        for disk in disks {
-            if disk.failure == nil {
-                for engine in disk.allEngines { try? engine.checkpoint() }
-            }
-            disk.close()
-        }
+        for disk in disks { disk.close() }
     }
 
     func hello(expects: NodeID = .none) -> Hello {
@@ -266,7 +263,7 @@ final class NodeServer {
         payload: UnsafeRawBufferPointer? = nil
     ) {
         if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter.token, error: nil)
+            finishCommand(waiter, error: nil)
         } else {
             respond(waiter) {
                 $0.writeResponse(
@@ -279,7 +276,7 @@ final class NodeServer {
 
     func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
         if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter.token, error: error)
+            finishCommand(waiter, error: error)
         } else {
             let message = Bytes(error.message.utf8)
             respond(waiter) { writer in
@@ -294,8 +291,7 @@ final class NodeServer {
 
     func answerNotLeader(_ waiter: Waiter, _ hint: LeaderHint) {
         if waiter.slot == Waiter.commandSlot {
-            finishCommand(
-                waiter.token, error: DatabaseError(.notLeader, "another replica leads"))
+            finishCommand(waiter, error: DatabaseError(.notLeader, "another replica leads"))
         } else {
             var writer = ByteWriter()
             hint.encode(into: &writer)

@@ -12,7 +12,8 @@ struct Waiter {
     /// The router's token, or the controller's command id.
     var token: UInt64
 
-    /// The waiter is a controller command: `token` is its id.
+    /// The waiter is a controller command: `token` is its id, unique within the controller's term,
+    /// whose low half is `generation`.
     static let commandSlot: Int32 = -1
 }
 

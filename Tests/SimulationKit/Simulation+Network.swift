@@ -36,7 +36,11 @@ extension Simulation {
         guard target.isUp else {
             // A refused connection is noticed, now and then.
             if networkRandom.chance(1, in: 20), case .heartbeat = message {
-                reportUnreachable(replica)
+                // Peers learn of a broken connection soon, each in its own time.
+                for peer in nodes where peer.isRunning && peer.id != replica {
+                    let delay = networkRandom.below(options.delayMicrosMax) * 1_000
+                    heap.push(.unreachable(replica, at: peer.id), at: time + delay)
+                }
             }
             return
         }
@@ -45,17 +49,6 @@ extension Simulation {
             micros = networkRandom.below(1_000_000)
         }
         heap.push(.deliver(from: node.id, to: replica, message), at: time + micros * 1_000)
-    }
-
-    /// Peers learn of a broken connection at some time soon; only those that a link reaches.
-    private func reportUnreachable(_ replica: ReplicaID) {
-        for node in nodes where node.isRunning && node.id != replica {
-            var ignored = Effects()
-            node.replica!.step(
-                .unreachable(replica), now: node.localTime(time), into: &ignored)
-            precondition(ignored.messages.isEmpty && ignored.persists.isEmpty)
-            scheduleTimer(node)
-        }
     }
 
     // MARK: Faults

@@ -28,6 +28,7 @@ public struct SimulationReport: Sendable {
 
 enum SimulationEvent {
     case deliver(from: ReplicaID, to: ReplicaID, Message)
+    case unreachable(ReplicaID, at: ReplicaID)
     case timer(Int, incarnation: UInt64)
     case diskDone(Int, incarnation: UInt64)
     case apply(Int, incarnation: UInt64)
@@ -146,6 +147,8 @@ public final class Simulation {
             trace.add(UInt64(from.rawValue) << 32 | UInt64(to.rawValue))
             trace.add(message)
             try step(node(to), .event(.message(from: from, message)))
+        case .unreachable(let replica, let peer):
+            try step(node(peer), .event(.unreachable(replica)))
         case .timer(let place, let incarnation):
             let node = nodes[place]
             guard node.incarnation == incarnation, node.isUp, node.timerAt == time else { return }

@@ -1,0 +1,99 @@
+# What can be done with this repository; `make` alone prints the list.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# The one list of Debian packages: libraries to build against, tools that the tests use.
+PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
+    libisal-dev pkg-config redis-tools curl python3 python3-venv
+
+SWIFT ?= swift
+# Every import must be a declared dependency. The same flags everywhere, so that nothing is built
+# twice.
+SWIFT_FLAGS := --explicit-target-dependency-import-check error
+LINTED := Sources Tests Package.swift
+# For `make sim`, `make bench` and `make test`: ARGS="--seed 7".
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## install the Debian packages that are missing
+	@set -e; missing=(); \
+	for package in $(PACKAGES); do \
+	    status=$$(dpkg-query -W -f '$${Status}' "$$package" 2>/dev/null || true); \
+	    [[ "$$status" == "install ok installed" ]] || missing+=("$$package"); \
+	done; \
+	if ! command -v $(SWIFT) >/dev/null; then \
+	    echo "deps: no Swift toolchain: install Swift 6.3 or newer from https://swift.org/install" >&2; \
+	    exit 1; \
+	fi; \
+	if [[ $${#missing[@]} -eq 0 ]]; then echo "deps: everything is there"; exit 0; fi; \
+	echo "deps: missing: $${missing[*]}"; \
+	if ! command -v apt-get >/dev/null; then \
+	    echo "deps: no apt-get here: install the equivalents of these packages by hand" >&2; exit 1; \
+	fi; \
+	as_root=(); \
+	if [[ $$(id -u) -ne 0 ]]; then \
+	    if ! command -v sudo >/dev/null; then \
+	        echo "deps: neither root nor sudo: have root run: apt-get install $${missing[*]}" >&2; \
+	        exit 1; \
+	    fi; \
+	    as_root=(sudo); \
+	fi; \
+	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y \
+	    --no-install-recommends "$${missing[@]}"
+
+.PHONY: build
+build: ## build the programs, optimised, into .build/release
+	$(SWIFT) build -c release $(SWIFT_FLAGS)
+
+.PHONY: debug
+debug: ## build programs and tests, unoptimised, into .build/debug
+	$(SWIFT) build --build-tests $(SWIFT_FLAGS)
+
+.PHONY: test
+test: lint debug test-swift test-integration ## lint, build, and run every test
+
+# The pieces of `make test`, for those who know what they want; `test` runs them in this order.
+.PHONY: test-swift
+test-swift: debug
+	$(SWIFT) test --skip-build $(SWIFT_FLAGS) $(ARGS)
+
+.PHONY: test-integration
+test-integration: debug
+	@set -e; \
+	if [[ ! -d Tests/integration ]]; then exit 0; fi; \
+	if [[ ! -x .build/venv/bin/python ]]; then python3 -m venv .build/venv; fi; \
+	.build/venv/bin/pip install --quiet --disable-pip-version-check \
+	    -r Tests/integration/requirements.txt; \
+	RANGEKEEPER_BIN="$$($(SWIFT) build --show-bin-path $(SWIFT_FLAGS))" \
+	    .build/venv/bin/python -m pytest Tests/integration
+
+.PHONY: lint
+lint: ## check the format of all Swift sources
+	$(SWIFT) format lint --strict --parallel --recursive $(LINTED)
+
+.PHONY: format
+format: ## format all Swift sources in place
+	$(SWIFT) format --in-place --parallel --recursive $(LINTED)
+
+.PHONY: playground
+playground: deps build ## a whole cluster on this machine, in the foreground, under ./playground
+	exec .build/release/kvctl playground up --dir playground
+
+.PHONY: sim
+sim: ## the simulator; ARGS="..." goes to kvsim
+	$(SWIFT) build -c release $(SWIFT_FLAGS) --product kvsim
+	.build/release/kvsim $(ARGS)
+
+.PHONY: bench
+bench: build ## the load generator; ARGS="..." goes to kvbench
+	.build/release/kvbench $(ARGS)
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf .build
