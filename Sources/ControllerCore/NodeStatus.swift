@@ -46,5 +46,5 @@ public struct NodeStatus: Sendable {
     var expectedLeaders: Int { leaders + pledges }
 
     /// Whether new replicas may be placed on it.
-    var isEligible: Bool { isLive && !record.isSpare }
+    public var isEligible: Bool { isLive && !record.isSpare }
 }

@@ -10,6 +10,9 @@ public final class FileMetadataStore: LocalMetadataStore {
         /// `fsync`, replaceable so that its failure can be tried. 0 is success.
         public var sync: @Sendable (Int32) -> Int32 = { fsyncRetryingInterrupts($0) }
 
+        /// Told how long each successful sync of the log took.
+        public var onSync: @Sendable (Nanoseconds) -> Void = { _ in }
+
         public init() {}
     }
 
@@ -29,7 +32,4 @@ public final class FileMetadataStore: LocalMetadataStore {
 
     /// Bytes of log since the last snapshot.
     public var logBytes: Int { files.logBytes }
-    /// How often, and for how long in all (nanoseconds), the log was synced.
-    public var syncCount: UInt64 { files.syncCount }
-    public var syncNanoseconds: UInt64 { files.syncNanoseconds }
 }

@@ -18,8 +18,6 @@ final class MetadataFiles: MetadataJournal {
     private var sequence: UInt64 = 0
     private var buffer = ByteWriter()
     private(set) var logBytes = 0
-    private(set) var syncCount: UInt64 = 0
-    private(set) var syncNanoseconds: UInt64 = 0
 
     private init(_ directory: String, lock: Int32, options: FileMetadataStore.Options) {
         self.directory = directory
@@ -123,8 +121,7 @@ final class MetadataFiles: MetadataJournal {
             try writeAll(log, bytes, name: logName)
             let started = monotonicNanoseconds()
             try sync(log, logName)
-            syncNanoseconds += monotonicNanoseconds() - started
-            syncCount += 1
+            options.onSync(Nanoseconds(monotonicNanoseconds() - started))
             logBytes += bytes.count
         }
         if logBytes >= options.snapshotAfterLogBytes { try writeSnapshot(state) }
