@@ -54,9 +54,14 @@ struct StatusReport {
             .number("LEADERS"), .number("HEARTBEAT"), .number("DATA"), .number("DISK FREE"),
             .text("RPC"), .text("ADMIN"),
         ])
-        for node in status["nodes"].elements {
+        let nodes = status["nodes"].elements.sorted {
+            // node-2 before node-10.
+            let (left, right) = ($0["name"].text, $1["name"].text)
+            return (left.utf8.count, left) < (right.utf8.count, right)
+        }
+        for node in nodes {
             let disks = node["disks"].elements
-            let bad = disks.compactMap { $0["state"].string }.filter { $0 != "ok" && $0 != "up" }
+            let bad = disks.compactMap { $0["state"].string }.filter { $0 != "healthy" }
             let state = palette.state(node["state"].text)
             table.add(
                 [
