@@ -90,38 +90,35 @@ public final class BTreeEngine: StorageEngine, @unchecked Sendable {
     public func get<R>(
         _ key: UnsafeRawBufferPointer, _ body: (UnsafeRawBufferPointer?) -> R
     ) throws(DatabaseError) -> R {
-        let overlays = currentOverlays()
+        let view = view(readTransaction)
         try beginRead()
         defer { endRead() }
-        return try LayeredView(overlays: overlays, tree: tree, transaction: readTransaction)
-            .get(key, body)
+        return try view.get(key, body)
     }
 
     public func scan(
         from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?,
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(DatabaseError) {
-        let overlays = currentOverlays()
+        let view = view(readTransaction)
         try beginRead()
         defer { endRead() }
-        try LayeredView(overlays: overlays, tree: tree, transaction: readTransaction)
-            .scan(from: from, to: to, body)
+        try view.scan(from: from, to: to, body)
     }
 
     public func snapshot() throws(DatabaseError) -> any EngineSnapshot {
-        let overlays = currentOverlays()
-        return BTreeSnapshot(
-            LayeredView(overlays: overlays, tree: tree, transaction: try tree.beginRead()))
+        var view = view(readTransaction)
+        view.transaction = try tree.beginRead()
+        return BTreeSnapshot(view)
     }
 
-    /// Precondition of every read: the overlays are taken before the tree's state, so that a
-    /// checkpoint in between only moves changes from where they were seen to where they are seen
-    /// again.
-    private func currentOverlays() -> [Overlay] {
-        layers.withLock { layers in
-            if let flushing = layers.flushing { return [layers.active, flushing] }
-            return layers.active.isEmpty ? [] : [layers.active]
-        }
+    /// The overlays of now. Every read takes them before it begins to see a state of the tree, so
+    /// that a checkpoint in between only moves changes from where they were seen to where they are
+    /// seen again.
+    private func view(_ transaction: OpaquePointer) -> LayeredView {
+        let (active, flushing) = layers.withLock { ($0.active, $0.flushing ?? Overlay()) }
+        return LayeredView(
+            active: active, flushing: flushing, tree: tree, transaction: transaction)
     }
 
     /// Between reads the transaction holds no state of the tree, so that its pages can be reused.
@@ -142,10 +139,10 @@ public final class BTreeEngine: StorageEngine, @unchecked Sendable {
     public func approximateBytes(
         from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?
     ) -> UInt64 {
-        let overlays = currentOverlays()
+        var view = view(readTransaction)
         guard let transaction = try? tree.beginRead() else { return 0 }
         defer { mdb_txn_abort(transaction) }
-        let view = LayeredView(overlays: overlays, tree: tree, transaction: transaction)
+        view.transaction = transaction
         var estimate = SizeEstimate(from: from, to: to)
         try? view.scan(from: from, to: to) { estimate.count($0, $1) }
         return estimate.bytes(treeBytes: tree.usedBytes)

@@ -153,9 +153,9 @@ struct LogRecovery {
             }
             offset += LogFormat.alignment
         }
-        guard end < bytes.count,
-            bytes[end...].contains(where: { $0 != 0 })
-        else { return }
+        guard !isZero(UnsafeRawBufferPointer(rebasing: bytes[min(end, bytes.count)...])) else {
+            return
+        }
         summary.tornTail = "\(path): offset \(end): batch \(nextBatch) was not finished; cut off"
         try check(directory.operations.truncate(file, Int64(end)), "truncate", path)
         try check(directory.operations.allocate(file, Int64(bytes.count)), "allocate", path)
@@ -173,6 +173,12 @@ struct LogRecovery {
         }
         try directory.remove(last.number...last.number)
         segments.removeLast()
+    }
+
+    /// Each byte equals the one before it, and the first is zero.
+    private func isZero(_ bytes: UnsafeRawBufferPointer) -> Bool {
+        guard let base = bytes.baseAddress, !bytes.isEmpty else { return true }
+        return bytes[0] == 0 && memcmp(base, base + 1, bytes.count - 1) == 0
     }
 
     private func damage(_ what: String) -> DatabaseError {

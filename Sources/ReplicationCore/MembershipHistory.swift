@@ -17,19 +17,25 @@ struct MembershipHistory: Sendable {
         (records.last { $0.index <= index } ?? records[0]).membership
     }
 
+    /// Whether `replica` votes in the membership in force at `commit` or in any later one. Until a
+    /// membership without it is committed, a replica may hold entries that the others need to go on,
+    /// so it must be able to lead (Ongaro 2014, section 4.2.2).
+    func isVoter(_ replica: ReplicaID, sinceCommit commit: LogIndex) -> Bool {
+        for record in records.reversed() {
+            if record.membership.isVoter(replica) { return true }
+            if record.index <= commit { return false }
+        }
+        return false
+    }
+
     mutating func append(index: LogIndex, membership: Membership) {
         precondition(index > currentIndex)
         records.append((index, membership))
     }
 
-    /// Forgets memberships at or above `first`; true when the one in force changed.
-    mutating func truncate(from first: LogIndex) -> Bool {
-        var changed = false
-        while records.count > 1, currentIndex >= first {
-            records.removeLast()
-            changed = true
-        }
-        return changed
+    /// Forgets memberships at or above `first`.
+    mutating func truncate(from first: LogIndex) {
+        while records.count > 1, currentIndex >= first { records.removeLast() }
     }
 
     /// Forgets what was superseded at or below `index`.

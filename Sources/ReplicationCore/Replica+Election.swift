@@ -30,7 +30,7 @@ extension Replica {
     // MARK: Candidates
 
     mutating func nominate(_ term: Term, now: Instant, into effects: inout Effects) {
-        guard term > hardState.term, role != .leader, membership.isVoter(id) else { return }
+        guard term > hardState.term, role != .leader, isElectable else { return }
         resetFallback(now)
         nomination = (term, now + tuning.electionTimeout)
         maybeStartNominated(now: now, into: &effects)
@@ -70,7 +70,7 @@ extension Replica {
         maybeWin(now: now, into: &effects)
     }
 
-    /// Starts a real election at `term`. Precondition: above the own term, and a voter.
+    /// Starts a real election at `term`. Precondition: above the own term.
     mutating func campaign(
         term: Term, leaseReleased: Bool, now: Instant, into effects: inout Effects
     ) {

@@ -21,7 +21,7 @@ extension Replica {
             effects.messages.append((from, refusal))
             return
         }
-        guard take(entries, now: now, into: &effects) else { return }
+        guard take(entries) else { return }
         matched = max(matched, min(previous.index.advanced(by: entries.count), log.lastIndex))
         commit = max(commit, min(leaderCommit, matched))
         sendWhenDurable(
@@ -31,9 +31,7 @@ extension Replica {
 
     /// Adds what the log lacks and replaces what contradicts. False when the entries contradict a
     /// committed one, or a membership does not decode: then nothing of the message may count.
-    private mutating func take(
-        _ entries: [LogEntry], now: Instant, into effects: inout Effects
-    ) -> Bool {
+    private mutating func take(_ entries: [LogEntry]) -> Bool {
         var place = 0
         while place < entries.count, entries[place].index <= log.lastIndex {
             let entry = entries[place]
@@ -48,19 +46,16 @@ extension Replica {
             guard let membership = try? Membership.decode(entry.payload) else { return false }
             newMemberships.append((entry.index, membership))
         }
-        var changed = false
         if first <= log.lastIndex {
             log.truncate(from: first)
             durability.truncated(from: first)
-            changed = memberships.truncate(from: first)
+            memberships.truncate(from: first)
         }
         for entry in entries[place...] { log.append(entry) }
         durability.appended(first)
         for new in newMemberships {
             memberships.append(index: new.index, membership: new.membership)
-            changed = true
         }
-        if changed { membershipChanged(now: now, into: &effects) }
         return true
     }
 
@@ -131,7 +126,6 @@ extension Replica {
                 log.reset(to: position)
                 durability.reset(to: position)
                 memberships.reset(index: position.index, membership: membership)
-                membershipChanged(now: now, into: &effects)
             }
             commit = max(commit, position.index)
             matched = max(matched, commit)

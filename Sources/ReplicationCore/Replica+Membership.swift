@@ -97,7 +97,7 @@ extension Replica {
     ) {
         let index = appendOwn(kind: .membership, payload: next.encoded())
         memberships.append(index: index, membership: next)
-        membershipChanged(now: now, into: &effects)
+        rebuildFollowers(now: now)
         sendAppendsToAll(now: now, into: &effects)
     }
 

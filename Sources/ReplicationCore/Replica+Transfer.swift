@@ -38,7 +38,7 @@ extension Replica {
         transfer = nil
         // Without a lease this term is of little use: the promises name this replica, so it can
         // win the next term at once.
-        if lease.isForfeited, membership.isVoter(id) {
+        if lease.isForfeited {
             campaign(term: term.next(), leaseReleased: false, now: now, into: &effects)
         }
     }

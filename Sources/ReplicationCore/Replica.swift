@@ -12,7 +12,7 @@ public struct Replica: Sendable {
         case preCandidate = 1
         case candidate = 2
         case leader = 3
-        /// Not a voter of the membership in force: receives the log, never campaigns.
+        /// Votes in no membership that may be in force: receives the log, never campaigns.
         case learner = 4
     }
 
@@ -102,7 +102,7 @@ public struct Replica: Sendable {
                 memberships.append(index: entry.index, membership: membership)
             }
         }
-        role = membership.isVoter(id) ? .follower : .learner
+        role = isElectable ? .follower : .learner
         resetFallback(now)
     }
 
@@ -154,6 +154,7 @@ public struct Replica: Sendable {
         case .snapshotSent(let replica, let position, let succeeded):
             snapshotSent(to: replica, position: position, succeeded: succeeded)
         }
+        updateRole(now: now, into: &effects)
         flush(into: &effects)
     }
 
@@ -242,26 +243,24 @@ public struct Replica: Sendable {
             isLeaseReleased = false
             resetFallback(now)
         }
-        let newRole: Role = membership.isVoter(id) ? .follower : .learner
+        let newRole: Role = isElectable ? .follower : .learner
         if newRole != role || leader != self.leader { effects.roleChanged = true }
         role = newRole
         self.leader = leader
         if let pending = nomination, pending.term <= hardState.term { nomination = nil }
     }
 
-    /// Call after the membership in force changed.
-    mutating func membershipChanged(now: Instant, into effects: inout Effects) {
-        switch role {
-        case .leader:
-            rebuildFollowers(now: now)
-        case .follower, .learner, .candidate, .preCandidate:
-            let newRole: Role = membership.isVoter(id) ? .follower : .learner
-            if (newRole == .learner) != (role == .learner) {
-                role = newRole
-                effects.roleChanged = true
-                resetFallback(now)
-            }
+    /// Whether this replica may have to lead.
+    var isElectable: Bool { memberships.isVoter(id, sinceCommit: commit) }
+
+    /// Memberships came, went or were committed: a follower may have become a learner, or back.
+    mutating func updateRole(now: Instant, into effects: inout Effects) {
+        guard role == .follower || role == .learner, isElectable == (role == .learner) else {
+            return
         }
+        role = role == .learner ? .follower : .learner
+        effects.roleChanged = true
+        resetFallback(now)
     }
 
     mutating func resetFallback(_ now: Instant) {

@@ -37,7 +37,7 @@ public enum Partitioning: Hashable, Sendable, CustomStringConvertible {
         case .range: return 0
         case .hash(let count):
             // Multiply-shift keeps each virtual range a contiguous piece of the hash space.
-            return UInt16((stableHash(key) >> 32) &* UInt64(count) >> 32)
+            return UInt16(((stableHash(key) >> 32) &* UInt64(count)) >> 32)
         }
     }
 

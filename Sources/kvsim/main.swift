@@ -78,7 +78,7 @@ func cpuSeconds() -> Double {
 }
 
 func describe(_ report: SimulationReport) -> String {
-    "seed \(report.seed): \(report.failure ?? "ok"), digest \(String(report.digest, radix: 16)),"
+    "\(report.failure ?? "ok"), digest \(String(report.digest, radix: 16)),"
         + " \(report.events) events, \(report.committed) committed,"
         + " \(report.acknowledgedWrites) acknowledged, \(report.leaseReads) lease reads,"
         + " \(report.quorumReads) quorum reads, \(report.leaderships) leaderships,"
@@ -98,10 +98,15 @@ func runAll(_ arguments: Arguments) -> Int32 {
         let options = SimulationOptions(
             seed: seed, replicas: arguments.replicas, seconds: arguments.seconds,
             canary: arguments.canary)
+        if arguments.isVerbose {
+            // Before the run, so that even a trap leaves the seed on the screen.
+            print("seed \(seed)", terminator: ": ")
+            fflush(nil)
+        }
         let report = Simulation.run(options)
         simulated += Double(report.simulatedNanoseconds) / 1e9
         writes += report.acknowledgedWrites
-        if arguments.isVerbose || count == 1 { print(describe(report)) }
+        if arguments.isVerbose { print(describe(report)) }
         if let failure = report.failure {
             var command = "kvsim --seed \(seed) --seconds \(arguments.seconds)"
             if let replicas = arguments.replicas { command += " --replicas \(replicas)" }

@@ -28,6 +28,7 @@ public struct SimulationReport: Sendable {
 
 enum SimulationEvent {
     case deliver(from: ReplicaID, to: ReplicaID, Message)
+    case unreachable(ReplicaID, at: ReplicaID)
     case timer(Int, incarnation: UInt64)
     case diskDone(Int, incarnation: UInt64)
     case apply(Int, incarnation: UInt64)
@@ -40,6 +41,8 @@ enum SimulationEvent {
     case heal(UInt64)
     case resume(Int, incarnation: UInt64)
     case restart(Int)
+    /// A crash and an immediate restart.
+    case bounce(Int)
     case snapshotArrives(from: Int, incarnation: UInt64, to: ReplicaID, RegisterMachine)
     case snapshotReport(
         Int, incarnation: UInt64, to: ReplicaID, position: LogPosition, succeeded: Bool)
@@ -146,6 +149,8 @@ public final class Simulation {
             trace.add(UInt64(from.rawValue) << 32 | UInt64(to.rawValue))
             trace.add(message)
             try step(node(to), .event(.message(from: from, message)))
+        case .unreachable(let replica, let peer):
+            try step(node(peer), .event(.unreachable(replica)))
         case .timer(let place, let incarnation):
             let node = nodes[place]
             guard node.incarnation == incarnation, node.isUp, node.timerAt == time else { return }
@@ -174,6 +179,8 @@ public final class Simulation {
             if nodes[place].incarnation == incarnation { try resume(nodes[place]) }
         case .restart(let place):
             start(nodes[place])
+        case .bounce(let place):
+            bounce(nodes[place])
         case .snapshotArrives(let from, let incarnation, let to, let machine):
             try receiveSnapshot(from: from, incarnation: incarnation, to: node(to), machine)
         case .snapshotReport(let place, let incarnation, let to, let position, let succeeded):

@@ -60,12 +60,40 @@ final class EngineFixture {
             memory.crash()
             return
         }
+        // A compaction may remove a file while it is copied: then the copy is no state that a crash
+        // leaves, and is made again.
+        var attempts = 0
+        while true {
+            attempts += 1
+            do {
+                let copy = try copied()
+                let reopened = try kind.open(copy.path + "/engine", expectExisting: true)
+                engine.close()
+                directory = copy
+                engine = reopened
+                return
+            } catch {
+                if attempts == 20 { throw error }
+            }
+        }
+    }
+
+    /// What names other files comes first, so that all it names is there or missed at once.
+    private func copied() throws -> TemporaryDirectory {
         let copy = TemporaryDirectory()
-        try FileManager.default.copyItem(
-            atPath: directory.path + "/engine", toPath: copy.path + "/engine")
-        engine.close()
-        directory = copy
-        engine = try kind.open(directory.path + "/engine", expectExisting: true)
+        let source = directory.path + "/engine"
+        let target = copy.path + "/engine"
+        try FileManager.default.createDirectory(
+            atPath: target, withIntermediateDirectories: true)
+        func rank(_ name: String) -> Int {
+            name == "CURRENT" ? 0 : name.hasPrefix("MANIFEST") ? 1 : 2
+        }
+        let names = try FileManager.default.contentsOfDirectory(atPath: source)
+        for name in names.sorted(by: { (rank($0), $0) < (rank($1), $1) }) {
+            try FileManager.default.copyItem(
+                atPath: source + "/" + name, toPath: target + "/" + name)
+        }
+        return copy
     }
 
     func put(_ records: (Bytes, Bytes)...) throws(DatabaseError) {

@@ -1,0 +1,290 @@
+// Who leads: reports, nominations and the balance of leaders.
+//
+// A group without a leader gets a nominee at a term above every known one: stored first, then told.
+// A nominee that does not lead in time is followed by the next. A leader that is heard of is never
+// deposed here; safety never depends on any of this, for the nominee must still win its group.
+
+import KVBase
+import ShardCore
+
+extension Controller {
+    mutating func observe(
+        _ report: ReplicaReport, of node: NodeID, now: Instant, into effects: inout ControllerEffects
+    ) {
+        guard let group = groups[report.group],
+            let index = group.placementIndex(replica: report.replica),
+            group.record.placements[index].node == node
+        else { return }
+        groups.update(report.group) { group in
+            group.reports[index] = report
+            group.reportedAt[index] = now
+            group.createdMask |= 1 << index
+        }
+        let leads = report.role == .leader && report.state == .active
+        if leads {
+            if report.term > group.leader.term
+                || (report.term == group.leader.term && group.leader.node != node)
+            {
+                install(
+                    GroupLeader(group: report.group, term: report.term, node: node), now: now,
+                    into: &effects)
+            }
+            if let known = groups[report.group], known.leader.node == node,
+                known.leader.term == report.term, known.isServing != report.isServing
+            {
+                groups.update(report.group) { $0.isServing = report.isServing }
+                touchProcedures(of: report.group)
+            }
+        } else if group.leader.node == node, report.term >= group.leader.term {
+            // It stepped down: a hand-over may be under way, unless its disk failed.
+            loseLeader(report.group, isLost: report.state == .failed, now: now)
+        }
+        if !leads || group.record.state != .active || group.attempt != nil
+            || group.createdMask != group.stored.createdMask
+        {
+            maybeConsider(report.group, now: now, into: &effects)
+        }
+    }
+
+    /// Records that nobody leads. `isLost`: the leader's node is gone, so nobody hands over.
+    mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
+        guard let group = groups[id], group.hasLeader else { return }
+        nodes.update(group.leader.node) { $0.leaders -= 1 }
+        let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
+        groups.update(id) { group in
+            group.leader = gone
+            group.isServing = false
+            group.leaderlessSince = now
+            group.isLeaderLost = isLost
+        }
+        changes.append(.leader(gone))
+        attend(id)
+    }
+
+    /// Does what the group needs now: replicas, a nomination, an activation.
+    mutating func consider(
+        _ id: GroupID, now: Instant, into effects: inout ControllerEffects
+    ) {
+        guard isActing, let group = groups[id] else { return }
+        maybeStoreGroup(id, into: &effects)
+        createReplicas(of: id, now: now)
+        if group.hasLeader {
+            let isSettled =
+                group.record.state == .active && group.stored.isComplete && !group.isStoring
+            if isSettled { attention.removeAll { $0 == id } }
+            return
+        }
+        if let attempt = group.attempt {
+            guard attempt.isStored else { return }
+            guard now >= attempt.deadline || isBehind(attempt, group) else { return }
+        } else if !isDue(group, now: now) {
+            return
+        }
+        nominate(id, now: now)
+    }
+
+    mutating func nominated(
+        _ list: [(group: GroupID, nomination: Nomination)], now: Instant
+    ) {
+        for (id, nomination) in list {
+            guard let group = groups[id], group.attempt?.nomination == nomination,
+                let index = group.placementIndex(replica: nomination.nominee)
+            else { continue }
+            groups.update(id) { group in
+                group.attempt?.isStored = true
+                group.attempt?.startedAt = now
+                group.attempt?.deadline = now + settings.nominationTimeout
+            }
+            let node = group.record.placements[index].node
+            guard nodes[node]?.isLive == true else {
+                groups.update(id) { $0.attempt?.deadline = now }
+                attend(id)
+                continue
+            }
+            nominationCount += 1
+            let sent = command(
+                node, .nominate(id, nomination.nominee, nomination.term),
+                .nominate(id, nomination.term))
+            groups.update(id) { $0.attempt?.command = sent }
+        }
+    }
+
+    mutating func nominationOutcome(
+        _ id: GroupID, _ term: Term, _ error: DatabaseError?, now: Instant
+    ) {
+        guard error != nil, let group = groups[id], group.attempt?.nomination.term == term else {
+            return
+        }
+        // Refused: the next one, but not in a hot circle.
+        let deadline = now + settings.commandRetryDelay
+        groups.update(id) { $0.attempt?.deadline = deadline }
+    }
+
+    // MARK: Balance
+
+    /// Moves one leader from a node that leads more than the least to one of its followers.
+    mutating func maybeRebalance(now: Instant, into effects: inout ControllerEffects) {
+        guard now >= rebalanceAt, now - lastUnrest >= settings.rebalanceAfter else { return }
+        rebalanceAt = now + settings.rebalanceInterval
+        if let transfer { commands[transfer.command] = nil }
+        transfer = nil
+        var best: (gain: Int, group: GroupID, placement: Placement)?
+        for group in groups.elements where group.hasLeader && group.isServing {
+            guard let from = nodes[group.leader.node],
+                let leaderIndex = group.placementIndex(node: group.leader.node),
+                let leading = group.reports[leaderIndex]
+            else { continue }
+            for (index, placement) in group.record.placements.enumerated() where index != leaderIndex {
+                guard let to = nodes[placement.node], to.isLive, let report = group.reports[index],
+                    report.role == .follower, report.state == .active,
+                    report.lastIndex >= leading.commit
+                else { continue }
+                let gain = from.leaders - to.leaders
+                if gain > 1, gain > best?.gain ?? 1 {
+                    best = (gain, group.record.id, placement)
+                }
+            }
+        }
+        guard let best, let leader = groups[best.group]?.leader.node else { return }
+        let sent = command(
+            leader, .transferLeadership(best.group, to: best.placement.replica),
+            .transfer(best.group))
+        transfer = (best.group, best.placement.node, sent)
+        effects.append(
+            .decided(
+                "moves the leader of group \(best.group) from node \(leader) to node "
+                    + "\(best.placement.node): it leads \(best.gain) groups more"))
+    }
+
+    // MARK: Helpers
+
+    private mutating func install(
+        _ leader: GroupLeader, now: Instant, into effects: inout ControllerEffects
+    ) {
+        guard let group = groups[leader.group] else { return }
+        if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
+        nodes.update(leader.node) { $0.leaders += 1 }
+        endAttempt(leader.group)
+        groups.update(leader.group) { group in
+            group.leader = leader
+            group.isServing = false
+            group.leaderlessSince = nil
+            group.isLeaderLost = false
+            group.attempts = 0
+        }
+        leaderChangeCount += 1
+        changes.append(.leader(leader))
+        if let transfer, transfer.group == leader.group, transfer.to == leader.node {
+            self.transfer = nil
+        } else {
+            lastUnrest = now
+        }
+        effects.append(
+            .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
+        attend(leader.group)
+        touchProcedures(of: leader.group)
+    }
+
+    private mutating func maybeConsider(
+        _ id: GroupID, now: Instant, into effects: inout ControllerEffects
+    ) {
+        guard let group = groups[id] else { return }
+        let isSettled =
+            group.hasLeader && group.record.state == .active && group.stored.isComplete
+        if !isSettled { consider(id, now: now, into: &effects) }
+    }
+
+    /// Whether a leaderless group without an attempt should get a nominee now.
+    private func isDue(_ group: GroupStatus, now: Instant) -> Bool {
+        if group.isLeaderLost { return true }
+        let leaderless = now - (group.leaderlessSince ?? now)
+        let count = group.record.placements.count
+        if group.highestTerm == .none {
+            // A new group: all its replicas, or a majority after a while.
+            let created = group.createdMask.nonzeroBitCount
+            return created == count
+                || (created > count / 2 && leaderless >= settings.commandTimeout)
+        }
+        guard leaderless >= settings.leaderlessGrace else { return false }
+        let allHeard = group.record.placements.allSatisfy {
+            nodes[$0.node].map { $0.isLive && $0.hasReported } ?? false
+        }
+        return allHeard || now - actingSince >= settings.takeOverGrace
+    }
+
+    /// Whether reports that came after the nomination show another replica ahead of the nominee, so
+    /// that it cannot win: logs of a leaderless group stand still.
+    private func isBehind(_ attempt: GroupStatus.Attempt, _ group: GroupStatus) -> Bool {
+        guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
+            let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
+        else { return false }
+        return group.record.placements.indices.contains { index in
+            guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
+                report.term >= attempt.nomination.term,
+                nodes[group.record.placements[index].node]?.isLive == true
+            else { return false }
+            return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)
+        }
+    }
+
+    private struct Nominee {
+        var index: Int
+        var lastTerm: Term
+        var lastIndex: LogIndex
+        var leaders: Int
+        var node: NodeID
+
+        static func isBetter(_ left: Nominee, _ right: Nominee) -> Bool {
+            if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
+                return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
+            }
+            return (left.leaders, left.node) < (right.leaders, right.node)
+        }
+    }
+
+    private mutating func nominate(_ id: GroupID, now: Instant) {
+        guard let group = groups[id] else { return }
+        let isNew = group.highestTerm == .none
+        let last = group.attempt
+        let wasBehind = last.map { isBehind($0, group) } ?? false
+        endAttempt(id)
+        attend(id)
+        var nominees: [Nominee] = []
+        for (index, placement) in group.record.placements.enumerated() {
+            guard let node = nodes[placement.node], node.isLive else { continue }
+            let report = group.reports[index]
+            guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else { continue }
+            if let report, report.state != .active || report.role == .learner { continue }
+            nominees.append(
+                Nominee(
+                    index: index, lastTerm: report?.lastTerm ?? .none,
+                    lastIndex: report?.lastIndex ?? .none,
+                    leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
+        }
+        // Without a majority nobody can win; terms are not burnt for nothing.
+        guard nominees.count > group.record.placements.count / 2 else { return }
+        nominees.sort(by: Nominee.isBetter)
+        let attempts = last == nil || wasBehind ? 0 : group.attempts + 1
+        let chosen = nominees[attempts % nominees.count]
+        let nomination = Nomination(
+            term: group.highestTerm.next(),
+            nominee: group.record.placements[chosen.index].replica)
+        groups.update(id) { group in
+            group.attempts = attempts
+            group.nomination = nomination
+            group.attempt = GroupStatus.Attempt(
+                nomination: nomination, startedAt: now, deadline: .distantFuture)
+        }
+        nodes.update(chosen.node) { $0.pledges += 1 }
+        nominations.append((id, nomination))
+    }
+
+    private mutating func endAttempt(_ id: GroupID) {
+        guard let group = groups[id], let attempt = group.attempt else { return }
+        if let index = group.placementIndex(replica: attempt.nomination.nominee) {
+            nodes.update(group.record.placements[index].node) { $0.pledges -= 1 }
+        }
+        commands[attempt.command] = nil
+        groups.update(id) { $0.attempt = nil }
+    }
+}

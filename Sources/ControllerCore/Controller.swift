@@ -1,0 +1,380 @@
+// The acting controller as a deterministic state machine: what it knows, and the one door in.
+//
+// Nothing is acted on before it is stored: a decision becomes a `store` effect with a continuation,
+// and the continuation runs when the store answers. The store answers in the order of the effects,
+// so a later decision may build on an earlier one that is still on its way. A refused or failed
+// transaction means another controller acts, or the store is gone: this one resigns.
+
+import KVBase
+import ShardCore
+
+public struct Controller: Sendable {
+    enum Standing: Sendable { case idle, takingOver, acting, resigned }
+
+    /// What to do once a transaction is durable.
+    enum Continuation: Sendable {
+        case takenOver
+        case admission(Admission)
+        case groupsFormed([GroupRecord])
+        case groupChanged(GroupRecord)
+        case nominated([(group: GroupID, nomination: Nomination)])
+        case table(TableID)
+    }
+
+    /// What a command is for, to be found by its id when its outcome comes.
+    enum CommandTarget: Sendable {
+        case createReplica(GroupID, placement: Int)
+        case nominate(GroupID, Term)
+        case transfer(GroupID)
+        case shard(TableID, ShardID)
+    }
+
+    public let settings: ControllerSettings
+    var standing = Standing.idle
+    /// Drawn when the cluster was founded.
+    public internal(set) var cluster: UInt64
+    /// The term in which this controller acts.
+    public internal(set) var term: Term
+    let lease: LeaseID
+    /// As found in the snapshot, for taking over.
+    let isFounding: Bool
+    let actingBefore: (holder: String, revision: Revision)?
+    /// The revision of the term record: every transaction compares it, so a deposed controller
+    /// changes nothing.
+    var termRevision: Revision
+    var actingSince: Instant = .origin
+    /// The newest revision of the metadata store that this controller knows of.
+    public internal(set) var revision: Revision
+
+    var ids: IDAllocators
+    public internal(set) var nodes = SortedRecords<NodeID, NodeStatus>()
+    public internal(set) var groups = SortedRecords<GroupID, GroupStatus>()
+    /// As stored, whatever their state.
+    public internal(set) var tables = SortedRecords<TableID, Table>()
+    public internal(set) var shards = SortedRecords<ShardID, Shard>()
+    public internal(set) var shardReports = SortedRecords<ShardID, ShardReport>()
+
+    /// Tables that are not being dropped, by name; those being created included. For look-up only.
+    var names: [String: TableID] = [:]
+    /// For look-up only.
+    var connections: [ConnectionID: NodeID] = [:]
+    var admissions: [Admission] = []
+    /// Groups on their way to the store.
+    var plannedGroups: [GroupRecord] = []
+    /// Shards per group, those of procedures included. For look-up only.
+    var shardCounts: [GroupID: Int] = [:]
+    /// Groups that want a leader, replicas or an activation; sorted.
+    var attention: [GroupID] = []
+    var procedures = SortedRecords<TableID, TableProcedure>()
+    /// Procedures whose commands want a look in this step; sorted.
+    var touchedProcedures: [TableID] = []
+    /// Requests that wait until enough nodes are there, while the cluster starts.
+    var parked: [(waiter: TableProcedure.Waiter, request: TableRequest)] = []
+    var firstNodeAt: Instant?
+    var lastNodeAt: Instant = .origin
+    /// There are groups of the default kind.
+    var hasFormed = false
+    /// The last change of leaders or nodes that was not this controller's own balancing.
+    var lastUnrest: Instant = .origin
+    var rebalanceAt: Instant = .origin
+    /// The leader move for balance under way.
+    var transfer: (group: GroupID, to: NodeID, command: UInt64)?
+
+    var continuations: [(ticket: StoreTicket, continuation: Continuation)] = []
+    var ticketsIssued: UInt64 = 0
+    var commandsIssued: UInt64 = 0
+    /// For look-up only.
+    var commands: [UInt64: CommandTarget] = [:]
+
+    var map = MapJournal()
+    // Gathered in a step, sent at its end.
+    var changes: [MapChange] = []
+    var nominations: [(group: GroupID, nomination: Nomination)] = []
+    var outgoing = SortedRecords<NodeID, [NodeCommand]>()
+    var answers: [(RequestID, DatabaseError?)] = []
+
+    // Counters since the start, for metrics.
+    public internal(set) var nominationCount: UInt64 = 0
+    public internal(set) var leaderChangeCount: UInt64 = 0
+    public internal(set) var heartbeatCount: UInt64 = 0
+    public internal(set) var heartbeatsIgnoredCount: UInt64 = 0
+
+    /// Reads everything durable from `snapshot`, which holds all keys. `lease` is a fresh lease of
+    /// this process; `clusterCandidate` becomes the cluster id when the store is empty (not zero).
+    public init(
+        settings: ControllerSettings, snapshot: MetadataSnapshot, lease: LeaseID,
+        clusterCandidate: UInt64, now: Instant
+    ) throws(DatabaseError) {
+        precondition(clusterCandidate != 0)
+        let durable = try DurableState(snapshot)
+        self.settings = settings
+        self.lease = lease
+        isFounding = durable.cluster == 0
+        cluster = isFounding ? clusterCandidate : durable.cluster
+        term = durable.term
+        termRevision = durable.termRevision
+        actingBefore = durable.acting
+        ids = durable.ids
+        revision = snapshot.revision
+        for node in durable.nodes {
+            nodes.set(NodeStatus(record: node, lastHeard: now), for: node.id)
+        }
+        for record in durable.groups { insert(record) }
+        for (group, nomination) in durable.nominations {
+            groups.update(group) { $0.nomination = nomination }
+        }
+        for table in durable.tables { tables.set(table, for: table.id) }
+        for shard in durable.shards {
+            shards.set(shard, for: shard.id)
+            shardCounts[shard.group, default: 0] += 1
+        }
+        resumeProcedures()
+    }
+
+    public var isActing: Bool { standing == .acting }
+    public var hasResigned: Bool { standing == .resigned }
+    public var proceduresInFlight: Int { procedures.count }
+
+    /// Takes one event. Effects are appended in the order in which they must be carried out.
+    public mutating func step(
+        _ event: ControllerEvent, now: Instant, into effects: inout ControllerEffects
+    ) {
+        if standing == .resigned {
+            if case .tableRequest(let request, _) = event {
+                effects.append(.answer(request, notActing))
+            }
+            return
+        }
+        switch event {
+        case .start: takeOver(into: &effects)
+        case .tick: if isActing { tick(now: now, into: &effects) }
+        case .stored(let ticket, let revision):
+            stored(ticket, at: revision, now: now, into: &effects)
+        case .storeFailed(_, let error): return resign(error, into: &effects)
+        case .leaseLost:
+            return resign(
+                DatabaseError(.fenced, "the lease to act has ended"), into: &effects)
+        case .register(let connection, let registration):
+            register(connection, registration, now: now, into: &effects)
+        case .heartbeat(let connection, let heartbeat):
+            observe(heartbeat, on: connection, now: now, into: &effects)
+        case .outcomes(let connection, let outcomes):
+            observe(outcomes, on: connection, now: now, into: &effects)
+        case .unreachable(let connection, let node):
+            observeUnreachable(node, by: connection, now: now, into: &effects)
+        case .connectionClosed(let connection): closed(connection, now: now, into: &effects)
+        case .tableRequest(let request, let body):
+            handle(request, body, now: now, into: &effects)
+        }
+        flush(now: now, into: &effects)
+    }
+
+    // MARK: Taking over
+
+    private mutating func takeOver(into effects: inout ControllerEffects) {
+        precondition(standing == .idle)
+        if let actingBefore, actingBefore.holder != settings.name {
+            effects.append(.standBy(holder: actingBefore.holder))
+            return
+        }
+        standing = .takingOver
+        term = term.next()
+        var transaction = MetadataTransaction()
+        transaction.comparisons = [
+            .init(key: StoreKey.term, modRevision: termRevision),
+            .init(key: StoreKey.acting, modRevision: actingBefore?.revision ?? .none),
+        ]
+        if isFounding {
+            transaction.comparisons.append(.init(key: StoreKey.cluster, modRevision: .none))
+            transaction.put(StoreKey.cluster) { $0.write(cluster) }
+            transaction.put(ids)
+        }
+        transaction.put(StoreKey.term) {
+            $0.write(term)
+            $0.write(settings.name)
+        }
+        transaction.changes.append(
+            .put(key: StoreKey.acting, value: Bytes(settings.name.utf8), lease: lease))
+        issue(transaction, .takenOver, into: &effects)
+    }
+
+    private mutating func tookOver(now: Instant, into effects: inout ControllerEffects) {
+        standing = .acting
+        termRevision = revision
+        actingSince = now
+        lastUnrest = now
+        map.begin(term: term)
+        for group in groups.elements {
+            groups.update(group.record.id) { $0.leaderlessSince = now }
+            attend(group.record.id)
+        }
+        for node in nodes.elements {
+            nodes.update(node.record.id) { $0.lastHeard = now }
+        }
+        for procedure in procedures.elements { touch(procedure.table.id) }
+        effects.append(.acting(term))
+        effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
+    }
+
+    private mutating func resign(_ error: DatabaseError, into effects: inout ControllerEffects) {
+        standing = .resigned
+        for procedure in procedures.elements {
+            for waiter in procedure.waiters + procedure.dropWaiters {
+                effects.append(.answer(waiter.request, notActing))
+            }
+        }
+        for (waiter, _) in parked { effects.append(.answer(waiter.request, notActing)) }
+        for (request, error) in answers { effects.append(.answer(request, error ?? notActing)) }
+        effects.append(.resign(error))
+    }
+
+    var notActing: DatabaseError {
+        DatabaseError(.unavailable, "this controller does not act; ask again")
+    }
+
+    // MARK: Storing
+
+    /// Stores a transaction under this controller's term.
+    mutating func store(
+        _ transaction: MetadataTransaction, then continuation: Continuation,
+        into effects: inout ControllerEffects
+    ) {
+        precondition(isActing)
+        var fenced = transaction
+        fenced.comparisons.append(.init(key: StoreKey.term, modRevision: termRevision))
+        issue(fenced, continuation, into: &effects)
+    }
+
+    private mutating func issue(
+        _ transaction: MetadataTransaction, _ continuation: Continuation,
+        into effects: inout ControllerEffects
+    ) {
+        ticketsIssued += 1
+        let ticket = StoreTicket(ticketsIssued)
+        continuations.append((ticket, continuation))
+        effects.append(.store(transaction, ticket))
+    }
+
+    private mutating func stored(
+        _ ticket: StoreTicket, at revision: Revision, now: Instant,
+        into effects: inout ControllerEffects
+    ) {
+        precondition(
+            continuations.first?.ticket == ticket, "the store answers in order, once each")
+        let continuation = continuations.removeFirst().continuation
+        self.revision = max(self.revision, revision)
+        switch continuation {
+        case .takenOver: tookOver(now: now, into: &effects)
+        case .admission(let admission): admitted(admission, now: now, into: &effects)
+        case .groupsFormed(let records): formed(records, now: now)
+        case .groupChanged(let record): changed(record, now: now)
+        case .nominated(let list): nominated(list, now: now)
+        case .table(let id): tableStored(id, now: now, into: &effects)
+        }
+    }
+
+    // MARK: The end of a step
+
+    private mutating func flush(now: Instant, into effects: inout ControllerEffects) {
+        guard standing != .idle else { return }
+        let touched = touchedProcedures
+        touchedProcedures.removeAll()
+        for table in touched { pump(table, now: now, into: &effects) }
+        if !nominations.isEmpty {
+            let list = nominations
+            nominations.removeAll()
+            var transaction = MetadataTransaction()
+            for (group, nomination) in list {
+                transaction.put(StoreKey.nomination(group)) { nomination.encode(into: &$0) }
+            }
+            store(transaction, then: .nominated(list), into: &effects)
+        }
+        if !changes.isEmpty {
+            effects.append(.publish(map.append(changes)))
+            changes.removeAll()
+        }
+        if !outgoing.isEmpty {
+            for node in nodes.elements {
+                guard let commands = outgoing[node.record.id], let connection = node.connection
+                else { continue }
+                effects.append(
+                    .send(
+                        connection,
+                        NodeCommands(
+                            controllerTerm: term, sequence: node.sequence, commands: commands)))
+            }
+            outgoing = SortedRecords()
+        }
+        for (request, error) in answers { effects.append(.answer(request, error)) }
+        answers.removeAll()
+    }
+
+    /// Sends a command with this step's batch; returns its id.
+    mutating func command(
+        _ node: NodeID, _ action: NodeCommand.Action, _ target: CommandTarget
+    ) -> UInt64 {
+        commandsIssued += 1
+        let command = NodeCommand(id: commandsIssued, action: action)
+        commands[command.id] = target
+        if !outgoing.update(node, { $0.append(command) }) { outgoing.set([command], for: node) }
+        return command.id
+    }
+
+    private mutating func observe(
+        _ outcomes: [CommandOutcome], on connection: ConnectionID, now: Instant,
+        into effects: inout ControllerEffects
+    ) {
+        guard isActing, let node = connections[connection] else { return }
+        for outcome in outcomes where outcome.controllerTerm == term {
+            guard let target = commands.removeValue(forKey: outcome.id) else { continue }
+            switch target {
+            case .createReplica(let group, let placement):
+                replicaOutcome(
+                    group, placement, node, outcome.error, now: now, into: &effects)
+            case .nominate(let group, let term):
+                nominationOutcome(group, term, outcome.error, now: now)
+            case .transfer(let group):
+                if transfer?.group == group { transfer = nil }
+            case .shard(let table, let shard):
+                shardOutcome(table, shard, outcome, now: now, into: &effects)
+            }
+        }
+    }
+
+    // MARK: Time
+
+    private mutating func tick(now: Instant, into effects: inout ControllerEffects) {
+        checkNodes(now: now, into: &effects)
+        maybeForm(now: now, into: &effects)
+        for group in attention { consider(group, now: now, into: &effects) }
+        for procedure in procedures.elements where procedure.phase == .commanding {
+            touch(procedure.table.id)
+        }
+        expireWaiters(now: now)
+        retryParked(now: now, into: &effects)
+        maybeRebalance(now: now, into: &effects)
+    }
+
+    // MARK: Small helpers
+
+    mutating func attend(_ group: GroupID) { Self.insert(group, into: &attention) }
+    mutating func touch(_ table: TableID) { Self.insert(table, into: &touchedProcedures) }
+
+    static func insert<ID: Comparable>(_ id: ID, into list: inout [ID]) {
+        if let last = list.last, last < id { return list.append(id) }
+        let position = list.firstIndex { $0 >= id } ?? list.count
+        if position < list.count, list[position] == id { return }
+        list.insert(id, at: position)
+    }
+}
+
+/// Sixteen hexadecimal digits.
+func hex(_ value: UInt64) -> String {
+    let digits = String(value, radix: 16)
+    return String(repeating: "0", count: 16 - digits.utf8.count) + digits
+}
+
+extension Controller {
+    /// Shards placed in a group, those of tables being created or dropped included.
+    public func shardCount(of group: GroupID) -> Int { shardCounts[group] ?? 0 }
+}

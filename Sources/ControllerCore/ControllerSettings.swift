@@ -1,0 +1,49 @@
+// What the operator and the engineers may tune in the controller.
+
+import KVBase
+
+public struct ControllerSettings: Hashable, Sendable {
+    /// This controller, in logs and as holder of the acting lease.
+    public var name: String
+    /// Groups formed at first, and per further kind of group that a table asks for.
+    public var groupsInitial = 2
+    /// Replicas of a group when a table does not say. 1, 3 or 5.
+    public var replicasDefault = 3
+    /// A node not heard for this long is suspect; its leaders are replaced.
+    public var nodeSuspectAfter: Nanoseconds = .milliseconds(600)
+    /// A node not heard for this long is down.
+    public var nodeDownAfter: Nanoseconds = .seconds(5)
+
+    /// Nodes are awaited for this long after the first one came, so that groups can spread.
+    public var formationDelay: Nanoseconds = .seconds(2)
+    /// Formation starts earlier when enough nodes are there and none came for this long.
+    public var formationQuiet: Nanoseconds = .milliseconds(500)
+    /// A heartbeat is due this long after the one before; a peer's report that a node is unreachable
+    /// counts when it is overdue.
+    public var heartbeatDue: Nanoseconds = .milliseconds(200)
+    /// Nominated anew when the nominee did not lead by then.
+    public var nominationTimeout: Nanoseconds = .milliseconds(400)
+    /// A group whose leader is lost in silence (a hand-over, an election of its own) is left alone for
+    /// this long.
+    public var leaderlessGrace: Nanoseconds = .milliseconds(400)
+    /// After taking over, nodes have this long to come back before their leaders count as gone.
+    public var takeOverGrace: Nanoseconds = .seconds(2)
+    /// A command without outcome is repeated after this.
+    public var commandTimeout: Nanoseconds = .seconds(1)
+    /// A refused command is repeated after this.
+    public var commandRetryDelay: Nanoseconds = .milliseconds(50)
+    /// Shard commands under way per group.
+    public var shardCommandsMax = 64
+    /// A table request is answered `.unavailable` after this; its procedure goes on.
+    public var requestDeadline: Nanoseconds = .seconds(10)
+    /// Leaders are moved for balance only after this long without a change of leaders or nodes.
+    public var rebalanceAfter: Nanoseconds = .seconds(10)
+    /// Time between two leader moves for balance.
+    public var rebalanceInterval: Nanoseconds = .seconds(1)
+    /// Total bytes of a new table's split points.
+    public var splitBytesMax = 4 << 20
+    /// Table requests that wait.
+    public var requestsWaitingMax = 10_000
+
+    public init(name: String) { self.name = name }
+}

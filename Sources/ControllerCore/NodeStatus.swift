@@ -1,0 +1,50 @@
+// A node as the controller knows it: the durable record and what was heard of it.
+
+import KVBase
+import ShardCore
+
+public struct NodeStatus: Sendable {
+    public enum Health: String, Sendable {
+        case up
+        /// The connection is lost, peers report it unreachable, or it is silent.
+        case suspect
+        case down
+    }
+
+    public internal(set) var record: Node
+    public internal(set) var health: Health = .suspect
+    /// Nil while it is not connected.
+    public internal(set) var connection: ConnectionID?
+    public internal(set) var incarnation: UInt64 = 0
+    /// When it was last heard of (registration or heartbeat).
+    public internal(set) var lastHeard: Instant
+    public internal(set) var sequence: UInt64 = 0
+    public internal(set) var mapRevision: Revision = .none
+    public internal(set) var loopDelay: Nanoseconds = .zero
+    public internal(set) var disks: [DiskReport] = []
+    /// Replicas placed on it and groups it leads.
+    public internal(set) var replicas = 0
+    public internal(set) var leaders = 0
+    /// Whether a heartbeat came since it registered: what it hosts is known.
+    public internal(set) var hasReported = false
+    /// Peers that found it unreachable since the last heartbeat, by connection.
+    /// Who found it unreachable since the last heartbeat.
+    var reporters: [ConnectionID] = []
+    /// Nominations under way for replicas here.
+    var pledges = 0
+    /// Groups with a replica here, sorted.
+    var groups: [GroupID] = []
+
+    public var isLive: Bool { connection != nil && health == .up }
+
+    /// `up`, `suspect`, `down` or `spare`, as operators read it.
+    public var stateName: String {
+        record.isSpare && health == .up ? "spare" : health.rawValue
+    }
+
+    /// Groups it leads or is about to lead.
+    var expectedLeaders: Int { leaders + pledges }
+
+    /// Whether new replicas may be placed on it.
+    public var isEligible: Bool { isLive && !record.isSpare }
+}

@@ -1,0 +1,214 @@
+// The keys and values under which the controller's records stand in the metadata store.
+//
+// controller/cluster   cluster id 8
+// controller/term      controller term 8, name of the holder
+// controller/acting    name of the holder; attached to its lease
+// controller/ids       next node, group, replica, table, shard id, 4 each
+// node/ID group/ID table/ID shard/ID   the record; ID is 4 bytes, big-endian, so that keys sort by id
+// nomination/ID        of group ID: term 8, nominee 4
+
+import KVBase
+import ShardCore
+
+enum StoreKey {
+    static let cluster = Bytes("controller/cluster".utf8)
+    static let term = Bytes("controller/term".utf8)
+    static let acting = Bytes("controller/acting".utf8)
+    static let ids = Bytes("controller/ids".utf8)
+
+    static let nodePrefix = Bytes("node/".utf8)
+    static let groupPrefix = Bytes("group/".utf8)
+    static let tablePrefix = Bytes("table/".utf8)
+    static let shardPrefix = Bytes("shard/".utf8)
+    static let nominationPrefix = Bytes("nomination/".utf8)
+
+    static func node(_ id: NodeID) -> Bytes { key(nodePrefix, id.rawValue) }
+    static func group(_ id: GroupID) -> Bytes { key(groupPrefix, id.rawValue) }
+    static func table(_ id: TableID) -> Bytes { key(tablePrefix, id.rawValue) }
+    static func shard(_ id: ShardID) -> Bytes { key(shardPrefix, id.rawValue) }
+    static func nomination(_ id: GroupID) -> Bytes { key(nominationPrefix, id.rawValue) }
+
+    private static func key(_ prefix: Bytes, _ id: UInt32) -> Bytes {
+        prefix + withUnsafeBytes(of: id.bigEndian) { Bytes($0) }
+    }
+}
+
+/// The next id of each kind. Ids are never reused: a counter only rises, and is stored with the
+/// record that took the id.
+struct IDAllocators: Hashable, Sendable {
+    var node: UInt32 = 1
+    var group: UInt32 = 1
+    var replica: UInt32 = 1
+    var table: UInt32 = 1
+    var shard: UInt32 = 1
+
+    static func take<ID: IntegerIdentity>(_ counter: inout UInt32) -> ID
+    where ID.RawValue == UInt32 {
+        precondition(counter < UInt32.max)
+        defer { counter += 1 }
+        return ID(rawValue: counter)
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(node)
+        writer.write(group)
+        writer.write(replica)
+        writer.write(table)
+        writer.write(shard)
+    }
+
+    init() {}
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        node = try reader.readUInt32()
+        group = try reader.readUInt32()
+        replica = try reader.readUInt32()
+        table = try reader.readUInt32()
+        shard = try reader.readUInt32()
+    }
+}
+
+/// A group with what is known to be done for it.
+struct GroupRecord: Hashable, Sendable {
+    var group: Group
+    /// Bit i: the replica of placement i was created once. It is never created again: a replica that
+    /// lost its data must not come back empty under its old id.
+    var createdMask: UInt8
+
+    var isComplete: Bool { createdMask == UInt8((1 << group.placements.count) - 1) }
+
+    func encode(into writer: inout ByteWriter) {
+        group.encode(into: &writer)
+        writer.write(createdMask)
+    }
+
+    init(group: Group, createdMask: UInt8 = 0) {
+        self.group = group
+        self.createdMask = createdMask
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        group = try Group(from: &reader)
+        createdMask = try reader.readUInt8()
+        guard group.placements.count <= 7 else {
+            throw DatabaseError(.malformed, "group of \(group.placements.count) replicas")
+        }
+    }
+}
+
+/// The newest nomination of a group: no later one may reuse its term.
+struct Nomination: Hashable, Sendable {
+    var term: Term
+    var nominee: ReplicaID
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(term)
+        writer.write(nominee)
+    }
+
+    init(term: Term, nominee: ReplicaID) {
+        self.term = term
+        self.nominee = nominee
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        term = try reader.read()
+        nominee = try reader.read()
+    }
+}
+
+/// Everything durable, decoded from a snapshot of the store.
+struct DurableState {
+    var cluster: UInt64 = 0
+    var term: Term = .none
+    var termRevision: Revision = .none
+    var acting: (holder: String, revision: Revision)?
+    var ids = IDAllocators()
+    var nodes: [Node] = []
+    var groups: [GroupRecord] = []
+    var tables: [Table] = []
+    var shards: [Shard] = []
+    var nominations: [(GroupID, Nomination)] = []
+
+    init(_ snapshot: MetadataSnapshot) throws(DatabaseError) {
+        for record in snapshot.records {
+            do throws(DatabaseError) {
+                try take(record)
+            } catch {
+                throw DatabaseError(
+                    .storageFailed,
+                    "metadata record \(String(decoding: record.key, as: UTF8.self)): "
+                        + error.message)
+            }
+        }
+    }
+
+    private mutating func take(_ record: MetadataRecord) throws(DatabaseError) {
+        let key = record.key
+        let value = record.value
+        if key == StoreKey.cluster {
+            cluster = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try reader.readUInt64()
+            }
+        } else if key == StoreKey.term {
+            termRevision = record.modRevision
+            term = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                let term: Term = try reader.read()
+                _ = try reader.readString()
+                return term
+            }
+        } else if key == StoreKey.acting {
+            acting = (String(decoding: value, as: UTF8.self), record.modRevision)
+        } else if key == StoreKey.ids {
+            ids = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try IDAllocators(from: &reader)
+            }
+        } else if key.starts(with: StoreKey.nodePrefix) {
+            nodes.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try Node(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.groupPrefix) {
+            groups.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try GroupRecord(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.tablePrefix) {
+            tables.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try Table(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.shardPrefix) {
+            shards.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try Shard(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.nominationPrefix) {
+            let id = key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+            let nomination = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try Nomination(from: &reader)
+            }
+            nominations.append((GroupID(id), nomination))
+        } else {
+            throw DatabaseError(.malformed, "not a record of this version")
+        }
+    }
+}
+
+extension MetadataTransaction {
+    mutating func put(
+        _ key: Bytes, lease: LeaseID = .none, _ body: (inout ByteWriter) -> Void
+    ) {
+        var writer = ByteWriter()
+        body(&writer)
+        changes.append(.put(key: key, value: writer.take(), lease: lease))
+    }
+
+    mutating func put(_ node: Node) { put(StoreKey.node(node.id)) { node.encode(into: &$0) } }
+    mutating func put(_ record: GroupRecord) {
+        put(StoreKey.group(record.group.id)) { record.encode(into: &$0) }
+    }
+    mutating func put(_ table: Table) { put(StoreKey.table(table.id)) { table.encode(into: &$0) } }
+    mutating func put(_ shard: Shard) { put(StoreKey.shard(shard.id)) { shard.encode(into: &$0) } }
+    mutating func put(_ ids: IDAllocators) { put(StoreKey.ids) { ids.encode(into: &$0) } }
+}

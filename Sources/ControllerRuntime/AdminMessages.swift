@@ -1,0 +1,191 @@
+// The JSON that operators' tools exchange with the controller.
+
+import FoundationEssentials
+
+struct AdminRequest: Decodable {
+    struct Arguments: Decodable {
+        var table: String?
+        var name: String?
+        var partitioning: String?
+        var virtualRanges: Int?
+        var engine: String?
+        var replicas: Int?
+        var splits: [String]?
+        var ifMissing: Bool?
+    }
+
+    var verb: String
+    var arguments: Arguments?
+}
+
+struct AdminSuccess<Result: Encodable>: Encodable {
+    var ok = true
+    var result: Result
+}
+
+struct AdminFailure: Encodable {
+    var ok = false
+    var code: String
+    var message: String
+}
+
+struct NothingView: Encodable {}
+
+struct ControllerView: Encodable {
+    var name: String
+    var rpc: String
+    var admin: String
+    var acting: Bool
+    var term: UInt64
+}
+
+struct DiskView: Encodable {
+    var path: String
+    var state: String
+    var totalBytes: UInt64
+    var freeBytes: UInt64
+    var dataBytes: UInt64
+}
+
+struct NodeView: Encodable {
+    var name: String
+    var id: UInt32
+    var state: String
+    var zone: String
+    var rpc: String
+    var admin: String
+    var replicas: Int
+    var leaders: Int
+    var heartbeatAgeMillis: UInt64
+    var disks: [DiskView]
+}
+
+struct NodesView: Encodable {
+    var nodes: [NodeView]
+}
+
+struct ReplicaView: Encodable {
+    var node: String
+    var replica: UInt32
+    var role: String
+    var state: String
+    var lag: UInt64
+}
+
+struct GroupView: Encodable {
+    var id: UInt32
+    var engine: String
+    var state: String
+    var term: UInt64
+    /// Written as null when there is none.
+    @NullWhenMissing var leader: String?
+    var replicas: [ReplicaView]
+}
+
+struct GroupsView: Encodable {
+    var groups: [GroupView]
+}
+
+struct ShardView: Encodable {
+    var id: UInt32
+    var table: String
+    var start: String
+    /// Written as null when the shard has no end.
+    @NullWhenMissing var end: String?
+    var group: UInt32
+    var state: String
+    var epoch: UInt32
+    var bytes: UInt64
+    var records: UInt64
+}
+
+struct ShardsView: Encodable {
+    var shards: [ShardView]
+}
+
+struct TableView: Encodable {
+    var name: String
+    var id: UInt32
+    var partitioning: String
+    var virtualRanges: UInt16?
+    var engine: String
+    var replicas: UInt8
+    var state: String
+    var shards: TableShards
+    var groups: [UInt32]
+    var bytes: UInt64
+    var records: UInt64
+}
+
+/// The shards of a table: their number in lists of tables, themselves where one is described.
+enum TableShards: Encodable {
+    case count(Int)
+    case list([ShardView])
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .count(let count): try container.encode(count)
+        case .list(let list): try container.encode(list)
+        }
+    }
+}
+
+struct TablesView: Encodable {
+    var tables: [TableView]
+}
+
+struct CreatedView: Encodable {
+    var table: TableView
+}
+
+struct RouterView: Encodable {
+    var name: String
+    var resp: String
+    var admin: String
+}
+
+struct StatusView: Encodable {
+    var cluster: String
+    var controllers: [ControllerView]
+    var revision: UInt64
+    var mapRevision: UInt64
+    var nodes: [NodeView]
+    var groups: [GroupView]
+    var tables: Int
+    var routers: [RouterView]
+    var verdict: String
+    var findings: [String]
+}
+
+/// Encodes nil as null instead of leaving the key out.
+@propertyWrapper
+struct NullWhenMissing: Encodable {
+    var wrappedValue: String?
+
+    init(wrappedValue: String?) { self.wrappedValue = wrappedValue }
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        if let wrappedValue {
+            try container.encode(wrappedValue)
+        } else {
+            try container.encodeNil()
+        }
+    }
+}
+
+enum AdminJSON {
+    static func encode(_ value: some Encodable) -> [UInt8] {
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .withoutEscapingSlashes]
+        guard let data = try? encoder.encode(value) else {
+            preconditionFailure("a view holds nothing that JSON cannot")
+        }
+        return [UInt8](data)
+    }
+
+    static func decode(_ bytes: [UInt8]) throws -> AdminRequest {
+        try JSONDecoder().decode(AdminRequest.self, from: Data(bytes))
+    }
+}

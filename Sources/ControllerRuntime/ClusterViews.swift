@@ -1,0 +1,139 @@
+// The cluster as operators see it, computed from the controller's state.
+
+import ControllerCore
+import KVBase
+import ShardCore
+
+struct ClusterViews {
+    let controller: Controller
+    let now: Instant
+
+    func nodes() -> [NodeView] {
+        controller.nodes.elements.map { node in
+            NodeView(
+                name: node.record.name, id: node.record.id.rawValue, state: node.stateName,
+                zone: node.record.zone, rpc: node.record.rpcAddress,
+                admin: node.record.adminAddress, replicas: node.replicas, leaders: node.leaders,
+                heartbeatAgeMillis: (now - node.lastHeard).count / 1_000_000,
+                disks: node.disks.map { disk in
+                    DiskView(
+                        path: disk.path, state: disk.state == .healthy ? "ok" : "\(disk.state)",
+                        totalBytes: disk.totalBytes,
+                        freeBytes: disk.freeBytes, dataBytes: disk.dataBytes)
+                })
+        }
+    }
+
+    func groups() -> [GroupView] {
+        controller.groups.elements.map { group in
+            let leaderIndex = group.record.placements.firstIndex { $0.node == group.leader.node }
+            let head = leaderIndex.flatMap { group.reports[$0]?.lastIndex.rawValue } ?? 0
+            return GroupView(
+                id: group.record.id.rawValue, engine: "\(group.record.engine)",
+                state: "\(group.record.state)", term: group.leader.term.rawValue,
+                leader: group.hasLeader ? name(group.leader.node) : nil,
+                replicas: group.record.placements.enumerated().map { index, placement in
+                    let report = group.reports[index]
+                    let last = report?.lastIndex.rawValue ?? 0
+                    return ReplicaView(
+                        node: name(placement.node), replica: placement.replica.rawValue,
+                        role: "\(report?.role ?? .follower)", state: state(report, placement),
+                        lag: head > last ? head - last : 0)
+                })
+        }
+    }
+
+    func shards(of table: Table? = nil) -> [ShardView] {
+        var views: [ShardView] = []
+        for shard in controller.shards.elements where table == nil || shard.table == table?.id {
+            guard let owner = controller.tables[shard.table] else { continue }
+            views.append(view(shard, owner))
+        }
+        return views
+    }
+
+    func tables() -> [TableView] {
+        // One walk over all shards, however many tables there are.
+        var totals: [TableID: (shards: Int, bytes: UInt64, records: UInt64, groups: Set<GroupID>)] =
+            [:]
+        for shard in controller.shards.elements {
+            let report = controller.shardReports[shard.id]
+            var total = totals[shard.table] ?? (0, 0, 0, [])
+            total.shards += 1
+            total.bytes += report?.bytes ?? 0
+            total.records += report?.records ?? 0
+            total.groups.insert(shard.group)
+            totals[shard.table] = total
+        }
+        return controller.tables.elements.map { table in
+            let total = totals[table.id] ?? (0, 0, 0, [])
+            var ranges: UInt16?
+            if case .hash(let count) = table.partitioning { ranges = count }
+            return TableView(
+                name: table.name, id: table.id.rawValue, partitioning: "\(table.partitioning)",
+                virtualRanges: ranges, engine: "\(table.engine)", replicas: table.replicas,
+                state: "\(table.state)", shards: .count(total.shards),
+                groups: total.groups.sorted().map(\.rawValue), bytes: total.bytes,
+                records: total.records)
+        }
+    }
+
+    /// What is wrong, worst first, and the word for all of it.
+    func judge() -> (verdict: String, findings: [String]) {
+        var unavailable: [String] = []
+        var degraded: [String] = []
+        if controller.groups.isEmpty {
+            let live = controller.nodes.elements.count(where: \.isEligible)
+            unavailable.append(
+                "no groups yet: \(controller.settings.replicasDefault) live nodes that are not "
+                    + "spares are needed, \(live) there")
+        }
+        for group in controller.groups.elements {
+            switch group.health(in: controller) {
+            case .healthy: break
+            case .unavailable: unavailable.append("group \(group.record.id) has no serving leader")
+            case .underReplicated:
+                let missing = group.record.placements.enumerated()
+                    .filter { state(group.reports[$0.offset], $0.element) != "active" }
+                    .map { name($0.element.node) }
+                degraded.append(
+                    "group \(group.record.id) misses replicas on "
+                        + missing.joined(separator: ", "))
+            }
+        }
+        for node in controller.nodes.elements {
+            if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
+                degraded.append("node \(node.record.name) is \(node.stateName)")
+            }
+            for disk in node.disks where disk.state != .healthy {
+                degraded.append("disk \(disk.path) of node \(node.record.name) is \(disk.state)")
+            }
+        }
+        let verdict =
+            unavailable.isEmpty ? (degraded.isEmpty ? "healthy" : "degraded") : "unavailable"
+        return (verdict, unavailable + degraded)
+    }
+
+    // MARK: Helpers
+
+    private func view(_ shard: Shard, _ table: Table) -> ShardView {
+        let report = controller.shardReports[shard.id]
+        return ShardView(
+            id: shard.id.rawValue, table: table.name,
+            start: KeyText.bound(shard.range.start, of: table.partitioning),
+            end: shard.range.end.map { KeyText.bound($0, of: table.partitioning) },
+            group: shard.group.rawValue, state: "\(shard.state)", epoch: shard.epoch.rawValue,
+            bytes: report?.bytes ?? 0, records: report?.records ?? 0)
+    }
+
+    private func name(_ node: NodeID) -> String {
+        controller.nodes[node]?.record.name ?? "node \(node)"
+    }
+
+    private func state(_ report: ReplicaReport?, _ placement: Placement) -> String {
+        guard let node = controller.nodes[placement.node], node.isLive, node.hasReported else {
+            return "unreachable"
+        }
+        return report.map { "\($0.state)" } ?? "restoring"
+    }
+}

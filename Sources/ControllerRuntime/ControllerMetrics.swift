@@ -1,0 +1,119 @@
+// The figures of the controller. Gauges of the cluster's state hold only while it acts.
+
+import ControllerCore
+import KVBase
+import Metrics
+import ShardCore
+
+struct ControllerMetrics: Sendable {
+    static let nodeStates = ["up", "suspect", "down", "spare", "draining"]
+    static let shardHealths = ["ok", "under_replicated", "unavailable", "misplaced"]
+
+    let isServing: Gauge
+    let isLeader: Gauge
+    let hasLeader: Gauge
+    let revision: Gauge
+    let heartbeats: Counter
+    let heartbeatsIgnored: Counter
+    let leaderChanges: Counter
+    let nominations: Counter
+    let tableRequests: Counter
+    let proceduresInFlight: Gauge
+    let fsyncDuration: DurationHistogram
+    let tickDuration: DurationHistogram
+    let lastTick: Gauge
+    let storeRecords: Gauge
+    let storeBytes: Gauge
+    private let nodes: [Gauge]
+    private let shards: [Gauge]
+
+    init(_ registry: MetricsRegistry) {
+        isServing = registry.gauge(
+            "kvcontroller_serving", "1 while this controller acts and serves.")
+        isLeader = registry.gauge(
+            "kvcontroller_is_leader", "1 while this controller is the acting one.")
+        hasLeader = registry.gauge(
+            "kvcontroller_has_leader", "1 while this controller knows an acting one.")
+        revision = registry.gauge(
+            "kvcontroller_metadata_revision", "The newest revision of the metadata store.")
+        heartbeats = registry.counter(
+            "kvcontroller_heartbeats_total", "Heartbeats of nodes.", MetricLabel("result", "taken"))
+        heartbeatsIgnored = registry.counter(
+            "kvcontroller_heartbeats_total", "Heartbeats of nodes.",
+            MetricLabel("result", "ignored"))
+        leaderChanges = registry.counter(
+            "kvcontroller_leader_changes_total", "Leaders of groups that were newly seen.")
+        nominations = registry.counter(
+            "kvcontroller_nominations_total", "Replicas told to stand for election.")
+        tableRequests = registry.counter(
+            "kvcontroller_table_requests_total", "Requests to create or drop a table.")
+        proceduresInFlight = registry.gauge(
+            "kvcontroller_operations_in_flight", "Operations under way.",
+            MetricLabel("kind", "table"))
+        fsyncDuration = registry.histogram(
+            "kvcontroller_metadata_fsync_duration_seconds", "Syncs of the metadata log.")
+        tickDuration = registry.histogram(
+            "kvcontroller_reconcile_duration_seconds", "Looks at the whole cluster.")
+        lastTick = registry.gauge(
+            "kvcontroller_reconcile_last_success_timestamp_seconds",
+            "When the cluster was last looked at, in seconds since 1970.")
+        storeRecords = registry.gauge(
+            "kvcontroller_metadata_records", "Records in the metadata store.")
+        storeBytes = registry.gauge(
+            "kvcontroller_metadata_memory_bytes", "Memory that the metadata store takes.")
+        nodes = Self.nodeStates.map {
+            registry.gauge("kvcontroller_nodes", "Nodes by state.", MetricLabel("state", $0))
+        }
+        shards = Self.shardHealths.map {
+            registry.gauge("kvcontroller_shards", "Shards by health.", MetricLabel("health", $0))
+        }
+    }
+
+    /// Takes the figures of the cluster over.
+    func update(_ controller: Controller) {
+        isLeader.set(controller.isActing ? 1 : 0)
+        hasLeader.set(controller.isActing ? 1 : 0)
+        isServing.set(controller.isActing ? 1 : 0)
+        revision.set(Int64(controller.revision.rawValue))
+        raise(heartbeats, to: controller.heartbeatCount)
+        raise(heartbeatsIgnored, to: controller.heartbeatsIgnoredCount)
+        raise(leaderChanges, to: controller.leaderChangeCount)
+        raise(nominations, to: controller.nominationCount)
+        proceduresInFlight.set(Int64(controller.proceduresInFlight))
+        var nodeCounts = [Int64](repeating: 0, count: Self.nodeStates.count)
+        for node in controller.nodes.elements {
+            if let index = Self.nodeStates.firstIndex(of: node.stateName) { nodeCounts[index] += 1 }
+        }
+        for (gauge, count) in zip(nodes, nodeCounts) { gauge.set(count) }
+        var shardCounts = [Int64](repeating: 0, count: Self.shardHealths.count)
+        for group in controller.groups.elements {
+            let health = group.health(in: controller)
+            shardCounts[health.rawValue] += Int64(controller.shardCount(of: group.record.id))
+        }
+        for (gauge, count) in zip(shards, shardCounts) { gauge.set(count) }
+    }
+
+    private func raise(_ counter: Counter, to value: UInt64) {
+        let known = counter.value
+        if value > known { counter.increment(by: value - known) }
+    }
+}
+
+/// How well a group serves its shards; raw values index `ControllerMetrics.shardHealths`.
+enum GroupHealth: Int {
+    case healthy = 0
+    case underReplicated = 1
+    case unavailable = 2
+}
+
+extension GroupStatus {
+    func health(in controller: Controller) -> GroupHealth {
+        guard hasLeader, isServing else { return .unavailable }
+        for (index, placement) in record.placements.enumerated() {
+            guard controller.nodes[placement.node]?.isLive == true,
+                reports[index]?.state == .active
+            else { return .underReplicated }
+        }
+        return .healthy
+    }
+}

@@ -1,0 +1,45 @@
+// Keys as operators read and write them: printable ASCII as it is, everything else as \xNN.
+
+import KVBase
+import ShardCore
+
+enum KeyText {
+    static func text(_ key: some Sequence<UInt8>) -> String {
+        var text = ""
+        for byte in key {
+            if byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") {
+                text.unicodeScalars.append(Unicode.Scalar(byte))
+            } else {
+                let digits = String(byte, radix: 16, uppercase: true)
+                text += "\\x" + (digits.utf8.count == 1 ? "0" : "") + digits
+            }
+        }
+        return text
+    }
+
+    /// Reads what `text` writes; UTF-8 that is not escaped stands for its bytes. Nil when an escape
+    /// is not `\xNN`.
+    static func key(_ text: String) -> Bytes? {
+        var key: Bytes = []
+        var rest = Bytes(text.utf8)[...]
+        while let byte = rest.popFirst() {
+            guard byte == UInt8(ascii: "\\") else {
+                key.append(byte)
+                continue
+            }
+            guard rest.count >= 3, rest.popFirst() == UInt8(ascii: "x"),
+                let value = UInt8(String(decoding: rest.prefix(2), as: UTF8.self), radix: 16)
+            else { return nil }
+            rest = rest.dropFirst(2)
+            key.append(value)
+        }
+        return key
+    }
+
+    /// A bound of a shard: `hash:N` for HASH tables.
+    static func bound(_ routed: Bytes, of partitioning: Partitioning) -> String {
+        guard case .hash = partitioning else { return text(routed) }
+        let range = routed.count >= 2 ? UInt16(routed[0]) << 8 | UInt16(routed[1]) : 0
+        return "hash:\(range)"
+    }
+}

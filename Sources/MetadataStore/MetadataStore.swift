@@ -1,0 +1,85 @@
+// The metadata store as the controllers see it: revisioned keys, transactions, watch, lease.
+//
+// Every answer comes by a completion on the thread that owns the store, in the order of the
+// submissions, during `flush` or later: a form that asks a quorum or another process fits.
+
+import KVBase
+
+/// Why the store did not do what was asked.
+public enum MetadataError: Error, Hashable, Sendable, CustomStringConvertible {
+    /// A comparison did not hold; nothing was changed. The revision the comparison was made at.
+    case conditionFailed(at: Revision)
+    /// The history asked for is gone; `oldest` is the first revision that can still be watched from.
+    case compacted(oldest: Revision)
+    case leaseNotFound(LeaseID)
+    /// The store failed for good (a disk error, damage) or cannot be reached.
+    case failed(DatabaseError)
+
+    public var description: String {
+        switch self {
+        case .conditionFailed(let revision): "condition failed at revision \(revision)"
+        case .compacted(let oldest): "compacted: history starts at revision \(oldest)"
+        case .leaseNotFound(let lease): "no lease \(lease)"
+        case .failed(let error): error.description
+        }
+    }
+}
+
+/// All changes of one revision that a watch asked for, in the order of the transaction.
+public struct MetadataEvent: Hashable, Sendable {
+    public var revision: Revision
+    public var changes: [MetadataChange]
+
+    public init(revision: Revision, changes: [MetadataChange]) {
+        self.revision = revision
+        self.changes = changes
+    }
+}
+
+/// Names a watch until it is cancelled. Never reused by one store.
+public struct WatchID: Hashable, Comparable, Sendable {
+    public var number: UInt64
+    public init(_ number: UInt64) { self.number = number }
+    public static func < (left: WatchID, right: WatchID) -> Bool { left.number < right.number }
+}
+
+/// A small, strongly consistent store. Owned by one thread; not `Sendable`.
+///
+/// Guarantees: transactions are atomic and totally ordered by revision; a completion with success
+/// comes after the change is durable; reads see every transaction submitted before them; a watch
+/// delivers every change once, in order, and only durable ones.
+public protocol MetadataStore: AnyObject {
+    typealias Completion<Value> = (Result<Value, MetadataError>) -> Void
+
+    /// Carries the transaction out and answers its revision. A transaction without changes answers
+    /// the present revision.
+    func commit(_ transaction: MetadataTransaction, _ completion: @escaping Completion<Revision>)
+
+    /// The record of `key`, nil when there is none.
+    func get(_ key: Bytes, _ completion: @escaping Completion<MetadataRecord?>)
+
+    /// All records whose key starts with `prefix`, at the present revision.
+    func range(prefix: Bytes, _ completion: @escaping Completion<MetadataSnapshot>)
+
+    /// Calls `handler` with every event whose revision is at least `from` and that touches `prefix`;
+    /// past ones first. Throws `.compacted` when some of them are forgotten. After a failure is
+    /// delivered the watch is over.
+    func watch(prefix: Bytes, from: Revision, _ handler: @escaping Completion<MetadataEvent>)
+        throws(MetadataError) -> WatchID
+    func cancel(_ watch: WatchID)
+
+    /// Forgets the history below `revision`, so that watches start there at the earliest.
+    func compact(below revision: Revision)
+
+    /// Creates a lease that expires `ttl` after `now`, or after its last keep-alive.
+    func grantLease(
+        ttl: Nanoseconds, now: Instant, _ completion: @escaping Completion<LeaseID>)
+    func keepAlive(_ lease: LeaseID, now: Instant, _ completion: @escaping Completion<Void>)
+    /// Ends a lease at once and deletes its keys.
+    func revoke(_ lease: LeaseID, _ completion: @escaping Completion<Void>)
+    /// Expires leases whose time has passed. Call a few times per shortest ttl.
+    func tick(now: Instant)
+
+    /// Sends on everything submitted so far. A local form makes it durable in one sync and answers.
+    func flush()
+}

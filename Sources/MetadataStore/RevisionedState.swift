@@ -1,0 +1,213 @@
+// The state behind a local metadata store: records, history and leases. No I/O.
+
+import KVBase
+
+/// One step of the store, as the log holds it. Applying the same mutations in the same order to the
+/// same state gives the same state.
+enum MetadataMutation: Hashable, Sendable {
+    /// Changes under one new revision.
+    case changes([MetadataChange])
+    case leaseGranted(LeaseID, ttl: Nanoseconds)
+    /// Ends the lease; its keys are deleted under one new revision when there are any.
+    case leaseEnded(LeaseID)
+}
+
+/// Records by key, the events of the latest revisions, and leases.
+///
+/// Invariants: `history` holds every event with a revision in `historyStart...revision`, revisions
+/// rising; every record with a lease is listed by that lease.
+struct RevisionedState {
+    struct Lease {
+        var id: LeaseID
+        var ttl: Nanoseconds
+        var deadline: Instant
+        /// Keys attached, sorted.
+        var keys: [Bytes]
+    }
+
+    /// In front of each value: create revision, mod revision, lease.
+    private static let headerByteCount = 24
+    /// Events kept before the oldest half is dropped.
+    static let historyEventsMax = 20_000
+
+    private(set) var revision: Revision = .none
+    private(set) var records = SortedMap()
+    /// Sorted by id.
+    private(set) var leases: [Lease] = []
+    private(set) var leaseHighest: LeaseID = .none
+    private(set) var history: [MetadataEvent] = []
+    /// The first revision a watch may start from.
+    private(set) var historyStart = Revision(1)
+
+    init() {}
+
+    /// The state of a snapshot: no history, leases running anew from `now`.
+    init(
+        revision: Revision, records: [MetadataRecord], leases: [(LeaseID, Nanoseconds)],
+        leaseHighest: LeaseID, now: Instant
+    ) {
+        self.revision = revision
+        self.leaseHighest = leaseHighest
+        historyStart = revision.next()
+        for (id, ttl) in leases {
+            self.leases.append(Lease(id: id, ttl: ttl, deadline: now + ttl, keys: []))
+        }
+        for record in records {
+            store(record)
+            if record.lease != .none { attach(record.key, to: record.lease) }
+        }
+    }
+
+    // MARK: Reading
+
+    func get(_ key: Bytes) -> MetadataRecord? {
+        key.withUnsafeBytes { raw in
+            records.get(raw) { stored in stored.map { Self.record(key: key, stored: $0) } }
+        }
+    }
+
+    func range(prefix: Bytes) -> [MetadataRecord] {
+        var found: [MetadataRecord] = []
+        prefix.withUnsafeBytes { from in
+            records.scan(from: from, to: nil) { key, stored in
+                guard key.starts(with: from) else { return false }
+                found.append(Self.record(key: Bytes(key), stored: stored))
+                return true
+            }
+        }
+        return found
+    }
+
+    func holds(_ comparison: MetadataTransaction.Comparison) -> Bool {
+        (get(comparison.key)?.modRevision ?? .none) == comparison.modRevision
+    }
+
+    /// Why the transaction may not be applied, or nil.
+    func objection(to transaction: MetadataTransaction) -> MetadataError? {
+        for comparison in transaction.comparisons where !holds(comparison) {
+            return .conditionFailed(at: revision)
+        }
+        for change in transaction.changes {
+            if case .put(_, _, let lease) = change, lease != .none, leaseIndex(lease) == nil {
+                return .leaseNotFound(lease)
+            }
+        }
+        return nil
+    }
+
+    /// Events from `from` on that touch `prefix`, cut to it.
+    func events(prefix: Bytes, from: Revision) throws(MetadataError) -> [MetadataEvent] {
+        guard from >= historyStart else { throw .compacted(oldest: historyStart) }
+        var low = 0
+        var high = history.count
+        while low < high {
+            let middle = (low + high) / 2
+            if history[middle].revision < from { low = middle + 1 } else { high = middle }
+        }
+        return history[low...].compactMap { $0.cut(to: prefix) }
+    }
+
+    /// Leases whose time has passed.
+    func expiredLeases(now: Instant) -> [LeaseID] {
+        leases.filter { $0.deadline <= now }.map(\.id)
+    }
+
+    // MARK: Changing
+
+    /// Applies one mutation; returns the event when it made a revision.
+    @discardableResult
+    mutating func apply(_ mutation: MetadataMutation, now: Instant) -> MetadataEvent? {
+        switch mutation {
+        case .changes(let changes): return apply(changes)
+        case .leaseGranted(let id, let ttl):
+            leaseHighest = max(leaseHighest, id)
+            leases.append(Lease(id: id, ttl: ttl, deadline: now + ttl, keys: []))
+            return nil
+        case .leaseEnded(let id):
+            guard let index = leaseIndex(id) else { return nil }
+            let keys = leases.remove(at: index).keys
+            return keys.isEmpty ? nil : apply(keys.map { .delete(key: $0) })
+        }
+    }
+
+    mutating func keepAlive(_ lease: LeaseID, now: Instant) -> Bool {
+        guard let index = leaseIndex(lease) else { return false }
+        leases[index].deadline = now + leases[index].ttl
+        return true
+    }
+
+    mutating func compact(below: Revision) {
+        guard below > historyStart else { return }
+        historyStart = min(below, revision.next())
+        let start = historyStart
+        history.removeAll { $0.revision < start }
+    }
+
+    // MARK: Helpers
+
+    private mutating func apply(_ changes: [MetadataChange]) -> MetadataEvent {
+        revision = revision.next()
+        for change in changes {
+            let old = get(change.key)
+            if let lease = old?.lease, lease != .none { detach(change.key, from: lease) }
+            switch change {
+            case .put(let key, let value, let lease):
+                store(
+                    MetadataRecord(
+                        key: key, value: value, createRevision: old?.createRevision ?? revision,
+                        modRevision: revision, lease: lease))
+                if lease != .none { attach(key, to: lease) }
+            case .delete(let key):
+                key.withUnsafeBytes { _ = records.remove($0) }
+            }
+        }
+        let event = MetadataEvent(revision: revision, changes: changes)
+        history.append(event)
+        if history.count > Self.historyEventsMax {
+            compact(below: history[history.count / 2].revision)
+        }
+        return event
+    }
+
+    private mutating func store(_ record: MetadataRecord) {
+        var header = ByteWriter(reserving: Self.headerByteCount)
+        header.write(record.createRevision)
+        header.write(record.modRevision)
+        header.write(record.lease)
+        record.key.withUnsafeBytes { key in
+            header.bytes.withUnsafeBytes { header in
+                record.value.withUnsafeBytes { records.put(key, header: header, $0) }
+            }
+        }
+    }
+
+    private static func record(key: Bytes, stored: UnsafeRawBufferPointer) -> MetadataRecord {
+        func load(_ offset: Int) -> UInt64 {
+            UInt64(littleEndian: stored.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+        }
+        return MetadataRecord(
+            key: key, value: Bytes(stored[headerByteCount...]), createRevision: Revision(load(0)),
+            modRevision: Revision(load(8)), lease: LeaseID(load(16)))
+    }
+
+    private func leaseIndex(_ id: LeaseID) -> Int? { leases.firstIndex { $0.id == id } }
+
+    private mutating func attach(_ key: Bytes, to lease: LeaseID) {
+        guard let index = leaseIndex(lease) else { return }
+        leases[index].keys.append(key)
+        leases[index].keys.sort { compareBytes($0, $1) < 0 }
+    }
+
+    private mutating func detach(_ key: Bytes, from lease: LeaseID) {
+        guard let index = leaseIndex(lease) else { return }
+        leases[index].keys.removeAll { $0 == key }
+    }
+}
+
+extension MetadataEvent {
+    /// The part of the event below `prefix`; nil when there is none.
+    func cut(to prefix: Bytes) -> MetadataEvent? {
+        let own = changes.filter { $0.key.starts(with: prefix) }
+        return own.isEmpty ? nil : MetadataEvent(revision: revision, changes: own)
+    }
+}

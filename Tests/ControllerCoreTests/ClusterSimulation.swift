@@ -1,0 +1,441 @@
+// A controller with simulated nodes, network and store, driven by one seed.
+//
+// Nodes keep identity, replicas and terms over a crash; a nominee wins when a majority of its
+// group's nodes runs. Frames may be lost; a store transaction takes time, and a crash of the
+// controller keeps a random prefix of those on their way.
+
+import KVBase
+import ShardCore
+
+@testable import ControllerCore
+
+final class ClusterSimulation {
+    struct Options {
+        var nodes = 3
+        var zones: [String] = []
+        var spares = 0
+        var settings = ControllerSettings(name: "controller-1")
+        /// Of 1,000 frames between node and controller.
+        var lostPerMille: UInt64 = 0
+    }
+
+    struct Replica {
+        var id: ReplicaID
+        var term: Term = .none
+        var lastTerm: Term = .none
+        var lastIndex: LogIndex = .none
+    }
+
+    struct SimNode {
+        var name: String
+        var zone: String
+        var isSpare: Bool
+        var id: NodeID = .none
+        var cluster: UInt64 = 0
+        var replicas: [(group: Group, replica: Replica)] = []
+        var leads: [GroupID: Term] = [:]
+        var isRunning = true
+        var incarnation: UInt64 = 0
+        var connection: ConnectionID?
+        var isAdmitted = false
+        var sequence: UInt64 = 0
+        var seenControllerTerm: Term = .none
+    }
+
+    enum Happening {
+        case toController(ControllerEvent, life: Int)
+        case storeDone(life: Int)
+        case tick(life: Int)
+        case toNode(Int, incarnation: UInt64, ControllerEffect)
+        case beat(Int, incarnation: UInt64)
+        case connect(Int, incarnation: UInt64)
+        case startController
+    }
+
+    let options: Options
+    var random: SeededRandom
+    var now = Instant(nanoseconds: 1_000_000_000)
+    var store = SimulatedStore()
+    var controller: Controller?
+    /// Counts controller processes; what was sent to an earlier one is lost.
+    var life = 0
+    var nodes: [SimNode] = []
+    var lostPerMille: UInt64
+    /// What each group's log holds.
+    var groupShards: [GroupID: Set<ShardID>] = [:]
+    var follower = ClusterMap()
+    var answers: [RequestID: [DatabaseError?]] = [:]
+    var violations: [String] = []
+    var log: [String] = []
+    /// Crash the controller right after this many transactions (counted over all lives).
+    var crashAfterStores: Int?
+    /// Whether the transaction at which it crashes is kept.
+    var crashKeepsLast = true
+    private(set) var storeCount = 0
+    private var storeQueue: [(MetadataTransaction, StoreTicket)] = []
+    private var agenda: [(at: Instant, order: Int, what: Happening)] = []
+    private var scheduled = 0
+    private var connectionsIssued: UInt64 = 0
+    private var leaderOfTerm: [String: NodeID] = [:]
+
+    init(seed: UInt64, _ options: Options) {
+        self.options = options
+        lostPerMille = options.lostPerMille
+        random = SeededRandom(seed: seed)
+        for index in 0..<(options.nodes + options.spares) {
+            nodes.append(
+                SimNode(
+                    name: "node-\(index + 1)",
+                    zone: options.zones.isEmpty ? "" : options.zones[index % options.zones.count],
+                    isSpare: index >= options.nodes))
+            nodes[index].incarnation = random.next() | 1
+            schedule(.milliseconds(10 + random.below(200)), connect(index))
+        }
+        schedule(.milliseconds(1), .startController)
+    }
+
+    // MARK: Driving
+
+    func run(for duration: Nanoseconds, until done: () -> Bool = { false }) {
+        let end = now + duration
+        while let next = agenda.first, next.at <= end, !done() {
+            agenda.removeFirst()
+            now = max(now, next.at)
+            perform(next.what)
+        }
+        if !done() { now = max(now, end) }
+    }
+
+    func send(_ event: ControllerEvent) {
+        guard controller != nil else { return }
+        var effects = ControllerEffects()
+        controller?.step(event, now: now, into: &effects)
+        for effect in effects.list { carryOut(effect) }
+    }
+
+    func request(_ number: UInt64, _ request: TableRequest) {
+        send(.tableRequest(RequestID(number), request))
+    }
+
+    func crash(node index: Int) {
+        guard nodes[index].isRunning else { return }
+        nodes[index].isRunning = false
+        nodes[index].leads = [:]
+        disconnect(index)
+    }
+
+    func start(node index: Int) {
+        guard !nodes[index].isRunning else { return }
+        nodes[index].isRunning = true
+        nodes[index].incarnation = random.next() | 1
+        nodes[index].sequence = 0
+        schedule(.milliseconds(1 + random.below(50)), connect(index))
+    }
+
+    func wipe(node index: Int) {
+        crash(node: index)
+        nodes[index].id = .none
+        nodes[index].cluster = 0
+        nodes[index].replicas = []
+        nodes[index].seenControllerTerm = .none
+    }
+
+    func crashController() {
+        guard controller != nil else { return }
+        let kept = Int(random.below(UInt64(storeQueue.count + 1)))
+        for (transaction, _) in storeQueue[..<kept] { _ = store.commit(transaction) }
+        stopController()
+        schedule(.milliseconds(5 + random.below(500)), .startController)
+    }
+
+    /// A node is cut off from the controller, but runs on.
+    func disconnect(_ index: Int) {
+        guard let connection = nodes[index].connection else { return }
+        nodes[index].connection = nil
+        nodes[index].isAdmitted = false
+        schedule(
+            .microseconds(200), .toController(.connectionClosed(connection), life: life))
+        if nodes[index].isRunning {
+            schedule(.milliseconds(20 + random.below(300)), connect(index))
+        }
+    }
+
+    func leader(of group: GroupID) -> NodeID? {
+        for node in nodes where node.isRunning && node.leads[group] != nil { return node.id }
+        return nil
+    }
+
+    // MARK: Happenings
+
+    private func perform(_ what: Happening) {
+        switch what {
+        case .startController: startController()
+        case .toController(let event, let life): if life == self.life { send(event) }
+        case .tick(let life):
+            guard life == self.life else { return }
+            send(.tick)
+            schedule(.milliseconds(20), .tick(life: life))
+        case .storeDone(let life): if life == self.life { completeStore() }
+        case .connect(let index, let incarnation):
+            guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
+                nodes[index].connection == nil
+            else { return }
+            register(index)
+        case .beat(let index, let incarnation):
+            guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
+                nodes[index].connection != nil
+            else { return }
+            beat(index)
+            schedule(.milliseconds(150), .beat(index, incarnation: incarnation))
+        case .toNode(let index, let incarnation, let effect):
+            guard nodes[index].isRunning, nodes[index].incarnation == incarnation else { return }
+            receive(effect, at: index)
+        }
+    }
+
+    private func startController() {
+        guard controller == nil else { return }
+        life += 1
+        do {
+            controller = try Controller(
+                settings: options.settings, snapshot: store.snapshot, lease: LeaseID(UInt64(life)),
+                clusterCandidate: random.next() | 1, now: now)
+        } catch {
+            violations.append("controller did not start: \(error)")
+            return
+        }
+        send(.start)
+        schedule(.milliseconds(1), .tick(life: life))
+    }
+
+    private func stopController() {
+        controller = nil
+        life += 1
+        storeQueue = []
+        for index in nodes.indices where nodes[index].connection != nil {
+            nodes[index].connection = nil
+            nodes[index].isAdmitted = false
+            schedule(.milliseconds(20 + random.below(100)), connect(index))
+        }
+    }
+
+    private func completeStore() {
+        guard !storeQueue.isEmpty else { return }
+        let (transaction, ticket) = storeQueue.removeFirst()
+        storeCount += 1
+        let isCrash = storeCount == crashAfterStores
+        if !isCrash || crashKeepsLast {
+            switch store.commit(transaction) {
+            case .success(let revision):
+                if !isCrash { send(.stored(ticket, revision)) }
+            case .failure(let error):
+                violations.append("store refused: \(error)")
+                send(.storeFailed(ticket, error))
+            }
+        }
+        if isCrash {
+            storeQueue = []
+            stopController()
+            schedule(.milliseconds(50), .startController)
+        }
+    }
+
+    private func carryOut(_ effect: ControllerEffect) {
+        switch effect {
+        case .store(let transaction, let ticket):
+            storeQueue.append((transaction, ticket))
+            schedule(.microseconds(100 + random.below(3_000)), .storeDone(life: life))
+        case .acting:
+            catchUp()
+        case .standBy, .resign: violations.append("unexpected \(effect)")
+        case .publish(let update):
+            if !follower.apply(update) { violations.append("follower refused \(update.to)") }
+        case .answer(let request, let error): answers[request, default: []].append(error)
+        case .decided(let text): log.append("\(now.nanoseconds / 1_000_000) \(text)")
+        case .admit(let connection, _), .reject(let connection, _), .send(let connection, _):
+            guard let index = nodes.firstIndex(where: { $0.connection == connection }) else {
+                return
+            }
+            if case .send = effect, random.chance(lostPerMille, in: 1_000) { return }
+            schedule(
+                .microseconds(100 + random.below(500)),
+                .toNode(index, incarnation: nodes[index].incarnation, effect))
+        }
+    }
+
+    /// The follower of the map asks for what it missed.
+    private func catchUp() {
+        guard let controller else { return }
+        for update in controller.mapUpdates(since: follower.revision) where !follower.apply(update) {
+            violations.append("follower refused the map at \(update.to)")
+        }
+    }
+
+    // MARK: Nodes
+
+    private func connect(_ index: Int) -> Happening {
+        .connect(index, incarnation: nodes[index].incarnation)
+    }
+
+    private func register(_ index: Int) {
+        guard controller != nil else {
+            schedule(.milliseconds(50), connect(index))
+            return
+        }
+        connectionsIssued += 1
+        let connection = ConnectionID(connectionsIssued)
+        nodes[index].connection = connection
+        let node = nodes[index]
+        let registration = NodeRegistration(
+            node: node.id, cluster: node.cluster, incarnation: node.incarnation, name: node.name,
+            rpcAddress: "\(node.name):7000", adminAddress: "\(node.name):7001", zone: node.zone,
+            isSpare: node.isSpare, diskPaths: ["/a", "/b"])
+        schedule(
+            .microseconds(300), .toController(.register(connection, registration), life: life))
+    }
+
+    private func receive(_ effect: ControllerEffect, at index: Int) {
+        switch effect {
+        case .admit(let connection, let admission):
+            guard nodes[index].connection == connection else { return }
+            if nodes[index].id != .none, nodes[index].id != admission.node {
+                violations.append("\(nodes[index].name) got a second identity")
+            }
+            nodes[index].id = admission.node
+            nodes[index].cluster = admission.cluster
+            nodes[index].isAdmitted = true
+            schedule(.milliseconds(1), .beat(index, incarnation: nodes[index].incarnation))
+        case .reject(let connection, _):
+            guard nodes[index].connection == connection else { return }
+            nodes[index].connection = nil
+            nodes[index].isAdmitted = false
+            schedule(
+                .microseconds(200), .toController(.connectionClosed(connection), life: life))
+            schedule(.milliseconds(100), connect(index))
+        case .send(_, let batch):
+            guard batch.controllerTerm >= nodes[index].seenControllerTerm else { return }
+            nodes[index].seenControllerTerm = batch.controllerTerm
+            let outcomes = batch.commands.map { command in
+                CommandOutcome(
+                    id: command.id, controllerTerm: batch.controllerTerm,
+                    error: carryOut(command.action, at: index))
+            }
+            guard !outcomes.isEmpty, let connection = nodes[index].connection else { return }
+            if !random.chance(lostPerMille, in: 1_000) {
+                schedule(
+                    .microseconds(300),
+                    .toController(.outcomes(connection, outcomes), life: life))
+            }
+            beat(index)
+        default: break
+        }
+    }
+
+    private func carryOut(_ action: NodeCommand.Action, at index: Int) -> DatabaseError? {
+        switch action {
+        case .createReplica(let group, let replica):
+            if nodes[index].isSpare { violations.append("spare told to host a replica") }
+            if !nodes[index].replicas.contains(where: { $0.replica.id == replica }) {
+                nodes[index].replicas.append((group, Replica(id: replica)))
+            }
+            return nil
+        case .nominate(let group, let replica, let term):
+            return elect(group, replica, term, at: index)
+        case .transferLeadership(let group, let to):
+            guard let term = nodes[index].leads[group],
+                let target = nodes.firstIndex(where: {
+                    $0.isRunning && $0.replicas.contains { $0.replica.id == to }
+                })
+            else { return DatabaseError(.notLeader, "not leader") }
+            return elect(group, to, term.next(), at: target)
+        case .createShard(let shard, _):
+            guard nodes[index].leads[shard.group] != nil else {
+                return DatabaseError(.notLeader, "not leader")
+            }
+            groupShards[shard.group, default: []].insert(shard.id)
+            return nil
+        case .dropShard(let shard):
+            guard nodes[index].leads[shard.group] != nil else {
+                return DatabaseError(.notLeader, "not leader")
+            }
+            groupShards[shard.group]?.remove(shard.id)
+            return nil
+        }
+    }
+
+    private func elect(_ group: GroupID, _ replica: ReplicaID, _ term: Term, at index: Int)
+        -> DatabaseError?
+    {
+        guard let position = nodes[index].replicas.firstIndex(where: { $0.replica.id == replica })
+        else { return DatabaseError(.fenced, "unknown replica") }
+        guard term > nodes[index].replicas[position].replica.term else {
+            return DatabaseError(.fenced, "old term")
+        }
+        let own = nodes[index].replicas[position].replica
+        let members = nodes[index].replicas[position].group.placements.count
+        var voters: [(node: Int, replica: Int)] = []
+        for (other, node) in nodes.enumerated() where node.isRunning {
+            for (slot, held) in node.replicas.enumerated() where held.group.id == group {
+                let behind =
+                    (held.replica.lastTerm, held.replica.lastIndex) <= (own.lastTerm, own.lastIndex)
+                if held.replica.term < term, behind { voters.append((other, slot)) }
+            }
+        }
+        nodes[index].replicas[position].replica.term = term
+        guard voters.count > members / 2 else { return nil }
+        let key = "\(group)/\(term)"
+        if leaderOfTerm[key] != nil { violations.append("two leaders of \(key)") }
+        leaderOfTerm[key] = nodes[index].id
+        for (other, slot) in voters {
+            nodes[other].replicas[slot].replica.term = term
+            nodes[other].replicas[slot].replica.lastTerm = term
+            nodes[other].replicas[slot].replica.lastIndex = own.lastIndex.next()
+        }
+        for other in nodes.indices { nodes[other].leads[group] = nil }
+        nodes[index].leads[group] = term
+        return nil
+    }
+
+    private func beat(_ index: Int) {
+        guard nodes[index].isAdmitted, let connection = nodes[index].connection else { return }
+        nodes[index].sequence += 1
+        let node = nodes[index]
+        if random.chance(lostPerMille, in: 1_000) { return }
+        let reports = node.replicas.map { held in
+            ReplicaReport(
+                group: held.group.id, replica: held.replica.id,
+                role: node.leads[held.group.id] != nil ? .leader : .follower, state: .active,
+                term: held.replica.term, lastTerm: held.replica.lastTerm,
+                lastIndex: held.replica.lastIndex, commit: held.replica.lastIndex,
+                applied: held.replica.lastIndex, leader: .none,
+                isServing: node.leads[held.group.id] != nil)
+        }
+        schedule(
+            .microseconds(200),
+            .toController(
+                .heartbeat(
+                    connection,
+                    NodeHeartbeat(
+                        node: node.id, incarnation: node.incarnation, sequence: node.sequence,
+                        mapRevision: .none, loopDelay: .zero, disks: [], replicas: reports,
+                        shards: [])), life: life))
+    }
+
+    // MARK: The agenda
+
+    private func schedule(_ delay: Nanoseconds, _ what: Happening) {
+        scheduled += 1
+        let item = (at: now + delay, order: scheduled, what: what)
+        var low = 0
+        var high = agenda.count
+        while low < high {
+            let middle = (low + high) / 2
+            if (agenda[middle].at, agenda[middle].order) < (item.at, item.order) {
+                low = middle + 1
+            } else {
+                high = middle
+            }
+        }
+        agenda.insert(item, at: low)
+    }
+}
