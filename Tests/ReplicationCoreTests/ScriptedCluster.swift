@@ -24,6 +24,7 @@ final class ScriptedCluster {
     private var token: UInt64 = 0
     private var output: [String] = []
     private var isQuiet = false
+    private var tuning = Tuning()
 
     /// Runs `line` and returns what it made visible, one event per line.
     func execute(_ line: String) -> [String] {
@@ -46,6 +47,13 @@ final class ScriptedCluster {
         case "change": change(words)
         case "compact": step(number(0), .compact(upTo: LogIndex(UInt64(words[1])!)))
         case "snapshot": snapshot(from: number(0), to: number(1))
+        case "fail-snapshot":
+            step(
+                number(0),
+                .snapshotSent(
+                    to: ReplicaID(number(1)), position: nodes[number(0)]!.applied,
+                    succeeded: false))
+        case "retain": tuning.retainedBytesMax = Int(words[0])!
         case "block": blocked.formUnion(words)
         case "heal": blocked = []
         case "hold-disk": nodes[number(0)]!.isDiskHeld = true
@@ -85,7 +93,7 @@ final class ScriptedCluster {
             hardState: node.hardState, applied: node.applied, membership: node.membership,
             entries: node.entries, compacted: node.compacted)
         nodes[id]!.replica = Replica(
-            group: GroupID(1), id: ReplicaID(id), tuning: Tuning(), restored: restored,
+            group: GroupID(1), id: ReplicaID(id), tuning: tuning, restored: restored,
             seed: UInt64(id), now: now)
     }
 
