@@ -29,7 +29,9 @@ final class ControllerBench {
         var all: [ControllerEffect] = []
         for effect in effects.list {
             all.append(effect)
-            if case .store(let transaction, let ticket) = effect { held.append((transaction, ticket)) }
+            if case .store(let transaction, let ticket) = effect {
+                held.append((transaction, ticket))
+            }
         }
         if !holdsStores { all += release() }
         return all

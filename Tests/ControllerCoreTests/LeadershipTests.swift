@@ -36,7 +36,10 @@ import Testing
 
     @Test func aNomineeThatDoesNotLeadIsFollowedByTheNext() throws {
         let bench = try Bench.threeNodes()
-        #expect(bench.step(.connectionClosed(ConnectionID(1))).nominations.map(\.replica) == [ReplicaID(2)])
+        #expect(
+            bench.step(.connectionClosed(ConnectionID(1))).nominations.map(\.replica) == [
+                ReplicaID(2)
+            ])
         var later: [ControllerEffect] = []
         for _ in 0..<4 {
             later += bench.pass(.milliseconds(120))

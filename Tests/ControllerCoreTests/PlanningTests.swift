@@ -76,7 +76,8 @@ import Testing
         #expect(code("t", .range, [[1], [1]]) == .invalidRequest)
         #expect(code("t", .range, [[]]) == .invalidRequest)
         #expect(code("t", .range, [Bytes(repeating: 1, count: 1_001)]) == .tooLarge)
-        #expect(code("t", .range, (0..<4_096).map { [UInt8($0 >> 8), UInt8($0 & 0xFF)] }) == .tooLarge)
+        #expect(
+            code("t", .range, (0..<4_096).map { [UInt8($0 >> 8), UInt8($0 & 0xFF)] }) == .tooLarge)
         #expect(code("t", .hash(virtualRanges: 16)) == nil)
         #expect(code("t", .hash(virtualRanges: 1)) == .invalidRequest)
         #expect(code("t", .hash(virtualRanges: 16), [[1]]) == .invalidRequest)

@@ -144,7 +144,9 @@ import Testing
         #expect(harness.get("a") == nil)
         #expect(harness.value("b") == "2")
         #expect(throws: MetadataError.leaseNotFound(lease)) { try harness.keepAlive(lease).get() }
-        let revoked: Result<Void, MetadataError> = harness.answer { harness.store.revoke(other, $0) }
+        let revoked: Result<Void, MetadataError> = harness.answer {
+            harness.store.revoke(other, $0)
+        }
         #expect(throws: Never.self) { try revoked.get() }
         #expect(harness.get("c") == nil)
         #expect(harness.value("d") == "1")
@@ -205,7 +207,8 @@ import Testing
         #expect(records.count == model.count, "seed \(seed)")
         for record in records {
             let expected = model[String(decoding: record.key, as: UTF8.self)]
-            #expect(String(decoding: record.value, as: UTF8.self) == expected?.value, "seed \(seed)")
+            #expect(
+                String(decoding: record.value, as: UTF8.self) == expected?.value, "seed \(seed)")
             #expect(record.modRevision.rawValue == expected?.mod, "seed \(seed)")
         }
     }

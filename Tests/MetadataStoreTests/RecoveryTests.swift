@@ -22,11 +22,15 @@ import Testing
         return (directory, lastStart)
     }
 
-    private func reopen(_ directory: TemporaryDirectory) throws -> (revision: Revision, value: String) {
+    private func reopen(_ directory: TemporaryDirectory) throws -> (
+        revision: Revision, value: String
+    ) {
         let store = try FileMetadataStore(directory: directory.path, now: .origin)
         var value = ""
         store.get(Bytes("key".utf8)) {
-            if case .success(let record?) = $0 { value = String(decoding: record.value, as: UTF8.self) }
+            if case .success(let record?) = $0 {
+                value = String(decoding: record.value, as: UTF8.self)
+            }
         }
         store.flush()
         return (store.revision, value)
