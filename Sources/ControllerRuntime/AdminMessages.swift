@@ -163,8 +163,6 @@ struct StatusView: Encodable {
 struct NullWhenMissing: Encodable {
     var wrappedValue: String?
 
-    init(wrappedValue: String?) { self.wrappedValue = wrappedValue }
-
     func encode(to encoder: any Encoder) throws {
         var container = encoder.singleValueContainer()
         if let wrappedValue {
