@@ -21,6 +21,26 @@ public struct ClusterMap: Sendable {
         public var name: Bytes
         public var table: Table
         public var index: ShardIndex
+
+        /// Where `key` lives.
+        public func locate(key: UnsafeRawBufferPointer) -> ShardLocation {
+            guard case .hash(let count) = table.partitioning else { return index.locate(key) }
+            let range = table.partitioning.virtualRange(of: key)
+            // One shard per virtual range, unless a later version splits within one.
+            if index.count == Int(count) { return index[Int(range)] }
+            return table.partitioning.routedKey(key).withUnsafeBytes { index.locate($0) }
+        }
+    }
+
+    /// The home of one key.
+    public struct Route: Hashable, Sendable {
+        public var table: TableID
+        public var location: ShardLocation
+
+        public init(table: TableID, location: ShardLocation) {
+            self.table = table
+            self.location = location
+        }
     }
 
     public init() {}
@@ -76,6 +96,19 @@ public struct ClusterMap: Sendable {
             names[position].name.withUnsafeBytes({ compareBytes($0, name) }) == 0
         else { return nil }
         return names[position]
+    }
+
+    /// Where `key` of the active table of that name lives; nil when there is no such table. Copies
+    /// nothing: this is what a router asks once per operation.
+    public func route(tableNamed name: UnsafeRawBufferPointer, key: UnsafeRawBufferPointer)
+        -> Route?
+    {
+        let position = namePosition(name)
+        guard position < names.count,
+            names[position].name.withUnsafeBytes({ compareBytes($0, name) }) == 0
+        else { return nil }
+        return Route(
+            table: names[position].table.id, location: names[position].locate(key: key))
     }
 
     /// Active tables in order of name.

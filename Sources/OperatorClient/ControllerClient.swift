@@ -1,0 +1,65 @@
+// Asking the control plane, whichever controller answers.
+
+import KVBase
+
+/// Sends admin requests to the first controller of a list that accepts them, and stays with it.
+public final class ControllerClient {
+    /// `host:port` of each controller; not empty.
+    public let addresses: [String]
+    private var connection: ControllerConnection?
+
+    public init(addresses: [String]) {
+        precondition(!addresses.isEmpty)
+        self.addresses = addresses
+    }
+
+    /// Sends one request; tries the other controllers when one is unreachable or not acting.
+    ///
+    /// A request is sent again only when no connection was made or the controller refused it as
+    /// not acting: a request that may have been carried out is never repeated.
+    public func call(
+        _ verb: String, _ arguments: JSONValue = [:], deadline: Deadline
+    ) throws(ClientError) -> JSONValue {
+        if let connection {
+            do throws(ClientError) {
+                return try connection.call(verb, arguments, deadline: deadline)
+            } catch {
+                if !error.isAnswer { self.connection = nil }
+                guard error.kind == .answered(.notLeader) else { throw error }
+            }
+        }
+        var failures: [String] = []
+        var last = ClientError(.unreachable, "")
+        for address in addresses {
+            do throws(ClientError) {
+                // One dead host must not use up the time of the others.
+                let limited =
+                    addresses.count > 1 ? deadline.limited(toSeconds: 2) : deadline
+                connection = try ControllerConnection(address: address, deadline: limited)
+            } catch {
+                failures.append(error.message)
+                last = error
+                continue
+            }
+            do throws(ClientError) {
+                return try connection!.call(verb, arguments, deadline: deadline)
+            } catch {
+                if !error.isAnswer { connection = nil }
+                guard error.kind == .answered(.notLeader) else { throw error }
+                failures.append(error.message)
+                last = error
+            }
+        }
+        throw ClientError(
+            last.kind,
+            "no controller answers: " + failures.joined(separator: "; "))
+    }
+}
+
+extension ClientError {
+    /// Whether the daemon answered, so that the connection is still good.
+    var isAnswer: Bool {
+        if case .answered = kind { return true }
+        return false
+    }
+}

@@ -1,0 +1,124 @@
+// Asking a controller: hello, then requests in JSON, one at a time.
+
+import KVBase
+import WireProtocol
+
+/// A connection to one controller. Not for more than one thread.
+public final class ControllerConnection {
+    /// How the controller introduced itself.
+    public let peer: Hello
+    private let socket: BlockingSocket
+    private var received: Bytes = []
+    private var nextRequest: UInt32 = 1
+
+    /// Connects to `address` (`host:port`) and exchanges hellos.
+    public init(address: String, deadline: Deadline) throws(ClientError) {
+        let socket = try BlockingSocket(address: address, deadline: deadline)
+        var writer = ByteWriter()
+        Frame.append(.hello, to: &writer) {
+            Hello(role: .operatorTool, cluster: 0, name: "kvctl").encode(into: &$0)
+        }
+        try socket.send(writer.take(), deadline: deadline)
+        var received: Bytes = []
+        let (kind, body) = try Self.readFrame(socket, &received, deadline)
+        guard kind == .hello else {
+            throw ClientError(.malformed, "\(address) answered hello with \(kind)")
+        }
+        do throws(DatabaseError) {
+            peer = try ByteReader.decode(body) { (reader) throws(DatabaseError) in
+                try Hello(from: &reader)
+            }
+        } catch {
+            throw ClientError(.malformed, "hello of \(address): \(error.message)")
+        }
+        guard peer.role == .controller else {
+            throw ClientError(
+                .answered(.invalidRequest), "\(address) is no controller but a \(peer.role)")
+        }
+        self.socket = socket
+        self.received = received
+    }
+
+    /// Sends one admin request and waits for its result.
+    ///
+    /// Throws `.answered` with the controller's code and message when it refused.
+    public func call(
+        _ verb: String, _ arguments: JSONValue = [:], deadline: Deadline
+    ) throws(ClientError) -> JSONValue {
+        let request = nextRequest
+        nextRequest += 1
+        let document: JSONValue = ["verb": .string(verb), "arguments": arguments]
+        var writer = ByteWriter()
+        Frame.append(.adminRequest, to: &writer) {
+            $0.write(request)
+            $0.writeRaw(Bytes(document.encoded(pretty: false).utf8))
+        }
+        try socket.send(writer.take(), deadline: deadline)
+        while true {
+            let (kind, body) = try Self.readFrame(socket, &received, deadline)
+            guard kind == .adminResponse, body.count >= 4 else {
+                throw ClientError(.malformed, "\(socket.address) answered with \(kind)")
+            }
+            let answered = body.withUnsafeBytes { $0.loadUnaligned(as: UInt32.self).littleEndian }
+            if answered == request { return try Self.result(Bytes(body[4...]), of: socket.address) }
+        }
+    }
+
+    private static func result(_ bytes: Bytes, of address: String) throws(ClientError) -> JSONValue
+    {
+        guard let document = JSONValue(parsing: bytes), let ok = document["ok"].bool else {
+            throw ClientError(.malformed, "the answer of \(address) is not the JSON expected")
+        }
+        if ok { return document["result"] }
+        let name = document["code"].string ?? ""
+        let code = ErrorCode.allCases.first { "\($0)" == name } ?? .unavailable
+        throw ClientError(.answered(code), document["message"].string ?? name)
+    }
+
+    private static func readFrame(
+        _ socket: BlockingSocket, _ received: inout Bytes, _ deadline: Deadline
+    ) throws(ClientError) -> (FrameKind, Bytes) {
+        while true {
+            if let (kind, body, count) = try parse(received, from: socket.address) {
+                received.removeFirst(count)
+                guard kind == .goodbye else { return (kind, body) }
+                throw goodbye(body, from: socket.address)
+            }
+            guard try socket.receive(into: &received, deadline: deadline) else {
+                throw ClientError(.unreachable, "\(socket.address) closed the connection")
+            }
+        }
+    }
+
+    private static func parse(
+        _ received: Bytes, from address: String
+    ) throws(ClientError) -> (FrameKind, Bytes, Int)? {
+        var outcome: Result<(FrameKind, Bytes, Int)?, DatabaseError> = .success(nil)
+        received.withUnsafeBytes { buffer in
+            do throws(DatabaseError) {
+                if let frame = try Frame.parse(buffer) {
+                    outcome = .success((frame.kind, Bytes(frame.body), frame.byteCount))
+                }
+            } catch {
+                outcome = .failure(error)
+            }
+        }
+        switch outcome {
+        case .success(let frame): return frame
+        case .failure(let error):
+            throw ClientError(
+                .malformed, "\(address) does not speak the protocol: \(error.message)")
+        }
+    }
+
+    private static func goodbye(_ body: Bytes, from address: String) -> ClientError {
+        let decoded = try? ByteReader.decode(body) { (reader) throws(DatabaseError) in
+            (try reader.readUInt8(), try reader.readString())
+        }
+        guard let (code, message) = decoded else {
+            return ClientError(.unreachable, "\(address) said goodbye")
+        }
+        return ClientError(
+            .answered(ErrorCode(rawValue: code) ?? .unavailable), "\(address): \(message)")
+    }
+}

@@ -1,0 +1,86 @@
+// `playground.json`: what runs in a playground directory, and where.
+
+import FoundationEssentials
+
+/// The content of `DIR/playground.json`. Addresses are `host:port`; a pid is that of the daemon
+/// itself, null while it is stopped.
+public struct PlaygroundFile: Codable, Hashable, Sendable {
+    public struct Router: Codable, Hashable, Sendable {
+        public var name: String
+        public var pid: Int32?
+        public var resp: String
+        public var admin: String
+
+        public init(name: String, pid: Int32?, resp: String, admin: String) {
+            self.name = name
+            self.pid = pid
+            self.resp = resp
+            self.admin = admin
+        }
+    }
+
+    public struct Node: Codable, Hashable, Sendable {
+        public var name: String
+        /// As the controller issued it; 0 until the node has registered.
+        public var id: Int
+        public var pid: Int32?
+        public var rpc: String
+        public var admin: String
+        public var data: [String]
+        public var log: String
+        public var spare: Bool
+
+        public init(
+            name: String, id: Int, pid: Int32?, rpc: String, admin: String, data: [String],
+            log: String, spare: Bool
+        ) {
+            self.name = name
+            self.id = id
+            self.pid = pid
+            self.rpc = rpc
+            self.admin = admin
+            self.data = data
+            self.log = log
+            self.spare = spare
+        }
+    }
+
+    public struct Controller: Codable, Hashable, Sendable {
+        public var name: String
+        public var pid: Int32?
+        public var rpc: String
+        public var admin: String
+
+        public init(name: String, pid: Int32?, rpc: String, admin: String) {
+            self.name = name
+            self.pid = pid
+            self.rpc = rpc
+            self.admin = admin
+        }
+    }
+
+    public var routers: [Router]
+    public var nodes: [Node]
+    public var controllers: [Controller]
+
+    public static let fileName = "playground.json"
+
+    public init(routers: [Router], nodes: [Node], controllers: [Controller]) {
+        self.routers = routers
+        self.nodes = nodes
+        self.controllers = controllers
+    }
+
+    /// Reads the file in `directory`.
+    public init(directory: String) throws(ClientError) {
+        let path = directory + "/" + Self.fileName
+        guard let data = FileManager.default.contents(atPath: path) else {
+            throw ClientError(.notFound, "there is no playground in \(directory): no \(path)")
+        }
+        do {
+            self = try JSONDecoder().decode(PlaygroundFile.self, from: data)
+        } catch {
+            throw ClientError(.notFound, "\(path) is damaged: \(error)")
+        }
+    }
+}

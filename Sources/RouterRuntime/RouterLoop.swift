@@ -1,0 +1,352 @@
+// The router's event loop: clients on one side, nodes and controllers on the other, the core between.
+
+import EventLoop
+import KVBase
+import Metrics
+import RESP
+import RPC
+import RouterCore
+import ShardCore
+import SystemdSupport
+import WireProtocol
+
+/// What a router is started with.
+struct RouterOptions: Sendable {
+    var name: String
+    var listen: SocketAddress
+    /// A listening socket that was handed over; used instead of `listen`.
+    var inheritedSocket: Int32?
+    var controllers: [SocketAddress]
+    /// Where its admin server is; empty without one.
+    var advertisedAdmin: String
+    var clientsMax: Int
+    var password: Bytes?
+    var tuning = RouterTuning()
+    /// By get, put, delete, list.
+    var upstreamDurations: [DurationHistogram] = []
+    /// By operation class.
+    var requestDurations: [DurationHistogram] = []
+}
+
+/// Everything of a router that lives on its loop's thread.
+final class RouterLoop {
+    let loop: EventLoop
+    let options: RouterOptions
+    let log: ComponentLog
+    let status: RouterStatus
+    private(set) var transport: RPCTransport!
+    private(set) var controllers: ControllerLink!
+    var core: RequestRouter
+    var cursors = CursorTable()
+    var statistics = RouterStatistics()
+    /// The time of the event that is being handled.
+    private(set) var now: Instant
+    let startTime: Instant
+
+    /// By the core's client number.
+    private(set) var sessions: [ClientSession?] = []
+    private(set) var sessionCount = 0
+    private var lastSessionSerial: UInt64 = 0
+    private var listener: TCPListener?
+    private var nodes: [NodeID: NodeClient] = [:]
+    private var cluster: UInt64 = 0
+    private var effects = RouterEffects()
+    /// Sessions with replies to write, and those that may go on, this turn.
+    private var dirty: [ClientSession] = []
+    private var resumable: [ClientSession] = []
+    private var timer: LoopTimer?
+    private var timerAt = Instant.distantFuture
+    private var isControllerTimerArmed = false
+    private var lastPublished = Instant.origin
+    private var isStopping = false
+    private var whenIdle: (() -> Void)?
+
+    init(
+        loop: EventLoop, options: RouterOptions, status: RouterStatus, log: ComponentLog
+    ) throws(DatabaseError) {
+        self.loop = loop
+        self.options = options
+        self.status = status
+        self.log = log
+        core = RequestRouter(tuning: options.tuning)
+        now = loop.now
+        startTime = now
+        // Before the transport's own hook: what this sends leaves in the same turn.
+        loop.onTurnEnd { [unowned self] in endTurn() }
+        transport = RPCTransport(loop: loop)
+        controllers = ControllerLink(router: self, addresses: options.controllers)
+        let accept: (TCPConnection) -> Void = { [unowned self] in self.accept($0) }
+        if let descriptor = options.inheritedSocket {
+            listener = try TCPListener(
+                loop: loop, adoptingFileDescriptor: descriptor, accept: accept)
+        } else {
+            listener = try TCPListener(loop: loop, address: options.listen, accept: accept)
+        }
+    }
+
+    /// Where clients reach it.
+    var localAddress: SocketAddress { listener?.localAddress ?? options.listen }
+
+    func hello(expecting node: NodeID) -> Hello {
+        Hello(
+            role: .router, cluster: cluster, expects: node, name: options.name,
+            addresses: [localAddress.description, options.advertisedAdmin])
+    }
+
+    /// Takes over the cluster's number from the first controller that tells it.
+    func learn(cluster: UInt64) {
+        if self.cluster == 0 { self.cluster = cluster }
+    }
+
+    /// Reads the clock once per event.
+    func tick() { now = loop.now }
+
+    // MARK: Clients
+
+    private func accept(_ connection: TCPConnection) {
+        guard sessionCount < options.clientsMax, !isStopping else {
+            statistics.refusedClients += 1
+            connection.write(Bytes("-ERR max number of clients reached\r\n".utf8))
+            connection.closeAfterWrites()
+            return
+        }
+        lastSessionSerial += 1
+        sessionCount += 1
+        statistics.acceptedClients += 1
+        let client = core.openClient()
+        let session = ClientSession(
+            router: self, connection: connection, client: client, serial: lastSessionSerial)
+        while sessions.count <= Int(client) { sessions.append(nil) }
+        sessions[Int(client)] = session
+    }
+
+    func sessionDidClose(_ session: ClientSession) {
+        core.closeClient(session.client)
+        sessions[Int(session.client)] = nil
+        sessionCount -= 1
+    }
+
+    func markDirty(_ session: ClientSession) { dirty.append(session) }
+    func markResumable(_ session: ClientSession) { resumable.append(session) }
+
+    // MARK: Nodes
+
+    func nodeDidOpen(_ node: NodeID) {
+        tick()
+        core.nodeDidOpen(node, now: now, into: &effects)
+        publishStatus()
+    }
+
+    func nodeDidClose(_ node: NodeID, wasRefused: Bool) {
+        tick()
+        let wasOpen = core.isOpen(node)
+        core.nodeDidClose(node, now: now, into: &effects)
+        if wasRefused, !wasOpen { controllers.reportUnreachable(node) }
+        publishStatus()
+    }
+
+    func receiveResponses(
+        from node: NodeID, _ body: UnsafeRawBufferPointer
+    ) throws(DatabaseError) {
+        tick()
+        var reader = ByteReader(body)
+        while !reader.isAtEnd {
+            let response = try Response(from: &reader)
+            var hint: (term: Term, node: NodeID)?
+            if response.error == .notLeader {
+                var payload = ByteReader(response.payload)
+                if let read = try? LeaderHint(from: &payload) { hint = (read.term, read.node) }
+            }
+            let verdict = core.receive(
+                from: node, token: response.token, error: response.error, hint: hint, now: now,
+                into: &effects)
+            guard case .deliver(let destination, let code, let submitted) = verdict else {
+                continue
+            }
+            observe(code, took: now - submitted)
+            guard let session = sessions[Int(destination.client)] else {
+                preconditionFailure("an answer for a client that is gone")
+            }
+            session.answer(
+                destination,
+                OperationAnswer(
+                    error: response.error, flags: response.flags, sequencer: response.sequencer,
+                    payload: response.payload))
+        }
+    }
+
+    private func observe(_ code: OperationCode, took duration: Nanoseconds) {
+        guard options.upstreamDurations.count == 4 else { return }
+        let place =
+            switch code {
+            case .get: 0
+            case .put: 1
+            case .delete: 2
+            default: 3
+            }
+        options.upstreamDurations[place].observe(duration)
+    }
+
+    /// Notes how long a command took that was read at `since`.
+    func observe(_ operation: OperationClass, since: Instant) {
+        guard operation.rawValue < options.requestDurations.count else { return }
+        options.requestDurations[operation.rawValue].observe(now - since)
+    }
+
+    // MARK: Map
+
+    /// Takes over an update; false when a full one is needed.
+    func take(_ update: MapUpdate) -> Bool {
+        tick()
+        let held = core.map.revision
+        // A controller that is behind tells nothing new, except perhaps about leaders.
+        if update.to < held || (update.to == held && !update.isFull) {
+            for case .leader(let leader) in update.changes {
+                core.observe(leader, now: now, into: &effects)
+            }
+            publishStatus()
+            return true
+        }
+        guard core.apply(update, now: now, into: &effects) else { return false }
+        statistics.mapUpdates += 1
+        connectNodes()
+        publishStatus()
+        return true
+    }
+
+    private func connectNodes() {
+        for node in core.map.nodes.elements where nodes[node.id]?.address != node.rpcAddress {
+            nodes[node.id]?.close()
+            do throws(DatabaseError) {
+                let address = try SocketAddress.parse(node.rpcAddress)
+                nodes[node.id] = NodeClient(
+                    node: node.id, address: address, text: node.rpcAddress, router: self)
+            } catch {
+                log.error("node \(node.name) cannot be reached: \(error.message)")
+            }
+        }
+        for (id, client) in nodes where core.map.nodes[id] == nil {
+            nodes[id] = nil
+            client.close()
+        }
+    }
+
+    // MARK: Turns
+
+    private func endTurn() {
+        // A reply may let a session go on, whose commands may fail at once, and so on; every round
+        // answers commands that came from outside, so this ends.
+        repeat {
+            settleEffects()
+            resumeSessions()
+        } while !effects.isEmpty || !resumable.isEmpty
+        if !dirty.isEmpty || core.hasUnsent { statistics.busyTurns += 1 }
+        core.flush { node, body, _ in nodes[node]?.send(body) }
+        for session in dirty { session.flush() }
+        dirty.removeAll(keepingCapacity: true)
+        armTimer()
+        if now - lastPublished >= .milliseconds(100) { publishStatus() }
+        if whenIdle != nil, isIdle { finishStop() }
+    }
+
+    private func settleEffects() {
+        guard !effects.isEmpty else { return }
+        var current = RouterEffects()
+        swap(&current, &effects)
+        for node in current.unreachable { controllers.reportUnreachable(node) }
+        if current.wantsMapRefresh { controllers.refresh(now: now) }
+        for failure in current.failures {
+            // The client may have left since.
+            sessions[Int(failure.destination.client)]?.answer(failure.destination, failure.error)
+        }
+    }
+
+    private func resumeSessions() {
+        guard !resumable.isEmpty else { return }
+        var current: [ClientSession] = []
+        swap(&current, &resumable)
+        for session in current { session.resume() }
+    }
+
+    private func armTimer() {
+        guard let wake = core.nextWake else { return }
+        guard wake < timerAt else { return }
+        timer?.cancel()
+        timerAt = wake
+        timer = loop.schedule(after: wake - loop.now) { [unowned self] in
+            timer = nil
+            timerAt = .distantFuture
+            tick()
+            core.advance(now: now, into: &effects)
+        }
+    }
+
+    /// Sees to it that waiting table requests are looked at.
+    func wakeForControllers() {
+        guard !isControllerTimerArmed else { return }
+        isControllerTimerArmed = true
+        loop.schedule(after: .milliseconds(50)) { [unowned self] in
+            isControllerTimerArmed = false
+            tick()
+            if controllers.advance(now: now) { wakeForControllers() }
+        }
+    }
+
+    // MARK: Stopping
+
+    private var isIdle: Bool {
+        core.pendingOperations == 0 && sessions.allSatisfy { $0?.isIdle ?? true }
+    }
+
+    /// Accepts nobody any more, and calls `done` when all that was asked is answered and written,
+    /// or after five seconds. No connection is dialled from then on.
+    func stop(_ done: @escaping () -> Void) {
+        guard !isStopping else { return }
+        isStopping = true
+        listener?.close()
+        for session in sessions { session?.stopReading() }
+        whenIdle = done
+        loop.schedule(after: .seconds(5)) { [unowned self] in finishStop() }
+    }
+
+    private func finishStop() {
+        guard let done = whenIdle else { return }
+        whenIdle = nil
+        controllers.close()
+        for client in nodes.values { client.close() }
+        done()
+    }
+
+    /// Lets go of everything, after the loop has ended.
+    func close() {
+        sessions = []
+        nodes = [:]
+    }
+
+    // MARK: Status
+
+    private func publishStatus() {
+        lastPublished = now
+        var problems: [String] = []
+        if core.map.revision == .none {
+            problems.append("no cluster map yet: no controller has answered")
+        }
+        for group in core.map.groups.elements {
+            guard let leader = core.map.leader(of: group.id), leader.node != .none else {
+                problems.append("group \(group.id) has no leader")
+                continue
+            }
+            if !core.isOpen(leader.node) {
+                let name = core.map.nodes[leader.node]?.name ?? "\(leader.node)"
+                problems.append("no connection to \(name), which leads group \(group.id)")
+            }
+        }
+        status.publish(
+            RouterSnapshot(
+                problems: problems, statistics: statistics, core: core.counters,
+                revision: core.map.revision, clients: sessionCount,
+                nodesOpen: nodes.values.count { $0.isOpen }, nodes: nodes.count,
+                controllerIsConnected: controllers.isConnected,
+                pendingOperations: core.pendingOperations, pendingBytes: core.pendingBytes))
+    }
+}

@@ -1,0 +1,109 @@
+// The `kvrouter` program: settings in, clients served until it is told to stop.
+
+import Configuration
+import Daemon
+import EventLoop
+import KVBase
+import Metrics
+import RouterCore
+import SystemdSupport
+
+public enum RouterMain {
+    private static let settings: [Setting] = [
+        Setting(
+            "name", .string, default: "router-1",
+            help: "The router's name in logs and in `kvctl status`."),
+        Setting(
+            "listen.resp", .address, default: "127.0.0.1:6379",
+            help: "Address for clients (Redis protocol); a socket that systemd passes replaces it."),
+        Setting(
+            "controllers", .addressList, required: true, help: "Addresses of the controllers."),
+        Setting(
+            "request.deadline", .duration(.milliseconds(100)...(.seconds(600))), default: "5s",
+            help: "How long a request is tried before its client gets an error."),
+        Setting(
+            "clients.max", .integer(1...1_000_000), default: "10000",
+            help: "Most client connections; one more is answered with an error and closed."),
+        Setting(
+            "auth.password", .string,
+            help: "Password of the user `default`; without it clients need none."),
+    ]
+
+    /// Runs the daemon; never returns.
+    public static func run() -> Never {
+        let daemon = DaemonContext.start(
+            name: "kvrouter", summary: "The request manager of Rangekeeper.", settings: settings)
+        let log = daemon.log.component("router")
+        let status = RouterStatus()
+        do throws(DatabaseError) {
+            RouterMetrics.register(in: daemon.metrics, status)
+            daemon.addReadinessCheck("map") { status.current.problems.first }
+            let adminPort = try daemon.startAdmin()
+            var options = try RouterOptions(daemon.settings, adminPort: adminPort)
+            let inherited = ServiceManager.takeListeningSockets()
+            options.inheritedSocket = inherited.first?.descriptor
+            options.upstreamDurations = RouterMetrics.upstreamDurations(in: daemon.metrics)
+            options.requestDurations = RouterMetrics.requestDurations(in: daemon.metrics)
+            try start(options, daemon, log, status)
+        } catch {
+            daemon.fail(error.message)
+        }
+        daemon.ready(status: "serving")
+        daemon.runUntilStopped()
+    }
+
+    /// Starts the loop's thread with the router on it, and registers how to stop both.
+    private static func start(
+        _ options: RouterOptions, _ daemon: DaemonContext, _ log: ComponentLog,
+        _ status: RouterStatus
+    ) throws(DatabaseError) {
+        let started = Latch<Result<(Mailbox<Void>, LoopProgress, SocketAddress), DatabaseError>>()
+        let ended = Latch<Void>()
+        _ = try NamedThread(name: "loop") {
+            do throws(DatabaseError) {
+                let loop = try EventLoop()
+                let router = try RouterLoop(
+                    loop: loop, options: options, status: status, log: log)
+                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in
+                    router.stop { loop.stop() }
+                }
+                started.open(.success((stop, loop.progress, router.localAddress)))
+                loop.run()
+                router.close()
+            } catch {
+                started.open(.failure(error))
+            }
+            ended.open(())
+        }
+        let (stop, progress, address) = try started.wait().get()
+        daemon.watch("loop") { progress.turns }
+        daemon.onStop {
+            _ = stop.post(())
+            ended.wait()
+        }
+        log.info("clients are served", [LogField("address", address)])
+    }
+}
+
+extension RouterOptions {
+    init(_ settings: Settings, adminPort: UInt16?) throws(DatabaseError) {
+        name = settings.string("name")
+        guard let address = try settings.address("listen.resp") else {
+            throw DatabaseError(.invalidRequest, "listen.resp is empty")
+        }
+        listen = address
+        controllers = try settings.addresses("controllers")
+        guard !controllers.isEmpty else {
+            throw DatabaseError(.invalidRequest, "controllers must not be empty")
+        }
+        clientsMax = settings.integer("clients.max")
+        password = settings.optionalString("auth.password").map { Bytes($0.utf8) }
+        tuning.requestDeadline = settings.duration("request.deadline")
+        advertisedAdmin = ""
+        if let admin = try settings.address("listen.admin") {
+            advertisedAdmin = SocketAddress(
+                host: admin.host, port: adminPort ?? admin.port
+            ).description
+        }
+    }
+}

@@ -1,0 +1,111 @@
+// What a playground consists of: how many daemons of each kind, their ports, their command lines.
+
+import OperatorClient
+
+/// The numbers a playground is made from; they stay the same for its whole life.
+struct PlaygroundPlan: Codable, Hashable {
+    var nodes = 4
+    /// How many of `nodes` are spares; the last ones.
+    var spares = 1
+    var routers = 1
+    var controllers = 1
+    var replicas = 3
+    var groups = 2
+    var portBase = 7000
+
+    static let routersMax = 10
+    static let controllersMax = 5
+    static let nodesMax = 100
+
+    /// Ports from the base on: two for each router, two for each controller, two for each node.
+    private static let controllerPorts = 2 * routersMax
+    private static let nodePorts = controllerPorts + 2 * controllersMax
+    /// Ports that a plan may use, from its base on.
+    static let portSpan = nodePorts + 2 * nodesMax
+
+    /// The daemons in the order in which they start. `directory` is absolute.
+    func daemons(in directory: String, binaries: String) -> [DaemonPlan] {
+        func plan(_ kind: DaemonPlan.Kind, _ index: Int, ports first: Int) -> DaemonPlan {
+            let name = "\(kind.rawValue)-\(index + 1)"
+            return DaemonPlan(
+                kind: kind, name: name, binary: "\(binaries)/\(kind.program)",
+                home: "\(directory)/\(name)", log: "\(directory)/logs/\(name).log",
+                port: portBase + first + 2 * index,
+                isSpare: kind == .node && index >= nodes - spares)
+        }
+        let controllerPlans = (0..<controllers).map {
+            plan(.controller, $0, ports: Self.controllerPorts)
+        }
+        let addresses = controllerPlans.map(\.address).joined(separator: ",")
+        var all = controllerPlans
+        all += (0..<nodes).map { plan(.node, $0, ports: Self.nodePorts) }
+        all += (0..<routers).map { plan(.router, $0, ports: 0) }
+        for index in all.indices { all[index].setArguments(controllers: addresses, plan: self) }
+        return all
+    }
+}
+
+/// One daemon of a playground.
+struct DaemonPlan {
+    enum Kind: String, CaseIterable {
+        case controller, node, router
+
+        var program: String {
+            switch self {
+            case .controller: "kvcontrollerd"
+            case .node: "kvnode"
+            case .router: "kvrouter"
+            }
+        }
+    }
+
+    var kind: Kind
+    var name: String
+    /// Path of the program.
+    var binary: String
+    /// The directory of its own.
+    var home: String
+    var log: String
+    /// Its service port (RPC or Redis protocol); the admin port is the next one.
+    var port: Int
+    var isSpare: Bool
+    /// Without the program's name.
+    private(set) var arguments: [String] = []
+
+    init(
+        kind: Kind, name: String, binary: String, home: String, log: String, port: Int,
+        isSpare: Bool
+    ) {
+        self.kind = kind
+        self.name = name
+        self.binary = binary
+        self.home = home
+        self.log = log
+        self.port = port
+        self.isSpare = isSpare
+    }
+
+    var address: String { "127.0.0.1:\(port)" }
+    var admin: String { "127.0.0.1:\(port + 1)" }
+    var data: String { home + "/data" }
+
+    /// Each port with what it serves.
+    var ports: [(port: Int, use: String)] {
+        [(port, kind == .router ? "Redis protocol" : "RPC"), (port + 1, "admin")]
+    }
+
+    fileprivate mutating func setArguments(controllers: String, plan: PlaygroundPlan) {
+        arguments = ["--name", name, "--listen-admin", admin]
+        switch kind {
+        case .controller:
+            arguments += ["--listen-rpc", address, "--data", data]
+            arguments += ["--groups-initial", "\(plan.groups)"]
+            arguments += ["--replicas-default", "\(plan.replicas)"]
+        case .node:
+            arguments += ["--listen-rpc", address, "--data", data, "--controllers", controllers]
+            if isSpare { arguments.append("--spare") }
+        case .router:
+            arguments += ["--listen-resp", address, "--controllers", controllers]
+        }
+    }
+}

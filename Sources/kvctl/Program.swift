@@ -1,0 +1,88 @@
+// From the words of the command line to a command that runs, and to help when they make none.
+
+import Glibc
+
+struct Program {
+    let arguments: [String]
+    private let commands = Command.all
+
+    init(arguments: [String]) { self.arguments = arguments }
+
+    func run() -> ExitCode {
+        signal(SIGPIPE, SIG_IGN)
+        do throws(Failure) {
+            return try dispatch()
+        } catch {
+            Terminal.say("kvctl: " + error.message)
+            return error.code
+        }
+    }
+
+    private func dispatch() throws(Failure) -> ExitCode {
+        guard let first = arguments.first else {
+            Terminal.say(HelpText.overview(commands))
+            return .usage
+        }
+        switch first {
+        case "help": return try help(about: Array(arguments.dropFirst()))
+        case "--help", "-h": return try help(about: [])
+        case "--version": return try run(["version"] + arguments.dropFirst())
+        case "__complete":
+            for word in Completion.candidates(for: Array(arguments.dropFirst()), commands) {
+                Terminal.data(word)
+            }
+            return .ok
+        default: return try run(arguments)
+        }
+    }
+
+    private func run(_ words: [String]) throws(Failure) -> ExitCode {
+        if let command = command(words) {
+            let invocation = try Invocation(command, Array(words.dropFirst(command.path.count)))
+            if invocation.has("help") {
+                Terminal.data(HelpText.of(command))
+                return .ok
+            }
+            return try command.run(invocation)
+        }
+        let verbs = commands.filter { $0.path.first == words[0] }
+        guard !verbs.isEmpty else {
+            let names = commands.map(\.path[0])
+            throw Failure(
+                .usage,
+                "unknown command '\(words[0])'" + Suggestion.text(for: words[0], in: names)
+                    + "\nsee: kvctl --help")
+        }
+        if words.count == 1 {
+            Terminal.say(HelpText.noun(words[0], verbs))
+            return .usage
+        }
+        if words[1] == "--help" || words[1] == "-h" { return try help(about: [words[0]]) }
+        throw Failure(
+            .usage,
+            "unknown command '\(words[0]) \(words[1])'"
+                + Suggestion.text(for: words[1], in: verbs.map(\.path[1]))
+                + "\nsee: kvctl \(words[0]) --help")
+    }
+
+    private func help(about words: [String]) throws(Failure) -> ExitCode {
+        guard let noun = words.first else {
+            Terminal.data(HelpText.overview(commands))
+            return .ok
+        }
+        if let command = command(words) {
+            Terminal.data(HelpText.of(command))
+            return .ok
+        }
+        let verbs = commands.filter { $0.path.first == noun }
+        guard !verbs.isEmpty else {
+            throw Failure(.usage, "no command '\(words.joined(separator: " "))'\nsee: kvctl --help")
+        }
+        Terminal.data(HelpText.noun(noun, verbs))
+        return .ok
+    }
+
+    private func command(_ words: [String]) -> Command? {
+        commands.first { words.starts(with: $0.path) }
+    }
+}

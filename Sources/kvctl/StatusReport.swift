@@ -1,0 +1,146 @@
+// The answers of a controller as lines of text.
+
+import OperatorClient
+
+/// Lines about a `status` answer (or one of its parts: `nodes`, `groups`).
+struct StatusReport {
+    let status: JSONValue
+
+    init(_ status: JSONValue) { self.status = status }
+
+    /// `degraded: group 2 has no leader; node-3 is down`.
+    func verdictLine(_ palette: Palette) -> String {
+        let verdict = status["verdict"].text
+        var facts = status["findings"].elements.map(\.text)
+        if facts.isEmpty { facts = [summary] }
+        return palette.state(verdict) + ": " + facts.joined(separator: "; ")
+    }
+
+    /// `4 nodes (1 spare), 2 groups, 3 tables`.
+    var summary: String {
+        let nodes = status["nodes"].elements
+        let spares = nodes.count { $0["state"].string == "spare" }
+        let spareText = spares > 0 ? " (\(Quantity.of(spares, "spare")))" : ""
+        return Quantity.of(nodes.count, "node") + spareText + ", "
+            + Quantity.of(status["groups"].elements.count, "group") + ", "
+            + Quantity.of(status["tables"].int ?? 0, "table")
+    }
+
+    func controllers(_ palette: Palette) -> [String] {
+        var table = TextTable([
+            .text("CONTROLLER"), .text("ACTING"), .number("TERM"), .text("RPC"), .text("ADMIN"),
+        ])
+        for controller in status["controllers"].elements {
+            table.add(
+                [
+                    controller["name"].text, controller["acting"].text, controller["term"].text,
+                    controller["rpc"].text, controller["admin"].text,
+                ])
+        }
+        return table.lines(palette)
+    }
+
+    func routers(_ palette: Palette) -> [String] {
+        var table = TextTable([.text("ROUTER"), .text("REDIS PROTOCOL"), .text("ADMIN")])
+        for router in status["routers"].elements {
+            table.add([router["name"].text, router["resp"].text, router["admin"].text])
+        }
+        return table.lines(palette)
+    }
+
+    func nodes(_ palette: Palette) -> [String] {
+        var table = TextTable([
+            .text("NODE"), .number("ID"), .text("STATE"), .text("ZONE"), .number("REPLICAS"),
+            .number("LEADERS"), .number("HEARTBEAT"), .number("DATA"), .number("DISK FREE"),
+            .text("RPC"), .text("ADMIN"),
+        ])
+        let nodes = status["nodes"].elements.sorted {
+            // node-2 before node-10.
+            let (left, right) = ($0["name"].text, $1["name"].text)
+            return (left.utf8.count, left) < (right.utf8.count, right)
+        }
+        for node in nodes {
+            let disks = node["disks"].elements
+            let bad = disks.compactMap { $0["state"].string }.filter { $0 != "healthy" }
+            let state = palette.state(node["state"].text)
+            table.add(
+                [
+                    node["name"].text, node["id"].text,
+                    bad.isEmpty ? state : state + " (disk \(bad.joined(separator: ",")))",
+                    node["zone"].string.flatMap { $0.isEmpty ? nil : $0 } ?? "-",
+                    node["replicas"].text, node["leaders"].text,
+                    Quantity.milliseconds(node["heartbeatAgeMillis"].int),
+                    Quantity.bytes(Self.sum("dataBytes", disks)),
+                    Quantity.bytes(Self.sum("freeBytes", disks)),
+                    node["rpc"].text, node["admin"].text,
+                ])
+        }
+        return table.lines(palette)
+    }
+
+    func groups(_ palette: Palette) -> [String] {
+        var table = TextTable([
+            .number("GROUP"), .text("ENGINE"), .text("STATE"), .number("TERM"), .text("LEADER"),
+            .text("REPLICAS"),
+        ])
+        for group in status["groups"].elements {
+            let replicas = group["replicas"].elements.map { replica in
+                let state = replica["state"].text
+                let lag = replica["lag"].int ?? 0
+                return replica["node"].text
+                    + (replica["role"].string == "learner" ? " (learner)" : "")
+                    + (state == "active" ? "" : " (\(palette.state(state)))")
+                    + (lag > 0 ? " -\(Quantity.count(lag))" : "")
+            }
+            table.add(
+                [
+                    group["id"].text, group["engine"].text, palette.state(group["state"].text),
+                    group["term"].text, group["leader"].string ?? palette.bad("none"),
+                    replicas.joined(separator: ", "),
+                ])
+        }
+        return table.lines(palette)
+    }
+
+    static func shards(_ shards: [JSONValue], _ palette: Palette) -> [String] {
+        var table = TextTable([
+            .number("SHARD"), .text("TABLE"), .text("FROM"), .text("TO"), .number("GROUP"),
+            .text("STATE"), .number("EPOCH"), .number("RECORDS"), .number("SIZE"),
+        ])
+        for shard in shards {
+            let start = shard["start"].text
+            table.add(
+                [
+                    shard["id"].text, shard["table"].text, start.isEmpty ? "(first)" : start,
+                    shard["end"].string ?? "(last)", shard["group"].text,
+                    palette.state(shard["state"].text), shard["epoch"].text,
+                    Quantity.count(shard["records"].int), Quantity.bytes(shard["bytes"].int),
+                ])
+        }
+        return table.lines(palette)
+    }
+
+    static func tables(_ tables: [JSONValue], _ palette: Palette) -> [String] {
+        var table = TextTable([
+            .text("TABLE"), .text("PARTITION"), .text("ENGINE"), .number("REPLICAS"),
+            .number("SHARDS"), .text("GROUPS"), .number("RECORDS"), .number("SIZE"), .text("STATE"),
+        ])
+        for entry in tables {
+            let ranges = entry["virtualRanges"].int.map { " \($0)" } ?? ""
+            table.add(
+                [
+                    entry["name"].text, entry["partitioning"].text + ranges, entry["engine"].text,
+                    entry["replicas"].text, entry["shards"].text, entry["groups"].text,
+                    Quantity.count(entry["records"].int), Quantity.bytes(entry["bytes"].int),
+                    entry["state"].text,
+                ])
+        }
+        return table.lines(palette)
+    }
+
+    /// The sum of a field over objects; nil when none has it.
+    private static func sum(_ field: String, _ objects: [JSONValue]) -> Int? {
+        let values = objects.compactMap { $0[field].int }
+        return values.isEmpty ? nil : values.reduce(0, +)
+    }
+}
