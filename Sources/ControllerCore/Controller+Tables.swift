@@ -44,7 +44,10 @@ extension Controller {
         _ waiter: TableProcedure.Waiter, _ request: TableRequest, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard case .create(let name, let partitioning, let engine, let replicas, let splits, let ifMissing) = request
+        guard
+            case .create(
+                let name, let partitioning, let engine, let replicas, let splits, let ifMissing) =
+                request
         else { return }
         if let objection = TableRules.objection(
             to: request, splitBytesMax: settings.splitBytesMax)
