@@ -194,7 +194,7 @@ class Cluster:
                 for group in self.groups())
         wait_for(caught_up, seconds, "caught-up replicas")
 
-    def log_tails(self, lines=25):
+    def log_tails(self, lines=12):
         parts = []
         for log in sorted((self.directory / "logs").glob("*.log")):
             tail = log.read_text(errors="replace").splitlines()[-lines:]
