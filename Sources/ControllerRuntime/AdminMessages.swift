@@ -111,12 +111,24 @@ struct TableView: Encodable {
     var engine: String
     var replicas: UInt8
     var state: String
-    /// The number of shards, or with `table.describe` the shards themselves under `shardList`.
-    var shards: Int
+    var shards: TableShards
     var groups: [UInt32]
     var bytes: UInt64
     var records: UInt64
-    var shardList: [ShardView]?
+}
+
+/// The shards of a table: their number in lists of tables, themselves where one is described.
+enum TableShards: Encodable {
+    case count(Int)
+    case list([ShardView])
+
+    func encode(to encoder: any Encoder) throws {
+        var container = encoder.singleValueContainer()
+        switch self {
+        case .count(let count): try container.encode(count)
+        case .list(let list): try container.encode(list)
+        }
+    }
 }
 
 struct TablesView: Encodable {

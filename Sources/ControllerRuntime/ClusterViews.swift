@@ -17,7 +17,8 @@ struct ClusterViews {
                 heartbeatAgeMillis: (now - node.lastHeard).count / 1_000_000,
                 disks: node.disks.map { disk in
                     DiskView(
-                        path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,
+                        path: disk.path, state: disk.state == .healthy ? "ok" : "\(disk.state)",
+                        totalBytes: disk.totalBytes,
                         freeBytes: disk.freeBytes, dataBytes: disk.dataBytes)
                 })
         }
@@ -71,7 +72,7 @@ struct ClusterViews {
             return TableView(
                 name: table.name, id: table.id.rawValue, partitioning: "\(table.partitioning)",
                 virtualRanges: ranges, engine: "\(table.engine)", replicas: table.replicas,
-                state: "\(table.state)", shards: total.shards,
+                state: "\(table.state)", shards: .count(total.shards),
                 groups: total.groups.sorted().map(\.rawValue), bytes: total.bytes,
                 records: total.records)
         }

@@ -62,7 +62,7 @@ extension ControllerServer {
             guard var view = views.tables().first(where: { $0.id == table.id.rawValue }) else {
                 return
             }
-            view.shardList = views.shards(of: table)
+            view.shards = .list(views.shards(of: table))
             session.adminSuccess(token, view)
         case "table.create":
             let creation = try creation(arguments)

@@ -22,7 +22,10 @@ public final class EventLoop {
     private let prepare: UnsafeMutablePointer<uv_prepare_t>
     private var turnEndBodies: [() -> Void] = []
     private var startTime: UInt64 = 0
-    private var isClosed = false
+    /// From the start of `close` on: nothing new lives long.
+    private(set) var isClosing = false
+    /// The libuv loop is gone.
+    private(set) var isClosed = false
 
     /// Throws `unavailable` when the system has no file descriptors or memory left for a loop.
     public init() throws(DatabaseError) {
@@ -51,7 +54,7 @@ public final class EventLoop {
 
     /// Turns until `stop`, then closes every handle: each open connection's delegate hears of it.
     public func run() {
-        precondition(!isClosed, "a loop runs once")
+        precondition(!isClosing, "a loop runs once")
         startTime = uv_hrtime()
         startHeartbeat()
         uv_run(uv, UV_RUN_DEFAULT)
@@ -64,27 +67,31 @@ public final class EventLoop {
     public func stop() { uv_stop(uv) }
 
     /// Closes every handle of a loop that has not run, or has ended; idempotent. Not from within
-    /// a callback of the loop: there, call `stop`.
+    /// a callback of the loop: there, call `stop`. What callbacks start meanwhile is closed too.
     public func close() {
-        guard !isClosed else { return }
-        isClosed = true
-        uv_walk(
-            uv,
-            { handle, argument in
-                guard handle!.pointee.data != argument else { return }
-                let owner: LoopHandle = LoopHandle.owner(handle!.pointee.data)
-                if uv_is_closing(handle) == 0 { owner.tearDown() }
-            }, prepare.pointee.data)
+        guard !isClosing else { return }
+        isClosing = true
         turnEndBodies = []
         let closingPrepare = UnsafeMutableRawPointer(prepare)
             .assumingMemoryBound(to: uv_handle_t.self)
         uv_close(closingPrepare, nil)
-        while uv_run(uv, UV_RUN_DEFAULT) != 0 {}
+        repeat { tearDownHandles() } while uv_run(uv, UV_RUN_ONCE) != 0
         let status = uv_loop_close(uv)
         precondition(status == 0, "a handle was left open")
+        isClosed = true
         prepare.deallocate()
         readBuffer.deallocate()
         uv.deallocate()
+    }
+
+    private func tearDownHandles() {
+        uv_walk(
+            uv,
+            { handle, _ in
+                guard uv_is_closing(handle) == 0 else { return }
+                let owner: LoopHandle = LoopHandle.owner(handle!.pointee.data)
+                owner.tearDown()
+            }, nil)
     }
 
     // MARK: Time

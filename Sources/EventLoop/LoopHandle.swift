@@ -15,7 +15,9 @@ public class LoopHandle {
     final private(set) var isClosing = false
     final private(set) var isClosed = false
 
+    /// Precondition: the loop has not ended.
     init(loop: EventLoop, byteCount: Int) {
+        precondition(!loop.isClosed, "the loop has ended")
         self.loop = loop
         raw = .allocate(byteCount: byteCount, alignment: 16)
     }

@@ -48,7 +48,7 @@ public final class LoopTimer: LoopHandle {
     }
 
     private func fire() {
-        guard let body else { return }
+        guard let body, !loop.isClosing else { return }
         if !isRepeating {
             // libuv's milliseconds are rounded down: it may be a fraction of one too early.
             if uv_hrtime() < deadline {

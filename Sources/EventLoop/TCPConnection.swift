@@ -55,13 +55,14 @@ public final class TCPConnection: LoopHandle {
     // MARK: Opening
 
     /// Starts to connect. The outcome is `connectionDidConnect` or `connectionDidClose`, both from
-    /// the loop, never from within this call. What is written before goes out first.
+    /// the loop, never from within this call. What is written before goes out first. A loop that
+    /// is ending makes no connection and tells nobody, so that reconnecting ends too.
     public static func connect(
         loop: EventLoop, to address: SocketAddress, timeout: Nanoseconds,
         delegate: (any TCPConnectionDelegate)?
     ) -> TCPConnection {
         let connection = TCPConnection(loop: loop, phase: .connecting, peer: address)
-        connection.delegate = delegate
+        if !loop.isClosing { connection.delegate = delegate }
         let status = uv_tcp_init(loop.uv, connection.tcp)
         precondition(status == 0, "uv_tcp_init opens nothing and cannot fail")
         connection.activate()

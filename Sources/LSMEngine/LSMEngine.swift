@@ -202,6 +202,8 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         rocksdb_options_set_write_buffer_size(settings, options.writeBufferBytes)
         rocksdb_options_set_max_write_buffer_number(settings, Int32(options.writeBuffers))
         rocksdb_options_set_max_background_jobs(settings, Int32(options.backgroundJobs))
+        // There is one writer.
+        rocksdb_options_set_allow_concurrent_memtable_write(settings, 0)
         rocksdb_options_set_max_open_files(settings, Int32(options.openFilesMax))
         rocksdb_options_set_level0_slowdown_writes_trigger(
             settings, Int32(options.levelZeroSlowdownFiles))

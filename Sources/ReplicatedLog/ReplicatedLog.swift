@@ -187,10 +187,20 @@ public final class ReplicatedLog {
     /// Entries of the group up to `position` are durable in its engine (or not needed for another
     /// reason). Their disk space comes back when whole segments are free, at the next change of
     /// segment.
+    ///
+    /// `position` may lie behind the last entry: a leader applies what a majority of others holds,
+    /// so after a crash its engine can be ahead of its own log. The log is then cut there, by a
+    /// staged record, and goes on behind `position`.
     public func release(group: GroupID, upTo position: LogPosition) {
-        guard let state = groups[group], position.index > state.compacted.index else { return }
-        precondition(position.index <= state.last, "release beyond the last entry")
-        groups[group]!.compacted = position
+        guard var state = groups[group], position.index > state.compacted.index else { return }
+        if position.index > state.last {
+            beginRecords()
+            pending.append(snapshot: position, group: group, replica: state.replica)
+            state.last = position.index
+            forgetEntries(of: group)
+        }
+        state.compacted = position
+        groups[group] = state
     }
 
     /// Writes what was submitted, stops the writer thread and closes the files.

@@ -81,6 +81,22 @@ import Testing
         #expect(group.entries == (101...102).map { entry(3, $0) })
     }
 
+    @Test func engineAheadOfTheLogCutsIt() throws {
+        let directory = TemporaryDirectory()
+        let first = try LogHarness(directory)
+        first.create(1)
+        first.append(1, 1...5)
+        try first.sync()
+        first.log.release(group: GroupID(1), upTo: position(2, 8))
+        #expect(first.log.hasStaged)
+        first.append(1, term: 2, 9...10)
+        try first.sync()
+        first.log.close()
+        let group = try #require(try LogHarness(directory).group(1))
+        #expect(group.compacted == position(2, 8))
+        #expect(group.entries == (9...10).map { entry(2, $0) })
+    }
+
     @Test func removedGroupStaysAwayAndItsSuccessorStartsEmpty() throws {
         let directory = TemporaryDirectory()
         let first = try LogHarness(directory)

@@ -336,6 +336,81 @@ private func guardTime(_ loop: EventLoop) { loop.schedule(after: limit) { loop.s
         #expect(weakConnection == nil, "the loop lets go of closed connections")
     }
 
+    @Test func nothingOutlivesTheLoop() throws {
+        weak var weakLoop: EventLoop?
+        weak var weakListener: TCPListener?
+        weak var weakMailbox: Mailbox<Int>?
+        weak var weakRecorder: Recorder?
+        func use() throws {
+            let loop = try EventLoop()
+            let recorder = Recorder()
+            let listener = try TCPListener(loop: loop, address: loopback) {
+                $0.delegate = recorder
+                $0.write([1, 2, 3])
+                loop.stop()
+            }
+            let mailbox = loop.makeMailbox(capacity: 4) { (_: [Int]) in loop.stop() }
+            loop.onTurnEnd { _ = loop.now }
+            loop.onSignal(SIGUSR1) { loop.stop() }
+            loop.schedule(after: limit, repeating: limit) { loop.stop() }
+            _ = TCPConnection.connect(
+                loop: loop, to: listener.localAddress, timeout: limit, delegate: recorder)
+            (weakLoop, weakListener, weakMailbox, weakRecorder) =
+                (loop, listener, mailbox, recorder)
+            loop.run()
+        }
+        try use()
+        #expect(weakLoop == nil)
+        #expect(weakListener == nil)
+        #expect(weakMailbox == nil)
+        #expect(weakRecorder == nil)
+    }
+
+    @Test func endOfLoopEndsReconnectingToo() throws {
+        let loop = try EventLoop()
+        let listener = try TCPListener(loop: loop, address: loopback) { _ in }
+        let client = Recorder()
+        var timerRan = false
+        let reconnect = { [unowned loop, unowned client] in
+            _ = TCPConnection.connect(
+                loop: loop, to: listener.localAddress, timeout: limit, delegate: client)
+        }
+        client.onConnect = { [unowned loop] _ in loop.stop() }
+        client.onClose = { [unowned loop] _ in
+            reconnect()
+            loop.schedule(after: .zero, repeating: .milliseconds(1)) { timerRan = true }
+        }
+        reconnect()
+        loop.run()
+        #expect(client.closed.count == 1)
+        #expect(!timerRan)
+    }
+
+    @Test func adoptsAListeningSocket() throws {
+        let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        let bound = withUnsafeBytes(of: address) { raw in
+            bind(
+                descriptor, raw.baseAddress!.assumingMemoryBound(to: sockaddr.self),
+                socklen_t(raw.count))
+        }
+        try #require(bound == 0 && listen(descriptor, 8) == 0)
+        let loop = try EventLoop()
+        guardTime(loop)
+        var accepted = 0
+        let listener = try TCPListener(loop: loop, adoptingFileDescriptor: descriptor) { _ in
+            accepted += 1
+            loop.stop()
+        }
+        #expect(listener.localAddress.port != 0)
+        _ = TCPConnection.connect(
+            loop: loop, to: listener.localAddress, timeout: limit, delegate: nil)
+        loop.run()
+        #expect(accepted == 1)
+    }
+
     @Test func takenAddressIsAnError() throws {
         let loop = try EventLoop()
         let listener = try TCPListener(loop: loop, address: loopback) { _ in }

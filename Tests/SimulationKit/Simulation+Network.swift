@@ -62,6 +62,7 @@ extension Simulation {
         if options.oneWayPartitions { kinds += [breakSomeLinks, muteLeader] }
         if options.crashes { kinds += [crashOne, crashOne, crashLeader, crashAll] }
         if options.pauses { kinds += [pauseOne, pauseLeader] }
+        if options.crashes, options.partitions { kinds += [bounceVoter] }
         guard !kinds.isEmpty else { return }
         kinds[Int(faultRandom.below(UInt64(kinds.count)))]()
     }
@@ -125,6 +126,31 @@ extension Simulation {
     private func crashOne() { crash(nodes[randomPlace()]) }
     private func crashLeader() { crash(nodes[leaderPlace()]) }
     private func crashAll() { for node in nodes { crash(node) } }
+    /// Cuts one node off from the leader, names it candidate when its own promise has run out, and
+    /// restarts a voter that still hears the leader: has it forgotten what it promised?
+    private func bounceVoter() {
+        let leader = leaderPlace()
+        let candidate = randomPlace()
+        guard let term = nodes[leader].replica?.term, leader != candidate else { return }
+        // The voters restart first, so that the request finds them before the next heartbeat does.
+        partition { from, to in
+            (from == leader && to == candidate) || (from == candidate && to == leader)
+        }
+        let wait = options.tuning.leaseDuration.count * 5 / 4
+        let late = wait + (3 + faultRandom.below(30)) * 1_000_000
+        heap.push(.nominate(nodes[candidate].id, term.next()), at: time + late)
+        for place in nodes.indices where place != leader && place != candidate {
+            if faultRandom.chance(4, in: 5) { heap.push(.bounce(place), at: time + wait) }
+        }
+    }
+
+    func bounce(_ node: SimulatedNode) {
+        guard !isHealing, node.isUp else { return }
+        report.crashes += 1
+        node.crash(random: &faultRandom, keepsNothing: options.canary == .lyingDisk)
+        heap.push(.restart(place(node.id)), at: time + 2_000_000)
+    }
+
     private func pauseOne() { pause(nodes[randomPlace()]) }
     private func pauseLeader() { pause(nodes[leaderPlace()]) }
 
@@ -132,8 +158,8 @@ extension Simulation {
         guard node.isUp else { return }
         report.crashes += 1
         node.crash(random: &faultRandom, keepsNothing: options.canary == .lyingDisk)
-        let quick = options.canary == .forgottenPromise || faultRandom.chance(1, in: 2)
-        let length = (5 + faultRandom.below(quick ? 100 : 5_000)) * 1_000_000
+        let quick = faultRandom.chance(1, in: 2)
+        let length = (2 + faultRandom.below(quick ? 60 : 5_000)) * 1_000_000
         heap.push(.restart(place(node.id)), at: time + length)
     }
 

@@ -41,6 +41,8 @@ enum SimulationEvent {
     case heal(UInt64)
     case resume(Int, incarnation: UInt64)
     case restart(Int)
+    /// A crash and an immediate restart.
+    case bounce(Int)
     case snapshotArrives(from: Int, incarnation: UInt64, to: ReplicaID, RegisterMachine)
     case snapshotReport(
         Int, incarnation: UInt64, to: ReplicaID, position: LogPosition, succeeded: Bool)
@@ -177,6 +179,8 @@ public final class Simulation {
             if nodes[place].incarnation == incarnation { try resume(nodes[place]) }
         case .restart(let place):
             start(nodes[place])
+        case .bounce(let place):
+            bounce(nodes[place])
         case .snapshotArrives(let from, let incarnation, let to, let machine):
             try receiveSnapshot(from: from, incarnation: incarnation, to: node(to), machine)
         case .snapshotReport(let place, let incarnation, let to, let position, let succeeded):

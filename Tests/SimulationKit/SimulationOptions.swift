@@ -68,7 +68,7 @@ public struct SimulationOptions: Sendable {
         diskMicrosMax = pick([500, 2_000, 15_000])
         diskStalls = random.chance(1, in: 4)
         flushMillisMax = pick([100, 1_000, 5_000])
-        clientMicrosMax = pick([4_000, 20_000, 60_000])
+        clientMicrosMax = pick([4_000, 20_000, 60_000, 1_000_000])
         faultMillisMax = pick([300, 1_500, 4_000])
         if coin() {
             // Small bounds, so that the edges come soon.
@@ -85,7 +85,18 @@ public struct SimulationOptions: Sendable {
             driftPartsPerMillionMax = 600_000
             partitions = true
             faultMillisMax = 1_500
-        case .lyingDisk, .forgottenPromise:
+        case .forgottenPromise:
+            crashes = true
+            partitions = true
+            pauses = false
+            lossPermille = 0
+            delayMicrosMax = 500
+            diskMicrosMax = 500
+            diskStalls = false
+            faultMillisMax = 1_500
+            // Few writes: a replica that was cut off for a moment can still win.
+            clientMicrosMax = 1_000_000
+        case .lyingDisk:
             crashes = true
             partitions = true
             diskMicrosMax = 15_000
