@@ -261,10 +261,16 @@ extension Replica {
             let common = log.lastPosition(atMost: hint.index, term: hint.term)
             // When the logs part below the compaction point only a snapshot helps.
             let isKnown = common.index <= hint.index && common.term <= hint.term
+            let before = followers[place].next
             followers[place].probe(
-                from:
-                    isKnown ? common.index.next() : min(hint.index, log.compacted.index))
-            sendAppends(to: place, now: now, into: &effects)
+                from: isKnown ? common.index.next() : min(hint.index, log.compacted.index))
+            if followers[place].next < before {
+                sendAppends(to: place, now: now, into: &effects)
+            } else {
+                // Late, or from a disk that lost what it had acknowledged: no faster than heartbeats.
+                followers[place].isProbing = true
+                followers[place].activeAt = now
+            }
         }
     }
 
