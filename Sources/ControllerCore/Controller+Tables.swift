@@ -19,6 +19,8 @@ extension Controller {
         switch body {
         case .create: create(waiter, body, now: now, into: &effects)
         case .drop(let name): drop(waiter, name, into: &effects)
+        // What was acknowledged to anyone was published before this answer goes out.
+        case .confirmMap: answers.append((request, nil))
         }
     }
 
