@@ -14,7 +14,8 @@ struct PartCollection {
     var error: DatabaseError?
 
     mutating func note(_ error: DatabaseError) {
-        if self.error == nil || (self.error!.code != .unknownOutcome && error.code == .unknownOutcome)
+        if self.error == nil
+            || (self.error!.code != .unknownOutcome && error.code == .unknownOutcome)
         {
             self.error = error
         }
@@ -22,13 +23,15 @@ struct PartCollection {
 }
 
 extension ClientSession {
-    private static var nothing: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
+    private static var nothing: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: nil, count: 0)
+    }
 
     // MARK: Entry
 
     func execute(_ command: ParsedCommand) {
         // The commands of the data path first, without a look-up.
-        if isAuthenticated {
+        if isAuthenticated, router.hasMap {
             if command.argument(0, is: "HSET") { return set(command, .hset) }
             if command.argument(0, is: "HGET") { return get(command, .hget) }
             if command.argument(0, is: "KV.PUT") { return kvPut(command) }
@@ -38,11 +41,13 @@ extension ClientSession {
             if command.argument(0, is: "KV.DEL") { return kvDel(command) }
         }
         guard let spec = CommandTable.find(command[0]) else { return refuseUnknown(command) }
-        let isArityRight = spec.arity >= 0 ? command.count == spec.arity : command.count >= -spec.arity
+        let isArityRight =
+            spec.arity >= 0 ? command.count == spec.arity : command.count >= -spec.arity
         guard isArityRight else { return refuseArity(spec.name) }
         guard isAuthenticated || [.auth, .hello, .quit, .reset].contains(spec.id) else {
             return reply { $0.error("NOAUTH", "Authentication required.") }
         }
+        if !router.hasMap, spec.needsMap { return awaitMap(command) }
         if spec.isBarrier, !ring.isEmpty { return postpone(command, .waitingForEarlier) }
         switch spec.id {
         case .hset, .hmset: set(command, spec.id)

@@ -21,6 +21,8 @@ final class ClientSession {
         case waitingForEarlier
         /// `deferred` waits for its table to be created.
         case waitingForTable
+        /// `deferred` waits for the first cluster map.
+        case waitingForMap
         /// A barrier runs.
         case working
         case closing
@@ -140,6 +142,25 @@ final class ClientSession {
             }
             markResumable()
         }
+    }
+
+    /// Waits for the first cluster map, for as long as a request may wait.
+    func awaitMap(_ command: ParsedCommand) {
+        postpone(command, .waitingForMap)
+        router.loop.schedule(after: router.core.tuning.requestDeadline) { [weak self] in
+            guard let self, mode == .waitingForMap else { return }
+            router.tick()
+            mode = .open
+            deferred = []
+            reply(DatabaseError(.unavailable, "no controller has answered; nothing was applied"))
+            markResumable()
+        }
+    }
+
+    func mapDidCome() {
+        guard mode == .waitingForMap else { return }
+        mode = .open
+        markResumable()
     }
 
     /// Goes on with commands that are here already, then with reading.

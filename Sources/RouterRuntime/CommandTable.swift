@@ -27,6 +27,11 @@ struct CommandSpec {
     var isBarrier = false
     /// Form and meaning, for KV.HELP.
     var help = ""
+
+    /// Cannot be answered before the cluster map is known.
+    var needsMap: Bool {
+        keyPosition > 0 || id == .scan || id == .keys || id == .dbsize || id == .kvTables
+    }
 }
 
 enum CommandTable {
@@ -41,7 +46,7 @@ enum CommandTable {
         .init(id: .hstrlen, name: "hstrlen", arity: 3, keyPosition: 1),
         .init(
             id: .kvPut, name: "kv.put", arity: -4, isWrite: true, keyPosition: 1,
-            help: "KV.PUT table key value [IF sequencer | IF ABSENT]: write; answers the sequencer"),
+            help: "KV.PUT table key value [IF sequencer|ABSENT]: write; answers the sequencer"),
         .init(
             id: .kvGet, name: "kv.get", arity: -3, keyPosition: 1,
             help: "KV.GET table key [QUORUM]: value and sequencer, or nil"),

@@ -1,4 +1,5 @@
-// The router's event loop: clients on one side, nodes and controllers on the other, the core between.
+// The router's event loop: clients on one side, nodes and controllers on the other, and the core
+// between them.
 
 import EventLoop
 import KVBase
@@ -195,9 +196,13 @@ final class RouterLoop {
 
     // MARK: Map
 
+    /// Whether a cluster map has come; before that nothing is known about any table.
+    var hasMap: Bool { core.map.revision != .none }
+
     /// Takes over an update; false when a full one is needed.
     func take(_ update: MapUpdate) -> Bool {
         tick()
+        let isFirst = !hasMap
         let held = core.map.revision
         // A controller that is behind tells nothing new, except perhaps about leaders.
         if update.to < held || (update.to == held && !update.isFull) {
@@ -207,10 +212,18 @@ final class RouterLoop {
             publishStatus()
             return true
         }
-        guard core.apply(update, now: now, into: &effects) else { return false }
+        let isTaken = core.apply(update, now: now, into: &effects)
+        guard isTaken || update.isFull else { return false }
+        if !isTaken {
+            // To ask again would bring the same; its tables are served as far as they are whole.
+            log.error(
+                "the cluster map holds a table that its shards do not cover",
+                [LogField("revision", update.to)])
+        }
         statistics.mapUpdates += 1
         connectNodes()
         publishStatus()
+        if isFirst { for session in sessions { session?.mapDidCome() } }
         return true
     }
 
@@ -234,6 +247,7 @@ final class RouterLoop {
     // MARK: Turns
 
     private func endTurn() {
+        tick()
         // A reply may let a session go on, whose commands may fail at once, and so on; every round
         // answers commands that came from outside, so this ends.
         repeat {
