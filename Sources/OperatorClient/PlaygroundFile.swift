@@ -4,8 +4,8 @@ import FoundationEssentials
 
 /// The content of `DIR/playground.json`. Addresses are `host:port`; a pid is that of the daemon
 /// itself, null while it is stopped.
-public struct PlaygroundFile: Codable, Hashable, Sendable {
-    public struct Router: Codable, Hashable, Sendable {
+public struct PlaygroundFile: Decodable, Hashable, Sendable {
+    public struct Router: Decodable, Hashable, Sendable {
         public var name: String
         public var pid: Int32?
         public var resp: String
@@ -19,7 +19,7 @@ public struct PlaygroundFile: Codable, Hashable, Sendable {
         }
     }
 
-    public struct Node: Codable, Hashable, Sendable {
+    public struct Node: Decodable, Hashable, Sendable {
         public var name: String
         /// As the controller issued it; 0 until the node has registered.
         public var id: Int
@@ -45,7 +45,7 @@ public struct PlaygroundFile: Codable, Hashable, Sendable {
         }
     }
 
-    public struct Controller: Codable, Hashable, Sendable {
+    public struct Controller: Decodable, Hashable, Sendable {
         public var name: String
         public var pid: Int32?
         public var rpc: String
@@ -82,5 +82,40 @@ public struct PlaygroundFile: Codable, Hashable, Sendable {
         } catch {
             throw ClientError(.notFound, "\(path) is damaged: \(error)")
         }
+    }
+}
+
+extension PlaygroundFile {
+    /// The file's content; every field is there, a missing pid as null.
+    public var json: JSONValue {
+        [
+            "routers": .array(
+                routers.map {
+                    [
+                        "name": .string($0.name), "pid": Self.json($0.pid),
+                        "resp": .string($0.resp), "admin": .string($0.admin),
+                    ]
+                }),
+            "nodes": .array(
+                nodes.map {
+                    [
+                        "name": .string($0.name), "id": .integer(Int64($0.id)),
+                        "pid": Self.json($0.pid), "rpc": .string($0.rpc),
+                        "admin": .string($0.admin), "data": .array($0.data.map { .string($0) }),
+                        "log": .string($0.log), "spare": .bool($0.spare),
+                    ]
+                }),
+            "controllers": .array(
+                controllers.map {
+                    [
+                        "name": .string($0.name), "pid": Self.json($0.pid),
+                        "rpc": .string($0.rpc), "admin": .string($0.admin),
+                    ]
+                }),
+        ]
+    }
+
+    private static func json(_ pid: Int32?) -> JSONValue {
+        pid.map { .integer(Int64($0)) } ?? .null
     }
 }

@@ -31,7 +31,7 @@ extension ClientSession {
 
     func execute(_ command: ParsedCommand) {
         // The commands of the data path first, without a look-up.
-        if isAuthenticated, router.hasMap {
+        if isAuthenticated {
             if command.argument(0, is: "HSET") { return set(command, .hset) }
             if command.argument(0, is: "HGET") { return get(command, .hget) }
             if command.argument(0, is: "KV.PUT") { return kvPut(command) }
@@ -47,7 +47,6 @@ extension ClientSession {
         guard isAuthenticated || [.auth, .hello, .quit, .reset].contains(spec.id) else {
             return reply { $0.error("NOAUTH", "Authentication required.") }
         }
-        if !router.hasMap, spec.needsMap { return awaitMap(command) }
         if spec.isBarrier, !ring.isEmpty { return postpone(command, .waitingForEarlier) }
         switch spec.id {
         case .hset, .hmset: set(command, spec.id)
@@ -135,7 +134,7 @@ extension ClientSession {
             return
         }
         guard let first = route(command, key: command[2]) else {
-            return reply { $0.integer(0) }
+            return missing(command) { $0.integer(0) }
         }
         let slot = openSlot(.hdel, parts: fields)
         for place in 0..<fields {
@@ -157,10 +156,10 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
         guard let route = route(command, key: command[2]) else {
-            guard expected == nil else {
+            guard expected == nil || !isMapConfirmed else {
                 return reply(DatabaseError(.conditionFailed, "there is no such table"))
             }
-            return reply { $0.integer(0) }
+            return missing(command) { $0.integer(0) }
         }
         let slot = openSlot(.kvDel)
         submit(
@@ -176,7 +175,7 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
         guard let route = route(command, key: command[2]) else {
-            return reply { id == .hget ? $0.null() : $0.integer(0) }
+            return missing(command) { id == .hget ? $0.null() : $0.integer(0) }
         }
         let slot = openSlot(id)
         submit(
@@ -190,7 +189,9 @@ extension ClientSession {
             return reply(DatabaseError(.invalidRequest, "KV.GET table key [QUORUM]"))
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
-        guard let route = route(command, key: command[2]) else { return reply { $0.null() } }
+        guard let route = route(command, key: command[2]) else {
+            return missing(command) { $0.null() }
+        }
         let slot = openSlot(.kvGet)
         submit(
             .get, isQuorum ? .quorumRead : [], nil, route, command[2], Self.nothing,
@@ -204,7 +205,7 @@ extension ClientSession {
             return
         }
         guard let first = route(command, key: command[2]) else {
-            return reply { writer in
+            return missing(command) { writer in
                 writer.array(count: fields)
                 for _ in 0..<fields { writer.null() }
             }

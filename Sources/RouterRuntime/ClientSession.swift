@@ -19,10 +19,8 @@ final class ClientSession {
         case congested
         /// `deferred` waits for all earlier commands to be answered.
         case waitingForEarlier
-        /// `deferred` waits for its table to be created.
+        /// `deferred` waits for its table to be created, or for the map to be confirmed.
         case waitingForTable
-        /// `deferred` waits for the first cluster map.
-        case waitingForMap
         /// A barrier runs.
         case working
         case closing
@@ -64,6 +62,8 @@ final class ClientSession {
     /// A whole command, encoded, that is executed first when the session goes on.
     private var deferred: Bytes = []
     private var deferredAttempts = 0
+    /// The deferred command that is executed again may trust what the map does not contain.
+    private(set) var isMapConfirmed = false
     private var isDirty = false
     private var isResumable = false
     private var isClosed = false
@@ -144,23 +144,29 @@ final class ClientSession {
         }
     }
 
-    /// Waits for the first cluster map, for as long as a request may wait.
-    func awaitMap(_ command: ParsedCommand) {
-        postpone(command, .waitingForMap)
-        router.loop.schedule(after: router.core.tuning.requestDeadline) { [weak self] in
-            guard let self, mode == .waitingForMap else { return }
-            router.tick()
-            mode = .open
-            deferred = []
-            reply(DatabaseError(.unavailable, "no controller has answered; nothing was applied"))
-            markResumable()
-        }
+    /// Replies as for a table that does not exist, once that is certain: this router's map may be
+    /// behind a table that another router's client already uses, or not have come yet.
+    func missing(_ command: ParsedCommand, _ body: (inout RESPWriter) -> Void) {
+        if isMapConfirmed { reply(body) } else { confirmMap(command) }
     }
 
-    func mapDidCome() {
-        guard mode == .waitingForMap else { return }
-        mode = .open
-        markResumable()
+    /// Executes the command again when the map is at least as new as now.
+    func confirmMap(_ command: ParsedCommand) {
+        router.statistics.unknownTables += 1
+        postpone(command, .waitingForTable)
+        router.controllers.request(.confirmMap) { [weak self] error in
+            guard let self, mode == .waitingForTable else { return }
+            mode = .open
+            if let error {
+                deferred = []
+                reply(
+                    DatabaseError(
+                        .unavailable, "no controller to ask about the table: \(error.message)"))
+            } else {
+                isMapConfirmed = true
+            }
+            markResumable()
+        }
     }
 
     /// Goes on with commands that are here already, then with reading.
@@ -184,6 +190,7 @@ final class ClientSession {
                     var single = CommandReader()
                     try single.receive(bytes) { take($0) }
                 }
+                isMapConfirmed = false
             }
             if mode == .open {
                 deferredAttempts = 0

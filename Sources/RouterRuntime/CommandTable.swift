@@ -27,11 +27,6 @@ struct CommandSpec {
     var isBarrier = false
     /// Form and meaning, for KV.HELP.
     var help = ""
-
-    /// Cannot be answered before the cluster map is known.
-    var needsMap: Bool {
-        keyPosition > 0 || id == .scan || id == .keys || id == .dbsize || id == .kvTables
-    }
 }
 
 enum CommandTable {

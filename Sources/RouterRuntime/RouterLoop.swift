@@ -196,13 +196,9 @@ final class RouterLoop {
 
     // MARK: Map
 
-    /// Whether a cluster map has come; before that nothing is known about any table.
-    var hasMap: Bool { core.map.revision != .none }
-
     /// Takes over an update; false when a full one is needed.
     func take(_ update: MapUpdate) -> Bool {
         tick()
-        let isFirst = !hasMap
         let held = core.map.revision
         // A controller that is behind tells nothing new, except perhaps about leaders.
         if update.to < held || (update.to == held && !update.isFull) {
@@ -223,7 +219,6 @@ final class RouterLoop {
         statistics.mapUpdates += 1
         connectNodes()
         publishStatus()
-        if isFirst { for session in sessions { session?.mapDidCome() } }
         return true
     }
 

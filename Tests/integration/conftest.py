@@ -185,16 +185,18 @@ class Cluster:
         wait_for(lambda: self.kvctl("status").returncode == 0, seconds, "a healthy cluster")
 
     def wait_until_caught_up(self, seconds=30):
-        """All replicas of all groups serve without lag."""
-        def caught_up():
-            return all(
-                group["leader"] and all(
-                    replica["state"] == "active" and (replica["lag"] or 0) == 0
-                    for replica in group["replicas"])
-                for group in self.groups())
-        wait_for(caught_up, seconds, "caught-up replicas")
+        """Every group has a leader, and all its replicas follow it closely. Not "without lag":
+        clients may be writing."""
+        def check():
+            for group in self.groups():
+                assert group["leader"], group
+                for replica in group["replicas"]:
+                    assert replica["state"] == "active", group
+                    assert (replica["lag"] or 0) < 1000, group
+            return True
+        wait_for(check, seconds, "caught-up replicas")
 
-    def log_tails(self, lines=25):
+    def log_tails(self, lines=12):
         parts = []
         for log in sorted((self.directory / "logs").glob("*.log")):
             tail = log.read_text(errors="replace").splitlines()[-lines:]

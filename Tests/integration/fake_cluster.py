@@ -358,9 +358,14 @@ class FakeCluster:
             writer.close()
 
     def _table(self, writer, reader):
-        self.table_requests += 1
-        number, kind, name = reader.take("I"), reader.take("B"), reader.blob().decode()
+        number, kind = reader.take("IB")
         error = b"\x00"
+        if kind == 3:  # only an answer is wanted, behind what was published
+            self._push()
+            writer.write(frame(TABLE_RESPONSE, struct.pack("<I", number) + error))
+            return
+        self.table_requests += 1
+        name = reader.blob().decode()
         if kind == 1:
             ranges, _, _ = reader.take("HBB")
             splits = [reader.blob().decode() for _ in range(reader.take("I"))]

@@ -1,6 +1,7 @@
 """Processes die, pause and lose their disks while clients write: nothing acknowledged is lost, and
 no read is stale."""
 
+import os
 import random
 import shutil
 import threading
@@ -9,7 +10,7 @@ import time
 import pytest
 import redis
 
-from conftest import is_alive, wait_for
+from conftest import Cluster, is_alive, wait_for
 from workload import Inserts, Workload
 
 pytestmark = pytest.mark.fault
@@ -71,8 +72,8 @@ def test_kill_of_all_processes_at_once(fresh_cluster, engine):
 
 def test_repeated_kills_of_random_processes(fresh_cluster):
     """Several deaths in a row, of every kind of process, each one started again."""
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
+    seed = int(os.environ.get("RANGEKEEPER_SEED") or random.randrange(1 << 32))
+    print(f"repeat the choices with RANGEKEEPER_SEED={seed}")
     generator = random.Random(seed)
     create(fresh_cluster, "inserts")
     create(fresh_cluster, "register")
@@ -146,7 +147,6 @@ def test_paused_leader_serves_nothing_stale(fresh_cluster):
 
 def test_paused_router_with_an_old_map(tmp_path):
     """While a router is paused the leadership moves; when it wakes up its map is old."""
-    from conftest import Cluster
     cluster = Cluster(tmp_path / "cluster", "--routers", "2")
     try:
         cluster.up()

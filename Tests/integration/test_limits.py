@@ -1,5 +1,7 @@
 """Bounds at the door, and settings that are wrong."""
 
+import socket
+
 import pytest
 import redis
 
@@ -34,7 +36,6 @@ def test_table_names_are_checked(cluster, name):
 
 
 def test_malformed_commands_end_the_connection_only(cluster):
-    import socket
     for bytes_ in (b"*1\r\n$99999999999\r\n", b"*-5\r\n\x00\xff", b"*1000000000\r\n$1\r\n"):
         with socket.create_connection(("127.0.0.1", cluster.resp_port), timeout=10) as raw:
             raw.sendall(bytes_)

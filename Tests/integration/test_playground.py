@@ -90,7 +90,9 @@ def test_tables_by_kvctl(cluster):
     refused = cluster.kvctl("table", "drop", "logs")
     assert refused.returncode == 7 and "--yes" in refused.stderr
     assert cluster.kvctl("table", "drop", "logs", "--yes").returncode == 0
-    assert "logs" not in {table["name"] for table in cluster.json("table", "list")["tables"]}
+    # Its records go in the background; the table is listed as dropping until they are gone.
+    wait_for(lambda: "logs" not in {
+        table["name"] for table in cluster.json("table", "list")["tables"]}, what="the drop's end")
 
 
 def test_records_by_kvctl(cluster):

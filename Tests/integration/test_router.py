@@ -135,6 +135,14 @@ def test_reads_of_an_unknown_table_are_empty_and_create_nothing(fake, router):
     assert fake.table_requests == 0
 
 
+def test_a_table_that_the_map_lacks_is_asked_for_before_it_is_called_missing(fake, router):
+    fake.add_table("t")
+    fake.revision += 1
+    number = fake.tables["t"][2][0][0]
+    fake.records[number] = {b"k": (b"v", bytes(16))}
+    assert router.redis().hget("t", "k") == b"v"
+
+
 def test_commands_wait_for_the_first_map(tmp_path):
     port = fake_cluster.free_port()
     router = Router(

@@ -101,7 +101,7 @@ extension Command {
         }
         guard invocation.has("detach") else { return try LiveStatus.run(&playground, invocation) }
         if invocation.wantsJSON {
-            Terminal.data(directory.publicText(playground.state))
+            Terminal.data(directory.publicFile(playground.state).json.encoded(pretty: true))
         } else {
             for line in PlaygroundHints.lines(playground, isDetached: true) { Terminal.data(line) }
         }

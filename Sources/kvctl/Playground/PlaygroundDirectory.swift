@@ -75,8 +75,13 @@ struct PlaygroundDirectory {
 
     /// Writes both files.
     func save(_ state: PlaygroundState) throws(Failure) {
-        try replace(Self.stateName, with: state)
-        try replace(PlaygroundFile.fileName, with: publicFile(state))
+        let encoder = JSONEncoder()
+        encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
+        // A state holds nothing that JSON cannot.
+        guard let data = try? encoder.encode(state) else { preconditionFailure("\(state)") }
+        try replace(Self.stateName, with: data)
+        let text = publicFile(state).json.encoded(pretty: true) + "\n"
+        try replace(PlaygroundFile.fileName, with: Data(text.utf8))
     }
 
     /// What `playground.json` says of `state`.
@@ -100,12 +105,6 @@ struct PlaygroundDirectory {
             }
         }
         return file
-    }
-
-    /// The content of `playground.json` as text.
-    func publicText(_ state: PlaygroundState) -> String {
-        guard let data = try? Self.encoder().encode(publicFile(state)) else { return "{}" }
-        return String(decoding: data, as: UTF8.self)
     }
 
     /// Creates the directory, or the one of a daemon in it.
@@ -142,15 +141,9 @@ struct PlaygroundDirectory {
 
     private func file(_ name: String) -> String { path + "/" + name }
 
-    private static func encoder() -> JSONEncoder {
-        let encoder = JSONEncoder()
-        encoder.outputFormatting = [.sortedKeys, .prettyPrinted, .withoutEscapingSlashes]
-        return encoder
-    }
-
-    private func replace(_ name: String, with value: some Encodable) throws(Failure) {
+    private func replace(_ name: String, with data: Data) throws(Failure) {
         do {
-            try Self.encoder().encode(value).write(to: URL(filePath: file(name)), options: .atomic)
+            try data.write(to: URL(filePath: file(name)), options: .atomic)
         } catch {
             throw Failure(.failure, "cannot write \(file(name)): \(error)")
         }
