@@ -109,7 +109,9 @@ extension Controller {
         _ id: GroupID, _ placement: Int, _ node: NodeID, _ error: DatabaseError?, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard let group = groups[id], group.record.placements[placement].node == node else { return }
+        guard let group = groups[id], group.record.placements[placement].node == node else {
+            return
+        }
         if let error {
             effects.append(
                 .decided("node \(node) did not create its replica of group \(id): \(error)"))
@@ -126,8 +128,10 @@ extension Controller {
         let isFirstLeader = record.group.state == .creating && group.hasLeader && group.isServing
         if isFirstLeader { record.group.state = .active }
         // While it is being created, a restart asks the nodes again; afterwards every replica counts.
-        guard isFirstLeader || (record.group.state == .active
-            && record.createdMask != group.createdMask)
+        guard
+            isFirstLeader
+                || (record.group.state == .active
+                    && record.createdMask != group.createdMask)
         else { return }
         record.createdMask = group.createdMask
         groups.update(id) { $0.isStoring = true }

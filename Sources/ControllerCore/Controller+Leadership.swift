@@ -9,7 +9,8 @@ import ShardCore
 
 extension Controller {
     mutating func observe(
-        _ report: ReplicaReport, of node: NodeID, now: Instant, into effects: inout ControllerEffects
+        _ report: ReplicaReport, of node: NodeID, now: Instant,
+        into effects: inout ControllerEffects
     ) {
         guard let group = groups[report.group],
             let index = group.placementIndex(replica: report.replica),
@@ -134,7 +135,8 @@ extension Controller {
                 let leaderIndex = group.placementIndex(node: group.leader.node),
                 let leading = group.reports[leaderIndex]
             else { continue }
-            for (index, placement) in group.record.placements.enumerated() where index != leaderIndex {
+            for (index, placement) in group.record.placements.enumerated()
+            where index != leaderIndex {
                 guard let to = nodes[placement.node], to.isLive, let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -253,7 +255,9 @@ extension Controller {
         for (index, placement) in group.record.placements.enumerated() {
             guard let node = nodes[placement.node], node.isLive else { continue }
             let report = group.reports[index]
-            guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else { continue }
+            guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else {
+                continue
+            }
             if let report, report.state != .active || report.role == .learner { continue }
             nominees.append(
                 Nominee(

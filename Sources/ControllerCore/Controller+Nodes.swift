@@ -8,8 +8,10 @@ extension Controller {
         _ heartbeat: NodeHeartbeat, on connection: ConnectionID, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard isActing, let id = connections[connection], id == heartbeat.node, let node = nodes[id],
-            node.incarnation == heartbeat.incarnation, heartbeat.sequence > node.sequence
+        guard isActing, let id = connections[connection], id == heartbeat.node,
+            let node = nodes[id],
+            node.incarnation == heartbeat.incarnation,
+            heartbeat.sequence > node.sequence
                 || !node.hasReported
         else {
             heartbeatsIgnoredCount += 1

@@ -19,6 +19,8 @@ extension Controller {
         switch body {
         case .create: create(waiter, body, now: now, into: &effects)
         case .drop(let name): drop(waiter, name, into: &effects)
+        // What was acknowledged to anyone was published before this answer goes out.
+        case .confirmMap: answers.append((request, nil))
         }
     }
 
@@ -42,7 +44,10 @@ extension Controller {
         _ waiter: TableProcedure.Waiter, _ request: TableRequest, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard case .create(let name, let partitioning, let engine, let replicas, let splits, let ifMissing) = request
+        guard
+            case .create(
+                let name, let partitioning, let engine, let replicas, let splits, let ifMissing) =
+                request
         else { return }
         if let objection = TableRules.objection(
             to: request, splitBytesMax: settings.splitBytesMax)

@@ -288,6 +288,13 @@ public struct Controller: Sendable {
                 transaction.put(StoreKey.nomination(group)) { nomination.encode(into: &$0) }
             }
             store(transaction, then: .nominated(list), into: &effects)
+            let named = list.prefix(8).map {
+                "replica \($0.nomination.nominee) of group \($0.group) for term \($0.nomination.term)"
+            }
+            effects.append(
+                .decided(
+                    "nominates " + named.joined(separator: ", ")
+                        + (list.count > 8 ? " and \(list.count - 8) more" : "")))
         }
         if !changes.isEmpty {
             effects.append(.publish(map.append(changes)))

@@ -84,7 +84,8 @@ enum ShardPlanner {
         // The groups that hold most now get the shares that are one larger.
         let held = sorted.map { group in current.count { $0 == group } }
         var room = [Int](repeating: base, count: sorted.count)
-        for index in sorted.indices.sorted(by: { (held[$1], $0) < (held[$0], $1) }) where extra > 0 {
+        for index in sorted.indices.sorted(by: { (held[$1], $0) < (held[$0], $1) }) where extra > 0
+        {
             room[index] += 1
             extra -= 1
         }

@@ -27,7 +27,8 @@ enum TableRules {
                 return DatabaseError(
                     .invalidRequest,
                     "a HASH table has \(Partitioning.virtualRangeBounds.lowerBound) to "
-                        + "\(Partitioning.virtualRangeBounds.upperBound) virtual ranges, not \(count)")
+                        + "\(Partitioning.virtualRangeBounds.upperBound) virtual ranges, not \(count)"
+                )
             }
             return nil
         case .range: return objection(to: splits, bytesMax: splitBytesMax)

@@ -78,7 +78,7 @@ struct GroupView: Encodable {
     var state: String
     var term: UInt64
     /// Written as null when there is none.
-    @NullWhenMissing var leader: String?
+    var leader: NullableText
     var replicas: [ReplicaView]
 }
 
@@ -91,7 +91,7 @@ struct ShardView: Encodable {
     var table: String
     var start: String
     /// Written as null when the shard has no end.
-    @NullWhenMissing var end: String?
+    var end: NullableText
     var group: UInt32
     var state: String
     var epoch: UInt32
@@ -159,16 +159,13 @@ struct StatusView: Encodable {
 }
 
 /// Encodes nil as null instead of leaving the key out.
-@propertyWrapper
-struct NullWhenMissing: Encodable {
-    var wrappedValue: String?
-
-    init(wrappedValue: String?) { self.wrappedValue = wrappedValue }
+struct NullableText: Encodable {
+    var text: String?
 
     func encode(to encoder: any Encoder) throws {
         var container = encoder.singleValueContainer()
-        if let wrappedValue {
-            try container.encode(wrappedValue)
+        if let text {
+            try container.encode(text)
         } else {
             try container.encodeNil()
         }

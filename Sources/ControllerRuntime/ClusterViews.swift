@@ -31,7 +31,7 @@ struct ClusterViews {
             return GroupView(
                 id: group.record.id.rawValue, engine: "\(group.record.engine)",
                 state: "\(group.record.state)", term: group.leader.term.rawValue,
-                leader: group.hasLeader ? name(group.leader.node) : nil,
+                leader: NullableText(text: group.hasLeader ? name(group.leader.node) : nil),
                 replicas: group.record.placements.enumerated().map { index, placement in
                     let report = group.reports[index]
                     let last = report?.lastIndex.rawValue ?? 0
@@ -121,7 +121,8 @@ struct ClusterViews {
         return ShardView(
             id: shard.id.rawValue, table: table.name,
             start: KeyText.bound(shard.range.start, of: table.partitioning),
-            end: shard.range.end.map { KeyText.bound($0, of: table.partitioning) },
+            end: NullableText(
+                text: shard.range.end.map { KeyText.bound($0, of: table.partitioning) }),
             group: shard.group.rawValue, state: "\(shard.state)", epoch: shard.epoch.rawValue,
             bytes: report?.bytes ?? 0, records: report?.records ?? 0)
     }

@@ -132,7 +132,8 @@ extension ControllerServerSettings {
             built += part
             guard mkdir(built, 0o750) == 0 || errno == EEXIST else {
                 throw DatabaseError(
-                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))")
+                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))"
+                )
             }
             built += "/"
         }

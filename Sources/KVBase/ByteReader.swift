@@ -31,7 +31,8 @@ public struct ByteReader {
     }
 
     public mutating func readSequencer() throws(DatabaseError) -> Sequencer {
-        Sequencer(time: try readUInt64(), counter: try readUInt32(), node: try read())
+        Sequencer(
+            time: try readUInt64(), counter: try readUInt32(), node: NodeID(try readUInt32()))
     }
 
     /// A 4-byte length, then that many bytes, where they lie.

@@ -15,7 +15,8 @@ enum LogRecord {
     static let bodyBytesMax = 256 << 20
 
     /// Appends one record.
-    static func append(_ mutation: MetadataMutation, sequence: UInt64, to writer: inout ByteWriter) {
+    static func append(_ mutation: MetadataMutation, sequence: UInt64, to writer: inout ByteWriter)
+    {
         let start = writer.count
         writer.write(UInt32(0))
         writer.write(sequence)

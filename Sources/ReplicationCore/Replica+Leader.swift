@@ -131,7 +131,10 @@ extension Replica {
             // Messages were lost, or the follower's disk is slow: the answer to a probe will tell.
             followers[place].probe(from: followers[place].match.next())
         }
-        followers[place].isProbing = false
+        // An unanswered probe was probably lost.
+        if now - followers[place].activeAt >= tuning.heartbeatInterval {
+            followers[place].isProbing = false
+        }
         sendAppends(to: place, now: now, into: &effects)
         maybeCommit(now: now, into: &effects)
     }
@@ -202,6 +205,7 @@ extension Replica {
             let previous = LogPosition(index: next.previous(), term: previousTerm)
             if state == .probe {
                 followers[place].isProbing = true
+                followers[place].activeAt = now
                 effects.messages.append(
                     (replica, .append(term: term, previous: previous, entries: [], commit: commit)))
                 return
@@ -274,6 +278,7 @@ extension Replica {
         let next = succeeded ? position.index : followers[place].match
         followers[place].probe(from: min(next, log.lastIndex).next())
         followers[place].isProbing = true
+        followers[place].activeAt = .origin
     }
 
     mutating func receiveSnapshotInstalled(

@@ -36,10 +36,9 @@ extension Replica {
             return
         }
         transfer = nil
-        // Without a lease this term is of little use: the promises name this replica, so it can
-        // win the next term at once.
+        // Without a lease this term is of little use, and no promise stands in the way of the next.
         if lease.isForfeited {
-            campaign(term: term.next(), leaseReleased: false, now: now, into: &effects)
+            campaign(term: term.next(), leaseReleased: true, now: now, into: &effects)
         }
     }
 

@@ -175,12 +175,6 @@ extension RequestRouter {
 
     // MARK: Connections
 
-    private mutating func addLink(_ node: NodeID) {
-        guard linkPlaces[node] == nil else { return }
-        linkPlaces.set(UInt32(links.count), for: node)
-        links.append(NodeLink(node: node))
-    }
-
     /// The connection to a node stands: what waited for it goes.
     public mutating func nodeDidOpen(
         _ node: NodeID, now: Instant, into effects: inout RouterEffects

@@ -202,11 +202,32 @@ extension RequestRouter {
 
     // MARK: Links
 
-    func linkPlace(of node: NodeID) -> UInt32? { linkPlaces[node] }
+    func linkPlace(of node: NodeID) -> UInt32? {
+        let position = linkPosition(of: node)
+        guard position < linkPlaces.count, linkPlaces[position].node == node else { return nil }
+        return linkPlaces[position].place
+    }
+
+    mutating func addLink(_ node: NodeID) {
+        let position = linkPosition(of: node)
+        guard position == linkPlaces.count || linkPlaces[position].node != node else { return }
+        linkPlaces.insert((node, UInt32(links.count)), at: position)
+        links.append(NodeLink(node: node))
+    }
+
+    private func linkPosition(of node: NodeID) -> Int {
+        var low = 0
+        var high = linkPlaces.count
+        while low < high {
+            let middle = (low + high) / 2
+            if linkPlaces[middle].node < node { low = middle + 1 } else { high = middle }
+        }
+        return low
+    }
 
     /// The open link to the leader of `group`, `PendingOperation.none` when there is none.
     func openLink(to group: GroupID) -> UInt32 {
-        guard let leader = map.leader(of: group), let place = linkPlaces[leader.node],
+        guard let leader = map.leader(of: group), let place = linkPlace(of: leader.node),
             links[Int(place)].isOpen
         else { return PendingOperation.none }
         return place

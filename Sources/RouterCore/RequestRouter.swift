@@ -61,8 +61,8 @@ public struct RequestRouter {
     /// Clients with held operations, in order of the first hold.
     var heldClients: [UInt32] = []
     var links: [NodeLink] = []
-    /// Place in `links` by node id.
-    var linkPlaces = SortedRecords<NodeID, UInt32>()
+    /// Node ids in order, each with its place in `links`.
+    var linkPlaces: [(node: NodeID, place: UInt32)] = []
     var batches: [RequestBatch] = []
     var freeBatches: [UInt32] = []
     /// Batches to hand out at the next flush, in order of filling.

@@ -21,6 +21,9 @@ extension ClientSession {
     static let wholeTableBytesMax = 64 << 20
 
     func list(_ command: ParsedCommand, _ id: CommandID) {
+        if !isMapConfirmed, router.core.map.table(named: command[1]) == nil {
+            return confirmMap(command)
+        }
         var query = ListWalk.Query(table: command.bytes(1))
         var pattern: GlobPattern?
         switch id {

@@ -130,7 +130,7 @@ extension ClientSession {
             return
         }
         guard let first = route(command, key: command[2]) else {
-            return reply { $0.integer(0) }
+            return missing(command) { $0.integer(0) }
         }
         let slot = openSlot(.hdel, parts: fields)
         for place in 0..<fields {
@@ -152,10 +152,10 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
         guard let route = route(command, key: command[2]) else {
-            guard expected == nil else {
+            guard expected == nil || !isMapConfirmed else {
                 return reply(DatabaseError(.conditionFailed, "there is no such table"))
             }
-            return reply { $0.integer(0) }
+            return missing(command) { $0.integer(0) }
         }
         let slot = openSlot(.kvDel)
         submit(
@@ -171,7 +171,7 @@ extension ClientSession {
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
         guard let route = route(command, key: command[2]) else {
-            return reply { id == .hget ? $0.null() : $0.integer(0) }
+            return missing(command) { id == .hget ? $0.null() : $0.integer(0) }
         }
         let slot = openSlot(id)
         submit(
@@ -185,7 +185,9 @@ extension ClientSession {
             return reply(DatabaseError(.invalidRequest, "KV.GET table key [QUORUM]"))
         }
         guard checkSizes(key: command[2], value: Self.nothing) else { return }
-        guard let route = route(command, key: command[2]) else { return reply { $0.null() } }
+        guard let route = route(command, key: command[2]) else {
+            return missing(command) { $0.null() }
+        }
         let slot = openSlot(.kvGet)
         submit(
             .get, isQuorum ? .quorumRead : [], nil, route, command[2], Self.nothing,
@@ -199,7 +201,7 @@ extension ClientSession {
             return
         }
         guard let first = route(command, key: command[2]) else {
-            return reply { writer in
+            return missing(command) { writer in
                 writer.array(count: fields)
                 for _ in 0..<fields { writer.null() }
             }

@@ -7,6 +7,7 @@ import ShardCore
 
 extension ClientSession {
     func executeTableCommand(_ command: ParsedCommand, _ id: CommandID) {
+        if !isMapConfirmed, dependsOnMissing(command, id) { return confirmMap(command) }
         switch id {
         case .del: drop(command)
         case .exists:
@@ -29,6 +30,16 @@ extension ClientSession {
         case .kvDrop: dropOne(command)
         case .kvDescribe: describe(command)
         default: reply { Self.write(tableNames, &$0) }
+        }
+    }
+
+    /// The answer says, or may say, that some table does not exist.
+    private func dependsOnMissing(_ command: ParsedCommand, _ id: CommandID) -> Bool {
+        switch id {
+        case .del, .kvCreate, .kvDrop: false  // the controller itself answers
+        case .exists, .type, .kvDescribe:
+            (1..<command.count).contains { table(command[$0]) == nil }
+        default: true
         }
     }
 

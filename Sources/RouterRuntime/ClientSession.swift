@@ -19,7 +19,7 @@ final class ClientSession {
         case congested
         /// `deferred` waits for all earlier commands to be answered.
         case waitingForEarlier
-        /// `deferred` waits for its table to be created.
+        /// `deferred` waits for its table to be created, or for the map to be confirmed.
         case waitingForTable
         /// A barrier runs.
         case working
@@ -62,6 +62,8 @@ final class ClientSession {
     /// A whole command, encoded, that is executed first when the session goes on.
     private var deferred: Bytes = []
     private var deferredAttempts = 0
+    /// The deferred command that is executed again may trust what the map does not contain.
+    private(set) var isMapConfirmed = false
     private var isDirty = false
     private var isResumable = false
     private var isClosed = false
@@ -142,6 +144,29 @@ final class ClientSession {
         }
     }
 
+    /// Replies as for a table that does not exist, once that is certain: this router's map may be
+    /// behind a table that another router's client already uses, or not have come yet.
+    func missing(_ command: ParsedCommand, _ body: (inout RESPWriter) -> Void) {
+        if isMapConfirmed { reply(body) } else { confirmMap(command) }
+    }
+
+    /// Executes the command again when the map is at least as new as now.
+    func confirmMap(_ command: ParsedCommand) {
+        router.statistics.unknownTables += 1
+        postpone(command, .waitingForTable)
+        router.controllers.request(.confirmMap) { [weak self] error in
+            guard let self, mode == .waitingForTable else { return }
+            mode = .open
+            if let error {
+                deferred = []
+                reply(DatabaseError(.unavailable, "no controller to ask about the table: \(error.message)"))
+            } else {
+                isMapConfirmed = true
+            }
+            markResumable()
+        }
+    }
+
     /// Goes on with commands that are here already, then with reading.
     func resume() {
         isResumable = false
@@ -163,6 +188,7 @@ final class ClientSession {
                     var single = CommandReader()
                     try single.receive(bytes) { take($0) }
                 }
+                isMapConfirmed = false
             }
             if mode == .open {
                 deferredAttempts = 0

@@ -84,9 +84,10 @@ extension ByteWriter {
         flags: OperationFlags = [], expected: Sequencer? = nil,
         key: UnsafeRawBufferPointer, value: UnsafeRawBufferPointer
     ) {
-        write(group)
-        write(shard)
-        write(epoch)
+        // By raw value: the generic form is not specialised across modules.
+        write(group.rawValue)
+        write(shard.rawValue)
+        write(epoch.rawValue)
         write(code.rawValue)
         write(expected == nil ? flags.rawValue : flags.union(.conditional).rawValue)
         write(UInt16(0))

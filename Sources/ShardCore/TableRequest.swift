@@ -9,6 +9,9 @@ public enum TableRequest: Hashable, Sendable {
         name: String, partitioning: Partitioning, engine: EngineKind, replicas: UInt8?,
         splitPoints: [Bytes], ifMissing: Bool)
     case drop(name: String)
+    /// Nothing but an answer: when it comes, the asker's map is at least as new as when it asked.
+    /// A router asks before it says that a table does not exist.
+    case confirmMap
 
     public func encode(into writer: inout ByteWriter) {
         switch self {
@@ -24,6 +27,7 @@ public enum TableRequest: Hashable, Sendable {
         case .drop(let name):
             writer.write(UInt8(2))
             writer.write(name)
+        case .confirmMap: writer.write(UInt8(3))
         }
     }
 
@@ -42,6 +46,7 @@ public enum TableRequest: Hashable, Sendable {
                 replicas: replicas == 0 ? nil : replicas, splitPoints: splits,
                 ifMissing: try reader.readBool())
         case 2: self = .drop(name: try reader.readString())
+        case 3: self = .confirmMap
         case let kind: throw DatabaseError(.malformed, "table request of kind \(kind)")
         }
     }

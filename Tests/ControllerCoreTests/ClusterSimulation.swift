@@ -266,7 +266,8 @@ final class ClusterSimulation {
     /// The follower of the map asks for what it missed.
     private func catchUp() {
         guard let controller else { return }
-        for update in controller.mapUpdates(since: follower.revision) where !follower.apply(update) {
+        for update in controller.mapUpdates(since: follower.revision) where !follower.apply(update)
+        {
             violations.append("follower refused the map at \(update.to)")
         }
     }

@@ -144,7 +144,7 @@ extension Simulation {
     func checkProgress() throws(Violation) {
         heap.push(.progressCheck, at: time + 50_000_000)
         let leaders = nodes.filter {
-            $0.replica?.role == .leader && $0.replica?.canServeReads(at: $0.localTime(time)) == true
+            $0.isRunning && $0.replica?.canServeReads(at: $0.localTime(time)) == true
         }
         guard let leader = leaders.first else { return }
         if settledWrites < Self.settleWritesMin || settledReads < Self.settleReadsMin {
@@ -158,8 +158,9 @@ extension Simulation {
         else { return }
         isSettled = replica.membership.all.allSatisfy { member in
             let node = self.node(member.replica)
-            return node.machine.position.index == replica.lastPosition.index
-                && node.replica?.applied == node.machine.position.index
+            return !node.isRunning
+                || node.machine.position.index == replica.lastPosition.index
+                    && node.replica?.applied == node.machine.position.index
         }
     }
 }

@@ -192,4 +192,21 @@ extension Simulation {
             start(node)
         }
     }
+
+    /// As many voters as the group can spare die or freeze for good, the leader perhaps among them.
+    func loseMinority() {
+        let leader = nodes.first {
+            $0.replica?.canServeReads(at: $0.localTime(time)) == true
+        }
+        guard var voters = leader?.replica?.membership.voters else { return }
+        for _ in 0..<(voters.count - 1) / 2 {
+            let member = voters.remove(at: Int(faultRandom.below(UInt64(voters.count))))
+            let lost = node(member.replica)
+            if faultRandom.chance(1, in: 2) {
+                lost.isPaused = true
+            } else {
+                lost.crash(random: &faultRandom, keepsNothing: false)
+            }
+        }
+    }
 }

@@ -123,9 +123,17 @@ public final class Simulation {
         heap.push(.admin, at: time + 1_000_000_000)
         try runEvents(until: faultsEnd) { false }
         try healEverything()
-        let settleEnd = time + Self.settleSecondsMax * 1_000_000_000
         heap.push(.progressCheck, at: time)
-        try runEvents(until: settleEnd) { self.isSettled }
+        try settle()
+        loseMinority()
+        try settle()
+    }
+
+    private func settle() throws(Violation) {
+        settledWrites = 0
+        settledReads = 0
+        isSettled = false
+        try runEvents(until: time + Self.settleSecondsMax * 1_000_000_000) { self.isSettled }
         guard isSettled else { throw Violation(description: "not settled: \(describeGroup())") }
     }
 

@@ -141,6 +141,34 @@ import Testing
     }
 
     @Test(arguments: EngineKind.allCases)
+    func largeRangesAreDeleted(kind: EngineKind) throws {
+        let fixture = try EngineFixture(kind)
+        // Long keys among short ones, over many pages.
+        func key(_ number: UInt32) -> Bytes {
+            let digits = withUnsafeBytes(of: number.bigEndian) { Bytes($0) }
+            return number % 100 == 0 ? digits + Bytes(repeating: 1, count: 600) : digits
+        }
+        try fixture.apply { batch in
+            for number in 0..<20_000 as Range<UInt32> {
+                batch.put(key(number), Bytes(repeating: 1, count: Int(number % 50)))
+            }
+        }
+        try fixture.engine.checkpoint()
+        var left = Set(0..<20_000 as Range<UInt32>)
+        var random = SeededRandom(seed: 9)
+        for round in 0..<12 {
+            let from = UInt32(random.below(20_000))
+            let to = from + UInt32(random.below(4_000))
+            try fixture.apply { $0.deleteRange(key(from), key(to)) }
+            left.subtract(from..<to)
+            if round % 2 == 0 { try fixture.engine.checkpoint() }
+            #expect(
+                try fixture.engine.records().map(\.key) == left.sorted().map(key),
+                "\(kind) round \(round)")
+        }
+    }
+
+    @Test(arguments: EngineKind.allCases)
     func snapshotsStandStill(kind: EngineKind) throws {
         let fixture = try EngineFixture(kind)
         try fixture.put(([1], [1]), ([2], [2]))
