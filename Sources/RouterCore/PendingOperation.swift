@@ -38,6 +38,8 @@ struct PendingOperation {
     var attempts: UInt8 = 0
     /// A list whose shards changed: its owner plans it anew instead of having it sent again.
     var wantsNewPlan = false
+    /// Held until an operation of the same client for the same key is answered, not for a time.
+    var waitsForTwin = false
     var destination = Destination(client: 0, slot: 0, part: 0)
     var table = TableID.none
     var group = GroupID.none

@@ -10,7 +10,9 @@ extension RequestRouter {
     public var nextWake: Instant? {
         var wake: Instant? = oldest == PendingOperation.none ? nil : operations[Int(oldest)].deadline
         for client in heldClients {
-            guard let index = firstHeld(of: client) else { continue }
+            // The answer that a twin waits for wakes it up, or that answer's own deadline.
+            guard let index = firstHeld(of: client), !operations[Int(index)].waitsForTwin
+            else { continue }
             let retryAt = operations[Int(index)].retryAt
             if wake.map({ retryAt < $0 }) ?? true { wake = retryAt }
         }
@@ -58,6 +60,7 @@ extension RequestRouter {
             keep(ByteWriter(continuing: copy), for: index)
         }
         operations[Int(index)].state = .held
+        operations[Int(index)].waitsForTwin = false
         operations[Int(index)].retryAt = retryAt ?? now + backoff(index)
         let client = operations[Int(index)].destination.client
         clients[Int(client)].heldCount += 1
@@ -106,11 +109,16 @@ extension RequestRouter {
                 if operations[Int(index)].wantsNewPlan {
                     fail(
                         index, DatabaseError(.staleEpoch, "the shards changed"), into: &effects)
-                } else if hasSentTwin(index) || !redirect(index, into: &effects) {
-                    if operations[Int(index)].state == .held {
-                        operations[Int(index)].retryAt = now + backoff(index)
-                        return
-                    }
+                } else if hasSentTwin(index) {
+                    operations[Int(index)].waitsForTwin = true
+                    operations[Int(index)].retryAt = .origin
+                    return
+                } else if !redirect(index, into: &effects),
+                    operations[Int(index)].state == .held
+                {
+                    operations[Int(index)].waitsForTwin = false
+                    operations[Int(index)].retryAt = now + backoff(index)
+                    return
                 }
             }
             index = next

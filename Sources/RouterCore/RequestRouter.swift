@@ -176,7 +176,7 @@ public struct RequestRouter {
         }
         let isBehind = clients[client].heldCount > 0
         let reason: RetryReason = isBehind || link != PendingOperation.none ? .behindHeld : .noLeader
-        hold(index, reason, retryAt: isBehind ? .origin : nil, now: now)
+        hold(index, reason, retryAt: reason == .behindHeld ? .origin : nil, now: now)
         return nil
     }
 
