@@ -44,6 +44,7 @@ deps: ## install the Debian packages that are missing
 	    fi; \
 	    as_root=(sudo); \
 	fi; \
+	"$${as_root[@]}" apt-get update -q; \
 	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y \
 	    --no-install-recommends "$${missing[@]}"
 
