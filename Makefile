@@ -92,8 +92,8 @@ sim: ## the simulator; ARGS="..." goes to kvsim
 	.build/release/kvsim $(ARGS)
 
 .PHONY: bench
-bench: build ## the load generator; ARGS="..." goes to kvbench
-	.build/release/kvbench $(ARGS)
+bench: build ## puts and gets beside those of Redis, on this machine (needs redis-server)
+	scripts/bench.sh .build/release
 
 .PHONY: clean
 clean: ## remove everything that was built
