@@ -146,6 +146,10 @@ extension Replica {
         guard role == .leader, let place = followerPlace(from) else { return nil }
         if term > hardState.term {
             becomeFollower(term: term, leader: .none, now: now, into: &effects)
+            // Perhaps no one leads that term: its candidate lost, being bound to lose. The promises
+            // of the others name this replica, so it asks them soon.
+            let interval = tuning.heartbeatInterval
+            fallbackDeadline = now + interval + Nanoseconds(random.below(max(1, interval.count)))
             return nil
         }
         return term == hardState.term ? place : nil
