@@ -100,19 +100,12 @@ extension ByteReader {
     public static func decode<Result>(
         _ bytes: Bytes, _ body: (inout ByteReader) throws(DatabaseError) -> Result
     ) throws(DatabaseError) -> Result {
-        var outcome: Swift.Result<Result, DatabaseError> = .failure(
-            DatabaseError(.malformed, "empty"))
-        bytes.withUnsafeBytes { buffer in
+        try bytes.withRawBytes { (buffer) throws(DatabaseError) in
             var reader = ByteReader(buffer)
-            do throws(DatabaseError) {
-                let result = try body(&reader)
-                try reader.expectEnd()
-                outcome = .success(result)
-            } catch {
-                outcome = .failure(error)
-            }
+            let result = try body(&reader)
+            try reader.expectEnd()
+            return result
         }
-        return try outcome.get()
     }
 }
 

@@ -3,6 +3,23 @@
 /// Bytes of a key, value or encoded structure, owned.
 public typealias Bytes = [UInt8]
 
+extension Bytes {
+    /// `withUnsafeBytes` for a body with a typed error.
+    @inlinable
+    public func withRawBytes<Result>(
+        _ body: (UnsafeRawBufferPointer) throws(DatabaseError) -> Result
+    ) throws(DatabaseError) -> Result {
+        let outcome = withUnsafeBytes { bytes -> Swift.Result<Result, DatabaseError> in
+            do throws(DatabaseError) {
+                return .success(try body(bytes))
+            } catch {
+                return .failure(error)
+            }
+        }
+        return try outcome.get()
+    }
+}
+
 /// Lexicographic order of unsigned bytes, a shorter prefix first: negative, zero or positive.
 @inlinable
 public func compareBytes(_ left: UnsafeRawBufferPointer, _ right: UnsafeRawBufferPointer) -> Int {

@@ -129,6 +129,14 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         try Self.checked("scan", path) { rocksdb_iter_get_error(iterator, &$0) }
     }
 
+    // MARK: Space
+
+    /// Compacts the range, which drops what was deleted.
+    public func reclaim(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer) {
+        rocksdb_compact_range(
+            database, from.characters, from.count, to.characters, to.count)
+    }
+
     // MARK: Sizes
 
     public func approximateBytes(

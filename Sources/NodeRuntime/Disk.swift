@@ -181,6 +181,25 @@ final class Disk {
         }
     }
 
+    /// Gives the space of a deleted range back, off the loop.
+    func reclaim(_ range: KeyRange, of engine: any StorageEngine) {
+        guard failure == nil, let checkpoints, let end = range.end else { return }
+        let number = checkpoints.add {}
+        let mailbox = checkpoints.mailbox
+        worker.submit {
+            do throws(DatabaseError) {
+                try range.start.withRawBytes { (from) throws(DatabaseError) in
+                    try end.withRawBytes { (to) throws(DatabaseError) in
+                        try engine.reclaim(from: from, to: to)
+                    }
+                }
+                _ = mailbox.post((number, nil))
+            } catch {
+                _ = mailbox.post((number, error))
+            }
+        }
+    }
+
     private func checkpoint(
         _ engines: [any StorageEngine], completion: @escaping () -> Void
     ) {

@@ -99,29 +99,23 @@ extension GroupReplica {
     private func apply(
         _ entry: LogEntry, waiters: [Waiter]?, _ scratch: ApplyScratch
     ) throws(DatabaseError) -> Bool {
-        var failure: DatabaseError?
         var stateChanged = false
-        entry.payload.withUnsafeBytes { payload in
-            do throws(DatabaseError) {
-                var batch = try CommandBatch(payload)
-                for position in 0..<Int(batch.count) {
-                    let operation = try batch.next()
-                    let sequencer = batch.base.advanced(by: UInt32(position))
-                    let waiter = waiters.map { $0[position] }
-                    if operation.code.isControl {
-                        applyControl(operation, waiter, scratch)
-                        stateChanged = true
-                    } else {
-                        try applyWrite(operation, sequencer, waiter, scratch)
-                    }
+        try entry.payload.withRawBytes { (payload) throws(DatabaseError) in
+            var batch = try CommandBatch(payload)
+            for position in 0..<Int(batch.count) {
+                let operation = try batch.next()
+                let sequencer = batch.base.advanced(by: UInt32(position))
+                let waiter = waiters.map { $0[position] }
+                if operation.code.isControl {
+                    applyControl(operation, waiter, scratch)
+                    stateChanged = true
+                } else {
+                    try applyWrite(operation, sequencer, waiter, scratch)
                 }
-                state.floor = max(state.floor, batch.last)
-                clock.observe(state.floor)
-            } catch {
-                failure = error
             }
+            state.floor = max(state.floor, batch.last)
+            clock.observe(state.floor)
         }
-        if let failure { throw failure }
         return stateChanged
     }
 

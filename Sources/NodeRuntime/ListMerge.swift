@@ -148,34 +148,11 @@ extension EngineReader {
         _ range: KeyRange,
         _ body: (_ key: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer) -> Bool
     ) throws(DatabaseError) {
-        var failure: DatabaseError?
-        range.start.withUnsafeBytes { start in
-            do throws(DatabaseError) {
-                if let end = range.end {
-                    let to = end.withUnsafeBytes { Bytes($0) }
-                    try scanOwned(start, to, body)
-                } else {
-                    try scan(from: start, to: nil, body)
-                }
-            } catch {
-                failure = error
-            }
-        }
-        if let failure { throw failure }
-    }
-
-    private func scanOwned(
-        _ start: UnsafeRawBufferPointer, _ end: Bytes,
-        _ body: (UnsafeRawBufferPointer, UnsafeRawBufferPointer) -> Bool
-    ) throws(DatabaseError) {
-        var failure: DatabaseError?
-        end.withUnsafeBytes { end in
-            do throws(DatabaseError) {
+        try range.start.withRawBytes { (start) throws(DatabaseError) in
+            guard let end = range.end else { return try scan(from: start, to: nil, body) }
+            try end.withRawBytes { (end) throws(DatabaseError) in
                 try scan(from: start, to: end, body)
-            } catch {
-                failure = error
             }
         }
-        if let failure { throw failure }
     }
 }

@@ -81,15 +81,9 @@ extension NodeServer {
                 code: code, key: UnsafeRawBufferPointer(start: nil, count: 0), value: $0)
         }
         do throws(DatabaseError) {
-            var failure: DatabaseError?
-            writer.bytes.withUnsafeBytes { bytes in
-                do throws(DatabaseError) {
-                    try replica.enqueue(bytes, keyHash: nil, waiter: waiter)
-                } catch {
-                    failure = error
-                }
+            try writer.bytes.withRawBytes { (bytes) throws(DatabaseError) in
+                try replica.enqueue(bytes, keyHash: nil, waiter: waiter)
             }
-            if let failure { throw failure }
         } catch {
             answer(waiter, error: error)
         }

@@ -112,6 +112,9 @@ extension NodeServer {
                 replica.garbage[0].start = reached
             }
             try replica.engine.apply(applyScratch.batch)
+            if piece.end == end {
+                replica.disk.reclaim(KeyRange(start: piece.start, end: end), of: replica.engine)
+            }
         } catch {
             replica.disk.fail(error)
         }

@@ -93,19 +93,11 @@ public final class ControllerConnection {
     private static func parse(
         _ received: Bytes, from address: String
     ) throws(ClientError) -> (FrameKind, Bytes, Int)? {
-        var outcome: Result<(FrameKind, Bytes, Int)?, DatabaseError> = .success(nil)
-        received.withUnsafeBytes { buffer in
-            do throws(DatabaseError) {
-                if let frame = try Frame.parse(buffer) {
-                    outcome = .success((frame.kind, Bytes(frame.body), frame.byteCount))
-                }
-            } catch {
-                outcome = .failure(error)
+        do throws(DatabaseError) {
+            return try received.withRawBytes { (buffer) throws(DatabaseError) in
+                try Frame.parse(buffer).map { ($0.kind, Bytes($0.body), $0.byteCount) }
             }
-        }
-        switch outcome {
-        case .success(let frame): return frame
-        case .failure(let error):
+        } catch {
             throw ClientError(
                 .malformed, "\(address) does not speak the protocol: \(error.message)")
         }

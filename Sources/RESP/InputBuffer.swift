@@ -42,14 +42,8 @@ public struct InputBuffer: Sendable {
     public func withUnsafeBytes<Result>(
         _ body: (UnsafeRawBufferPointer) throws(DatabaseError) -> Result
     ) throws(DatabaseError) -> Result {
-        var outcome: Swift.Result<Result, DatabaseError>?
-        storage.withUnsafeBytes { raw in
-            do throws(DatabaseError) {
-                outcome = .success(try body(UnsafeRawBufferPointer(rebasing: raw[start...])))
-            } catch {
-                outcome = .failure(error)
-            }
+        try storage.withRawBytes { (raw) throws(DatabaseError) in
+            try body(UnsafeRawBufferPointer(rebasing: raw[start...]))
         }
-        return try outcome!.get()
     }
 }

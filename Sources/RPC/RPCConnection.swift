@@ -156,15 +156,9 @@ extension RPCConnection: TCPConnectionDelegate {
         // The buffer is out of `self` while its bytes are handed out: a callback may re-enter.
         var buffer: Bytes = []
         swap(&buffer, &input)
-        var outcome: Result<Int, DatabaseError> = .success(0)
-        buffer.withUnsafeBytes { bytes in
-            do throws(DatabaseError) {
-                outcome = .success(try consume(bytes))
-            } catch {
-                outcome = .failure(error)
-            }
+        let consumed = try buffer.withRawBytes { (bytes) throws(DatabaseError) in
+            try consume(bytes)
         }
-        let consumed = try outcome.get()
         if consumed == buffer.count {
             buffer.removeAll(keepingCapacity: buffer.capacity <= 1 << 20)
         } else if consumed > 0 {

@@ -186,7 +186,7 @@ final class ClientSession {
             if !deferred.isEmpty {
                 var again: Bytes = []
                 swap(&again, &deferred)
-                try again.withUnsafeBytesThrowing { bytes throws(DatabaseError) in
+                try again.withRawBytes { bytes throws(DatabaseError) in
                     var single = CommandReader()
                     try single.receive(bytes) { take($0) }
                 }
@@ -352,18 +352,5 @@ extension ClientSession: TCPConnectionDelegate {
             router.log.warning("client \(connection.remoteAddress) closed: \(reason.message)")
         }
         router.sessionDidClose(self)
-    }
-}
-
-extension Bytes {
-    /// `withUnsafeBytes` for a body that throws.
-    func withUnsafeBytesThrowing(
-        _ body: (UnsafeRawBufferPointer) throws(DatabaseError) -> Void
-    ) throws(DatabaseError) {
-        var thrown: DatabaseError?
-        withUnsafeBytes { bytes in
-            do throws(DatabaseError) { try body(bytes) } catch { thrown = error }
-        }
-        if let thrown { throw thrown }
     }
 }

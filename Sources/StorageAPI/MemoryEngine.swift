@@ -61,6 +61,8 @@ public final class MemoryEngine: StorageEngine {
         MemorySnapshot(view())
     }
 
+    public func reclaim(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer) {}
+
     public func approximateBytes(
         from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?
     ) -> UInt64 {

@@ -39,6 +39,10 @@ public protocol StorageEngine: EngineReader {
     /// A consistent view of now, readable by any thread until released.
     func snapshot() throws(DatabaseError) -> any EngineSnapshot
 
+    /// Gives back the disk space of deleted keys `from <= key < to` as far as the engine can. Blocks
+    /// for as long as the disk takes; on the thread that calls `checkpoint`.
+    func reclaim(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer) throws(DatabaseError)
+
     /// About how many bytes of disk and memory the keys `from <= key < to` take.
     func approximateBytes(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?) -> UInt64
 
@@ -78,14 +82,8 @@ public struct EngineStatistics: Hashable, Sendable {
 extension EngineReader {
     /// The value of `key`, copied.
     public func value(of key: Bytes) throws(DatabaseError) -> Bytes? {
-        var outcome: Result<Bytes?, DatabaseError> = .success(nil)
-        key.withUnsafeBytes { key in
-            do throws(DatabaseError) {
-                outcome = .success(try get(key) { $0.map { Bytes($0) } })
-            } catch {
-                outcome = .failure(error)
-            }
+        try key.withRawBytes { (key) throws(DatabaseError) in
+            try get(key) { $0.map { Bytes($0) } }
         }
-        return try outcome.get()
     }
 }

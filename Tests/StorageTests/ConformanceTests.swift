@@ -49,6 +49,31 @@ import Testing
         #expect(try fixture.engine.records() == expected)
     }
 
+    @Test(arguments: EngineKind.allCases)
+    func reclaimingChangesNothingThatIsThere(kind: EngineKind) throws {
+        let fixture = try EngineFixture(kind)
+        let engine = fixture.engine
+        let value = Bytes(repeating: 7, count: 4_000)
+        for number in 0..<200 as Range<UInt8> {
+            try fixture.apply { batch in
+                batch.put([1, number], value)
+                batch.put([2, number], value)
+            }
+        }
+        try engine.checkpoint()
+        let before = engine.statistics.diskBytes
+        try fixture.apply { $0.deleteRange([1], [2]) }
+        let bounds: (Bytes, Bytes) = ([1], [2])
+        try bounds.0.withRawBytes { (from) throws(DatabaseError) in
+            try bounds.1.withRawBytes { (to) throws(DatabaseError) in
+                try engine.reclaim(from: from, to: to)
+            }
+        }
+        #expect(try engine.records().count == 200)
+        #expect(try engine.records().allSatisfy { $0.key[0] == 2 })
+        if kind == .lsm { #expect(engine.statistics.diskBytes < before * 3 / 4) }
+    }
+
     @Test(arguments: EngineKind.allCases, [false, true])
     func rangesKeepTheirBounds(kind: EngineKind, checkpointed: Bool) throws {
         let fixture = try EngineFixture(kind)
