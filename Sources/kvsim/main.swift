@@ -108,11 +108,8 @@ func runAll(_ arguments: Arguments) -> Int32 {
         writes += report.acknowledgedWrites
         if arguments.isVerbose { print(describe(report)) }
         if let failure = report.failure {
-            var command = "kvsim --seed \(seed) --seconds \(arguments.seconds)"
-            if let replicas = arguments.replicas { command += " --replicas \(replicas)" }
-            if let canary = arguments.canary { command += " --canary \(canary.rawValue)" }
             print("\(isTerminal ? "\r" : "")seed \(seed) failed \(failure)")
-            print("repeat with: \(command)")
+            print("repeat with: \(report.repeatCommand)")
             return 1
         }
         if isTerminal, !arguments.isVerbose, done % 10 == 9 {

@@ -5,17 +5,17 @@ import Testing
 
 struct SimulationTests {
     /// Seeds that once failed stay here for good.
-    static let failedOnce: [UInt64] = [728]
+    static let failedOnce: [(seed: UInt64, replicas: Int?)] = [(728, nil), (3_000_369, 3)]
 
     private func check(_ report: SimulationReport) {
-        #expect(report.failure == nil, "repeat with: kvsim --seed \(report.seed) --seconds 10")
+        #expect(report.failure == nil, "\(report.repeatCommand)")
         // A run in which nothing happened proves nothing.
         #expect(report.acknowledgedWrites >= 20, "seed \(report.seed)")
         #expect(report.leaderships >= 1, "seed \(report.seed)")
     }
 
-    @Test(arguments: failedOnce) func seedThatFailedOnce(_ seed: UInt64) {
-        check(Simulation.run(SimulationOptions(seed: seed, seconds: 10)))
+    @Test(arguments: failedOnce) func seedThatFailedOnce(_ seed: UInt64, _ replicas: Int?) {
+        check(Simulation.run(SimulationOptions(seed: seed, replicas: replicas, seconds: 20)))
     }
 
     @Test func seeds() {

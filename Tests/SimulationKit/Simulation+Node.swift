@@ -27,6 +27,12 @@ extension Simulation {
                 guard proposed.count == operations.count, !effects.proposalsRefused else {
                     throw Violation(description: "a batch was taken in part at \(node.id)")
                 }
+                // What an earlier leadership proposed at these indexes was replaced: lost.
+                while node.proposals.count > node.proposalsHead,
+                    node.proposals[node.proposals.count - 1].index >= proposed.first
+                {
+                    node.proposals.removeLast()
+                }
                 for (offset, operation) in operations.enumerated() {
                     let index = LogIndex(proposed.first.rawValue + UInt64(offset))
                     node.proposals.append((proposed.term, index, operation))

@@ -9,6 +9,8 @@ import ReplicationCore
 /// What a run did; printed by `kvsim` and compared by tests.
 public struct SimulationReport: Sendable {
     public var seed: UInt64
+    /// The command that runs the same simulation again.
+    public var repeatCommand: String
     /// Nil: every invariant held and the group came to rest.
     public var failure: String?
     /// Over every event of the run.
@@ -82,7 +84,7 @@ public final class Simulation {
 
     public init(_ options: SimulationOptions) {
         self.options = options
-        report = SimulationReport(seed: options.seed)
+        report = SimulationReport(seed: options.seed, repeatCommand: options.repeatCommand)
         var random = SeededRandom(seed: options.seed)
         networkRandom = random.fork()
         diskRandom = random.fork()

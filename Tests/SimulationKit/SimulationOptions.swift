@@ -22,6 +22,8 @@ public struct SimulationOptions: Sendable {
     /// Simulated length of the phase with faults.
     public var seconds: UInt64 = 20
     public var canary: Canary?
+    /// The `kvsim` command that draws the same options.
+    public var repeatCommand: String
     public var tuning = Tuning()
 
     var lossPermille: UInt64 = 0
@@ -48,6 +50,9 @@ public struct SimulationOptions: Sendable {
         self.seed = seed
         self.seconds = seconds
         self.canary = canary
+        repeatCommand = "kvsim --seed \(seed) --seconds \(seconds)"
+        if let replicas { repeatCommand += " --replicas \(replicas)" }
+        if let canary { repeatCommand += " --canary \(canary.rawValue)" }
         var random = SeededRandom(seed: SeededRandom.mix(seed))
         func pick<T>(_ choices: [T]) -> T { choices[Int(random.below(UInt64(choices.count)))] }
         func coin() -> Bool { random.chance(1, in: 2) }
