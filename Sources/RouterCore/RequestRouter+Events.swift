@@ -194,6 +194,7 @@ extension RequestRouter {
         links[Int(place)].isOpen = false
         routeVersion += 1
         effects.unreachable.append(node)
+        let name = nodeName(node)
         // Client by client in order of deadline, so that held operations keep their order.
         var index = oldest
         while index != PendingOperation.none {
@@ -207,7 +208,7 @@ extension RequestRouter {
                         index,
                         DatabaseError(
                             .unknownOutcome,
-                            "the connection to node \(node) broke; "
+                            "the connection to \(name) broke; "
                                 + "the write may have been applied"), into: &effects)
                 }
             }

@@ -202,6 +202,9 @@ extension RequestRouter {
 
     // MARK: Links
 
+    /// How people call a node.
+    func nodeName(_ node: NodeID) -> String { map.nodes[node]?.name ?? "node \(node)" }
+
     func linkPlace(of node: NodeID) -> UInt32? {
         let position = linkPosition(of: node)
         guard position < linkPlaces.count, linkPlaces[position].node == node else { return nil }

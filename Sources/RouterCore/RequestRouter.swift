@@ -131,7 +131,8 @@ public struct RequestRouter {
             guard links[Int(link)].pendingBytes + byteCount <= tuning.nodePendingBytesMax else {
                 counters.failed += 1
                 return DatabaseError(
-                    .overloaded, "node \(links[Int(link)].node) has too many unanswered requests")
+                    .overloaded,
+                    "\(nodeName(links[Int(link)].node)) has too many unanswered requests")
             }
             // Operations sent under an older map may be with another node than this one will be.
             let first = clients[client].first

@@ -2,6 +2,7 @@
 nodes refuse, hang, die, or hold another map."""
 
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -426,3 +427,27 @@ def test_the_stop_answers_what_is_under_way(fake, tmp_path):
     fake.call(answer())
     assert read_until(connection, b"\r\n") == b":1\r\n"
     assert router.process.wait(10) == 0
+
+
+@pytest.mark.skipif(
+    shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is missing")
+def test_a_socket_that_systemd_passes_is_served(fake):
+    fake.add_table("t")
+    port = fake_cluster.free_port()
+    process = subprocess.Popen(
+        ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", BINARIES / "kvrouter",
+         f"--controllers=127.0.0.1:{fake.port}"], stderr=subprocess.DEVNULL)
+    try:
+        connection = wait_for(lambda: connect(port), what="the activating socket")
+        connection.sendall(encode("HSET", "t", "k", "v"))
+        assert read_until(connection, b"\r\n") == b":1\r\n"
+    finally:
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def connect(port):
+    try:
+        return socket.create_connection(("127.0.0.1", port), timeout=10)
+    except OSError:
+        return None
