@@ -44,6 +44,7 @@ deps: ## install the Debian packages that are missing
 	    fi; \
 	    as_root=(sudo); \
 	fi; \
+	"$${as_root[@]}" apt-get update -q; \
 	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y \
 	    --no-install-recommends "$${missing[@]}"
 
@@ -91,8 +92,8 @@ sim: ## the simulator; ARGS="..." goes to kvsim
 	.build/release/kvsim $(ARGS)
 
 .PHONY: bench
-bench: build ## the load generator; ARGS="..." goes to kvbench
-	.build/release/kvbench $(ARGS)
+bench: build ## puts and gets beside those of Redis, on this machine (needs redis-server)
+	scripts/bench.sh .build/release
 
 .PHONY: clean
 clean: ## remove everything that was built

@@ -215,7 +215,8 @@ extension Controller {
     }
 
     /// Whether reports that came after the nomination show another replica ahead of the nominee, so
-    /// that it cannot win: logs of a leaderless group stand still.
+    /// that it cannot win: logs of a leaderless group stand still. An entry of the nominee's own
+    /// term is the contrary: it has won, and others tell of it first.
     private func isBehind(_ attempt: GroupStatus.Attempt, _ group: GroupStatus) -> Bool {
         guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
             let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
@@ -223,6 +224,7 @@ extension Controller {
         return group.record.placements.indices.contains { index in
             guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
                 report.term >= attempt.nomination.term,
+                report.lastTerm < attempt.nomination.term,
                 nodes[group.record.placements[index].node]?.isLive == true
             else { return false }
             return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)

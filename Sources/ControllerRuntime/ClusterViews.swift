@@ -17,8 +17,7 @@ struct ClusterViews {
                 heartbeatAgeMillis: (now - node.lastHeard).count / 1_000_000,
                 disks: node.disks.map { disk in
                     DiskView(
-                        path: disk.path, state: disk.state == .healthy ? "ok" : "\(disk.state)",
-                        totalBytes: disk.totalBytes,
+                        path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,
                         freeBytes: disk.freeBytes, dataBytes: disk.dataBytes)
                 })
         }

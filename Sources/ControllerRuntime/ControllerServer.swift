@@ -41,6 +41,7 @@ final class ControllerServer {
     private var connectionsIssued: UInt64 = 0
     private var requestsIssued: UInt64 = 0
     private var isStopping = false
+    private var isStandingBy = false
     private let clusterCandidate = UInt64.random(in: 1...UInt64.max)
 
     /// `onFailure` is told once why this process can act no more.
@@ -125,9 +126,11 @@ final class ControllerServer {
             }
         case .acting(let term):
             metrics.isServing.set(1)
+            isStandingBy = false
             log.notice("acts", [LogField("term", term)])
         case .standBy(let holder):
-            log.notice("stands by", [LogField("acting", holder)])
+            if !isStandingBy { log.notice("stands by", [LogField("acting", holder)]) }
+            isStandingBy = true
             controller = nil
             loop.schedule(after: Self.housekeepingInterval) { [unowned self] in
                 takeOver { [unowned self] error in if let error { fail(error) } }

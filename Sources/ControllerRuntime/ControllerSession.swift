@@ -23,7 +23,11 @@ final class ControllerSession: RPCConnectionDelegate {
         self.server = server
     }
 
-    func connectionDidOpen(_ connection: RPCConnection) {}
+    func connectionDidOpen(_ connection: RPCConnection) {
+        if server.controller == nil {
+            connection.close(DatabaseError(.unavailable, "this controller stands by"))
+        }
+    }
 
     func connection(
         _ connection: RPCConnection, didReceive kind: FrameKind, body: UnsafeRawBufferPointer

@@ -27,8 +27,8 @@ struct RevisionedState {
 
     /// In front of each value: create revision, mod revision, lease.
     private static let headerByteCount = 24
-    /// Events kept before the oldest half is dropped.
-    static let historyEventsMax = 20_000
+    /// Changes kept before the older half of the events is dropped.
+    static let historyChangesMax = 50_000
 
     private(set) var revision: Revision = .none
     private(set) var records = SortedMap()
@@ -36,6 +36,8 @@ struct RevisionedState {
     private(set) var leases: [Lease] = []
     private(set) var leaseHighest: LeaseID = .none
     private(set) var history: [MetadataEvent] = []
+    /// In all events of `history`.
+    private var historyChanges = 0
     /// The first revision a watch may start from.
     private(set) var historyStart = Revision(1)
 
@@ -141,6 +143,7 @@ struct RevisionedState {
         historyStart = min(below, revision.next())
         let start = historyStart
         history.removeAll { $0.revision < start }
+        historyChanges = history.reduce(0) { $0 + $1.changes.count }
     }
 
     // MARK: Helpers
@@ -163,7 +166,8 @@ struct RevisionedState {
         }
         let event = MetadataEvent(revision: revision, changes: changes)
         history.append(event)
-        if history.count > Self.historyEventsMax {
+        historyChanges += changes.count
+        if historyChanges > Self.historyChangesMax {
             compact(below: history[history.count / 2].revision)
         }
         return event

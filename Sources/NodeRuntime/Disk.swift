@@ -49,7 +49,7 @@ final class Disk {
     /// Opens log and engines; blocking, before the loop runs. `progress` hears how far the replay of
     /// the log is.
     init(
-        index: Int, path: String, expectExisting: Bool,
+        index: Int, path: String, expectExisting: Bool, cache: LSMCache,
         progress: (_ done: UInt64, _ total: UInt64) -> Void
     ) throws(DatabaseError) {
         self.index = index
@@ -57,6 +57,7 @@ final class Disk {
         lock = try DirectoryLock(directory: path)
         var lsmOptions = LSMOptions()
         lsmOptions.expectExisting = expectExisting
+        lsmOptions.cache = cache
         var btreeOptions = BTreeOptions()
         btreeOptions.expectExisting = expectExisting
         engines = [

@@ -55,7 +55,7 @@ extension GroupReplica {
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
-        if stateChanged { node.roleChanged(self) }
+        if stateChanged { node.reportSoon() }
     }
 
     /// State besides records, for the batch under construction.

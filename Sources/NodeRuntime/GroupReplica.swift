@@ -51,6 +51,7 @@ final class GroupReplica {
     var committed: [LogEntry] = []
     var isDirty = false
     var isFailed = false
+    private var wasLeader = false
     /// Nodes of replicas that spoke to this one and may not be in its membership yet.
     var knownNodes: [ReplicaID: NodeID] = [:]
     var snapshotSenders: [ReplicaID: SnapshotSender] = [:]
@@ -160,6 +161,10 @@ final class GroupReplica {
     }
 
     private func didChangeRole() {
+        if wasLeader != isLeader {
+            wasLeader = isLeader
+            node.metrics.leaderChanges.increment()
+        }
         if !isLeader {
             failWaiters(DatabaseError(.unknownOutcome, "the leader changed before the answer"))
             for sender in snapshotSenders.values { sender.cancel() }
@@ -168,7 +173,7 @@ final class GroupReplica {
             clock.observe(state.floor)
             changedShards = true
         }
-        node.roleChanged(self)
+        node.reportSoon()
     }
 
     func markDirty() {

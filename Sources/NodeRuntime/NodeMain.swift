@@ -27,6 +27,17 @@ public enum NodeMain {
         Setting(
             "spare", .boolean, default: "false",
             help: "Join the spare pool: hold no replica until one must be replaced."),
+        Setting(
+            "log.checkpoint", .bytes(64 << 10...16 << 30), default: "32MiB",
+            help: "Log bytes of a disk after which its engines are made durable: what a restart"
+                + " replays at most."),
+        Setting(
+            "log.retain", .bytes(0...4 << 30), default: "16MiB",
+            help: "Log bytes per group kept in memory for followers that lag; one that lags further"
+                + " gets a snapshot."),
+        Setting(
+            "cache", .bytes(1 << 20...1 << 40), default: "128MiB",
+            help: "Memory for blocks of LSM engines, all disks together."),
     ]
 
     /// Runs the daemon; never returns.
@@ -37,8 +48,11 @@ public enum NodeMain {
         do throws(DatabaseError) {
             let nodeSettings = try NodeSettings(daemon.settings)
             let metrics = NodeMetrics(daemon.metrics)
+            let status = NodeStatus()
+            status.register(in: daemon.metrics)
+            daemon.addReadinessCheck("node") { status.problem() }
             try daemon.startAdmin()
-            let stop = try start(nodeSettings, daemon, log, metrics)
+            let stop = try start(nodeSettings, daemon, log, metrics, status)
             daemon.onStop(stop)
         } catch {
             daemon.fail(error.message)
@@ -50,7 +64,7 @@ public enum NodeMain {
     /// Starts the loop's thread with the node on it; the result stops both and waits.
     private static func start(
         _ settings: NodeSettings, _ daemon: DaemonContext, _ log: ComponentLog,
-        _ metrics: NodeMetrics
+        _ metrics: NodeMetrics, _ status: NodeStatus
     ) throws(DatabaseError) -> @Sendable () -> Void {
         let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
         let ended = Latch<Void>()
@@ -58,7 +72,7 @@ public enum NodeMain {
             do throws(DatabaseError) {
                 let loop = try EventLoop()
                 let server = try NodeServer(
-                    settings: settings, loop: loop, log: log, metrics: metrics
+                    settings: settings, loop: loop, log: log, metrics: metrics, status: status
                 ) { sentence in
                     daemon.startupAdvanced(status: sentence)
                     log.info(sentence)
@@ -94,6 +108,9 @@ extension NodeSettings {
         controllers = try settings.addresses("controllers")
         zone = settings.string("zone")
         isSpare = settings.boolean("spare")
+        checkpointBytes = settings.integer("log.checkpoint")
+        retainedBytes = settings.integer("log.retain")
+        cacheBytes = settings.integer("cache")
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
         }

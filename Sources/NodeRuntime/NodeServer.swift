@@ -1,8 +1,8 @@
 // A data-plane node: its replicas, its disks and everybody who talks to it, on one event loop.
 
-import Daemon
 import EventLoop
 import KVBase
+import LSMEngine
 import Metrics
 import NodeCore
 import RPC
@@ -22,12 +22,17 @@ struct NodeSettings: Sendable {
     var controllers: [SocketAddress]
     var zone: String
     var isSpare: Bool
+    /// Log bytes of a disk after which its engines are made durable.
+    var checkpointBytes: Int
+    /// Entries kept in memory behind that point for followers that lag a little.
+    var retainedBytes: Int
+    /// Memory for decompressed blocks of all LSM engines of the node together.
+    var cacheBytes: Int
 }
 
 /// Owns all state of the node; every method runs on the loop's thread.
 final class NodeServer {
     static let heartbeatInterval = Nanoseconds.milliseconds(150)
-    static let checkpointBytes = 32 << 20
     static let checkpointInterval = Nanoseconds.seconds(30)
     static let unflushedBytesMax: UInt64 = 64 << 20
 
@@ -35,7 +40,8 @@ final class NodeServer {
     let loop: EventLoop
     let log: ComponentLog
     let metrics: NodeMetrics
-    let tuning = Tuning()
+    let status: NodeStatus
+    let tuning: Tuning
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
@@ -71,21 +77,27 @@ final class NodeServer {
     /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.
     init(
         settings: NodeSettings, loop: EventLoop, log: ComponentLog, metrics: NodeMetrics,
-        progress: (String) -> Void
+        status: NodeStatus, progress: (String) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
+        var tuning = Tuning()
+        tuning.retainedBytesMax = settings.retainedBytes
+        self.tuning = tuning
         self.loop = loop
         self.log = log
         self.metrics = metrics
+        self.status = status
         let known = try NodeIdentity.readAll(directories: settings.dataDirectories)
         identity =
             known
             ?? NodeIdentity(
                 node: .none, cluster: 0, disk: 0, diskCount: settings.dataDirectories.count)
+        let cache = LSMCache(bytes: settings.cacheBytes)
         var opened: [Disk] = []
         for (index, path) in settings.dataDirectories.enumerated() {
             opened.append(
-                try Disk(index: index, path: path, expectExisting: known != nil) { done, total in
+                try Disk(index: index, path: path, expectExisting: known != nil, cache: cache) {
+                    done, total in
                     let percent = total == 0 ? 100 : done * 100 / total
                     progress("replaying the log of \(path): \(percent) % of \(total) bytes")
                 })
@@ -203,7 +215,7 @@ final class NodeServer {
             replica.step(.tick)
         }
         for disk in disks
-        where disk.bytesSinceCheckpoint >= Self.checkpointBytes && !disk.isCheckpointing {
+        where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
             checkpoint(disk)
         }
         collectGarbage()
@@ -216,13 +228,15 @@ final class NodeServer {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        publishStatus()
     }
 
     func checkpoint(_ disk: Disk) {
         disk.checkpoint(replicas.elements.filter { $0.disk === disk && !$0.isFailed })
     }
 
-    func roleChanged(_ replica: GroupReplica) { isHeartbeatDue = true }
+    /// A role, a term or the membership changed: the controllers hear of it with this turn.
+    func reportSoon() { isHeartbeatDue = true }
 
     private func diskFailed(_ disk: Disk) {
         guard let error = disk.failure else { return }

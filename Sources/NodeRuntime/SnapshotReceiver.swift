@@ -1,6 +1,7 @@
 // The follower's side of a snapshot: fills a new store and switches to it in one batch.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
@@ -113,6 +114,7 @@ extension GroupReplica {
                     position: receiver.position, membership: receiver.state.membership,
                     from: receiver.sender))
             node.garbageAppeared(self)
+            node.metrics.snapshotsReceived.increment()
             node.log.notice(
                 "snapshot installed",
                 [LogField("group", group), LogField("index", receiver.position.index)])

@@ -159,6 +159,7 @@ extension GroupReplica {
         guard snapshotSenders[sender.target] === sender else { return }
         snapshotSenders[sender.target] = nil
         sender.cancel()
+        node.metrics.snapshotsSent.increment()
         node.log.notice(
             succeeded ? "snapshot received" : "snapshot not received",
             [

@@ -146,6 +146,10 @@ extension Replica {
         guard role == .leader, let place = followerPlace(from) else { return nil }
         if term > hardState.term {
             becomeFollower(term: term, leader: .none, now: now, into: &effects)
+            // Perhaps no one leads that term: its candidate lost, being bound to lose. The promises
+            // of the others name this replica, so it asks them soon.
+            let interval = tuning.heartbeatInterval
+            fallbackDeadline = now + interval + Nanoseconds(random.below(max(1, interval.count)))
             return nil
         }
         return term == hardState.term ? place : nil
@@ -261,10 +265,16 @@ extension Replica {
             let common = log.lastPosition(atMost: hint.index, term: hint.term)
             // When the logs part below the compaction point only a snapshot helps.
             let isKnown = common.index <= hint.index && common.term <= hint.term
+            let before = followers[place].next
             followers[place].probe(
-                from:
-                    isKnown ? common.index.next() : min(hint.index, log.compacted.index))
-            sendAppends(to: place, now: now, into: &effects)
+                from: isKnown ? common.index.next() : min(hint.index, log.compacted.index))
+            if followers[place].next < before {
+                sendAppends(to: place, now: now, into: &effects)
+            } else {
+                // Late, or from a disk that lost what it had acknowledged: no faster than heartbeats.
+                followers[place].isProbing = true
+                followers[place].activeAt = now
+            }
         }
     }
 

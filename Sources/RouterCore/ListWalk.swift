@@ -103,8 +103,8 @@ public struct ListWalk: Sendable {
         return start(map)
     }
 
-    /// Takes a page; returns what to ask next. The walk is over when nothing is returned and `asked`
-    /// is zero.
+    /// Takes a page; returns what to ask next. The walk is over when nothing is returned and
+    /// `asked` is zero.
     public mutating func receive(source: UInt32, _ page: ListPage, _ map: ClusterMap) -> [Request] {
         precondition(asked > 0)
         asked -= 1
@@ -234,7 +234,8 @@ public struct ListWalk: Sendable {
 
     // MARK: Helpers
 
-    private func page(_ parts: [ListRequest.Part], _ from: Bytes, isExclusive: Bool) -> ListRequest {
+    private func page(_ parts: [ListRequest.Part], _ from: Bytes, isExclusive: Bool) -> ListRequest
+    {
         let left = query.isCountOnly ? Limits.listPageMax : query.limit - records.count
         return ListRequest(
             parts: parts, from: from, isFromExclusive: isExclusive, to: query.to,

@@ -75,16 +75,17 @@ extension RequestRouter {
 
     // MARK: Map
 
-    /// Takes over an update of the map. False: it does not follow; ask for a full one.
+    /// Takes over an update of the map. False: it does not follow, or leaves a table that its
+    /// shards do not tile; ask for a full one.
     public mutating func apply(
         _ update: MapUpdate, now: Instant, into effects: inout RouterEffects
     ) -> Bool {
-        guard map.apply(update) else { return false }
+        let isTaken = map.apply(update)
         routeVersion += 1
         for node in map.nodes.elements { addLink(node.id) }
         resendReads(now: now)
         retryHeld(now: now, isWorldChanged: true, into: &effects)
-        return true
+        return isTaken
     }
 
     /// Takes over who leads a group, if that is news.

@@ -8,7 +8,8 @@ extension RequestRouter {
 
     /// When `advance` wants to be called next; nil: only after something happened.
     public var nextWake: Instant? {
-        var wake: Instant? = oldest == PendingOperation.none ? nil : operations[Int(oldest)].deadline
+        var wake: Instant? =
+            oldest == PendingOperation.none ? nil : operations[Int(oldest)].deadline
         for client in heldClients {
             // The answer that a twin waits for wakes it up, or that answer's own deadline.
             guard let index = firstHeld(of: client), !operations[Int(index)].waitsForTwin
@@ -211,8 +212,8 @@ extension RequestRouter {
         return false
     }
 
-    /// Ends the held operations that `index`, which succeeded, has overtaken: they were refused, and
-    /// to apply them now would change the client's order.
+    /// Ends the held operations that `index`, which succeeded, has overtaken: they were refused,
+    /// and to apply them now would change the client's order.
     mutating func failOvertaken(by index: UInt32, into effects: inout RouterEffects) {
         guard operations[Int(index)].code != .list else { return }
         var other = operations[Int(index)].previousOfClient

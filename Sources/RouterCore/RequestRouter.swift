@@ -175,7 +175,8 @@ public struct RequestRouter {
             return nil
         }
         let isBehind = clients[client].heldCount > 0
-        let reason: RetryReason = isBehind || link != PendingOperation.none ? .behindHeld : .noLeader
+        let reason: RetryReason =
+            isBehind || link != PendingOperation.none ? .behindHeld : .noLeader
         hold(index, reason, retryAt: reason == .behindHeld ? .origin : nil, now: now)
         return nil
     }

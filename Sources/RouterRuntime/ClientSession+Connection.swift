@@ -156,7 +156,8 @@ extension ClientSession {
             guard name.allSatisfy({ $0 > 0x20 && $0 < 0x7F }) else {
                 return reply {
                     $0.error(
-                        "ERR", "Client names cannot contain spaces, newlines or special characters.")
+                        "ERR", "Client names cannot contain spaces, newlines or special characters."
+                    )
                 }
             }
             clientName = name
@@ -226,7 +227,8 @@ extension ClientSession {
                 }
             }
         } else if command.argument(1, is: "DOCS") {
-            let specs = command.count == 2
+            let specs =
+                command.count == 2
                 ? CommandTable.specs
                 : (2..<command.count).compactMap { CommandTable.find(command[$0]) }
             reply { writer in
@@ -292,7 +294,8 @@ extension ClientSession {
     private func info(_ command: ParsedCommand) {
         var wanted: [String] = []
         for place in 1..<command.count { wanted.append(command.text(place).lowercased()) }
-        let isAll = wanted.isEmpty || wanted.contains { ["all", "default", "everything"].contains($0) }
+        let isAll =
+            wanted.isEmpty || wanted.contains { ["all", "default", "everything"].contains($0) }
         var text = ""
         for (name, lines) in infoSections where isAll || wanted.contains(name.lowercased()) {
             text += (text.isEmpty ? "" : "\r\n") + "# \(name)\r\n"

@@ -14,7 +14,8 @@ struct PartCollection {
     var error: DatabaseError?
 
     mutating func note(_ error: DatabaseError) {
-        if self.error == nil || (self.error!.code != .unknownOutcome && error.code == .unknownOutcome)
+        if self.error == nil
+            || (self.error!.code != .unknownOutcome && error.code == .unknownOutcome)
         {
             self.error = error
         }
@@ -22,7 +23,9 @@ struct PartCollection {
 }
 
 extension ClientSession {
-    private static var nothing: UnsafeRawBufferPointer { UnsafeRawBufferPointer(start: nil, count: 0) }
+    private static var nothing: UnsafeRawBufferPointer {
+        UnsafeRawBufferPointer(start: nil, count: 0)
+    }
 
     // MARK: Entry
 
@@ -38,7 +41,8 @@ extension ClientSession {
             if command.argument(0, is: "KV.DEL") { return kvDel(command) }
         }
         guard let spec = CommandTable.find(command[0]) else { return refuseUnknown(command) }
-        let isArityRight = spec.arity >= 0 ? command.count == spec.arity : command.count >= -spec.arity
+        let isArityRight =
+            spec.arity >= 0 ? command.count == spec.arity : command.count >= -spec.arity
         guard isArityRight else { return refuseArity(spec.name) }
         guard isAuthenticated || [.auth, .hello, .quit, .reset].contains(spec.id) else {
             return reply { $0.error("NOAUTH", "Authentication required.") }

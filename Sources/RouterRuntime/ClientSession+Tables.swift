@@ -36,8 +36,9 @@ extension ClientSession {
     /// The answer says, or may say, that some table does not exist.
     private func dependsOnMissing(_ command: ParsedCommand, _ id: CommandID) -> Bool {
         switch id {
-        case .del, .kvCreate, .kvDrop: false  // the controller itself answers
-        case .exists, .type, .kvDescribe:
+        // The controller itself answers these.
+        case .kvCreate, .kvDrop: false
+        case .del, .exists, .type, .kvDescribe:
             (1..<command.count).contains { table(command[$0]) == nil }
         default: true
         }

@@ -159,7 +159,9 @@ final class ClientSession {
             mode = .open
             if let error {
                 deferred = []
-                reply(DatabaseError(.unavailable, "no controller to ask about the table: \(error.message)"))
+                reply(
+                    DatabaseError(
+                        .unavailable, "no controller to ask about the table: \(error.message)"))
             } else {
                 isMapConfirmed = true
             }

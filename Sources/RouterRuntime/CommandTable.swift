@@ -41,7 +41,7 @@ enum CommandTable {
         .init(id: .hstrlen, name: "hstrlen", arity: 3, keyPosition: 1),
         .init(
             id: .kvPut, name: "kv.put", arity: -4, isWrite: true, keyPosition: 1,
-            help: "KV.PUT table key value [IF sequencer | IF ABSENT]: write; answers the sequencer"),
+            help: "KV.PUT table key value [IF sequencer|ABSENT]: write; answers the sequencer"),
         .init(
             id: .kvGet, name: "kv.get", arity: -3, keyPosition: 1,
             help: "KV.GET table key [QUORUM]: value and sequencer, or nil"),

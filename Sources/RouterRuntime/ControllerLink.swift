@@ -89,7 +89,7 @@ final class ControllerLink {
     fileprivate func endDidClose(_ place: Int) {
         for (id, request) in requests where request.end == place {
             requests[id]!.end = nil
-            if case .create(_, _, _, _, _, ifMissing: true) = request.request { continue }
+            if request.request.isRepeatable { continue }
             requests[id] = nil
             request.completion(
                 DatabaseError(
@@ -142,7 +142,8 @@ final class ControllerLink {
                     ? DatabaseError(
                         .deadlineExceeded, "no controller could be asked; nothing was changed")
                     : DatabaseError(
-                        .unknownOutcome, "the controller did not answer; it may yet be done"))
+                        request.request == .confirmMap ? .unavailable : .unknownOutcome,
+                        "the controller did not answer; it may yet be done"))
         }
         sendWaiting()
         return !requests.isEmpty
@@ -183,6 +184,17 @@ final class ControllerLink {
                 preferred = place
                 return
             }
+        }
+    }
+}
+
+extension TableRequest {
+    /// Changes nothing more when it is done twice.
+    fileprivate var isRepeatable: Bool {
+        switch self {
+        case .create(_, _, _, _, _, let ifMissing): ifMissing
+        case .drop: false
+        case .confirmMap: true
         }
     }
 }

@@ -1,4 +1,5 @@
-// The router's event loop: clients on one side, nodes and controllers on the other, the core between.
+// The router's event loop: clients on one side, nodes and controllers on the other, and the core
+// between them.
 
 import EventLoop
 import KVBase
@@ -207,7 +208,14 @@ final class RouterLoop {
             publishStatus()
             return true
         }
-        guard core.apply(update, now: now, into: &effects) else { return false }
+        let isTaken = core.apply(update, now: now, into: &effects)
+        guard isTaken || update.isFull else { return false }
+        if !isTaken {
+            // To ask again would bring the same; its tables are served as far as they are whole.
+            log.error(
+                "the cluster map holds a table that its shards do not cover",
+                [LogField("revision", update.to)])
+        }
         statistics.mapUpdates += 1
         connectNodes()
         publishStatus()
@@ -234,6 +242,7 @@ final class RouterLoop {
     // MARK: Turns
 
     private func endTurn() {
+        tick()
         // A reply may let a session go on, whose commands may fail at once, and so on; every round
         // answers commands that came from outside, so this ends.
         repeat {

@@ -15,7 +15,7 @@ public enum RouterMain {
             help: "The router's name in logs and in `kvctl status`."),
         Setting(
             "listen.resp", .address, default: "127.0.0.1:6379",
-            help: "Address for clients (Redis protocol); a socket that systemd passes replaces it."),
+            help: "Address for clients (Redis protocol), unless systemd passes a socket."),
         Setting(
             "controllers", .addressList, required: true, help: "Addresses of the controllers."),
         Setting(
@@ -101,9 +101,10 @@ extension RouterOptions {
         tuning.requestDeadline = settings.duration("request.deadline")
         advertisedAdmin = ""
         if let admin = try settings.address("listen.admin") {
-            advertisedAdmin = SocketAddress(
-                host: admin.host, port: adminPort ?? admin.port
-            ).description
+            advertisedAdmin =
+                SocketAddress(
+                    host: admin.host, port: adminPort ?? admin.port
+                ).description
         }
     }
 }

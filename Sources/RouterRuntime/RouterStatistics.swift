@@ -42,7 +42,8 @@ struct RouterStatistics: Sendable {
     /// Commands for a table that the map does not have.
     var unknownTables: UInt64 = 0
 
-    mutating func count(_ operation: OperationClass, _ result: CommandResult, by amount: UInt64 = 1) {
+    mutating func count(_ operation: OperationClass, _ result: CommandResult, by amount: UInt64 = 1)
+    {
         commands[operation.rawValue * CommandResult.allCases.count + result.rawValue] += amount
     }
 

@@ -62,6 +62,15 @@ import Testing
         #expect(effects.nominations.map(\.term) == [Term(3)])
     }
 
+    @Test func aWinnerThatItsFollowersTellOfFirstIsNotTakenForBehind() throws {
+        let bench = try Bench.threeNodes()
+        bench.step(.connectionClosed(ConnectionID(1)))
+        bench.now = bench.now + .milliseconds(10)
+        bench.beat(2, node: 2, [Bench.report(replica: 2, term: 2, last: (1, 10))])
+        let effects = bench.beat(3, node: 3, [Bench.report(replica: 3, term: 2, last: (2, 11))])
+        #expect(effects.nominations.isEmpty)
+    }
+
     @Test func withoutAMajorityNobodyIsNominated() throws {
         let bench = try Bench.threeNodes()
         bench.step(.connectionClosed(ConnectionID(2)))

@@ -115,6 +115,19 @@ import Testing
         #expect(harness.value("a") == "5")
     }
 
+    @Test func historyIsBounded() throws {
+        let harness = try StoreHarness(.memory)
+        let changes = (0..<1_000).map { MetadataChange.put("k\($0)", "") }
+        for _ in 0..<60 { harness.commit(MetadataTransaction(changes: changes)) }
+        #expect(throws: MetadataError.self) {
+            try harness.store.watch(prefix: [], from: Revision(1)) { _ in }
+        }
+        var seen = 0
+        _ = try harness.store.watch(prefix: [], from: Revision(41)) { _ in seen += 1 }
+        harness.store.flush()
+        #expect(seen == 20)
+    }
+
     @Test(arguments: StoreForm.allCases)
     func leasesTakeTheirKeysAlong(form: StoreForm) throws {
         let harness = try StoreHarness(form)

@@ -38,7 +38,8 @@ import Testing
         ("*", "", true), ("*", "abc", true), ("a*c", "abbc", true), ("a*c", "abbd", false),
         ("a?c", "abc", true), ("a?c", "ac", false), ("[a-c]x", "bx", true),
         ("[a-c]x", "dx", false), ("[^a-c]x", "dx", true), ("[^a-c]x", "ax", false),
-        ("\\*", "*", true), ("\\*", "a", false), ("[\\]]", "]", true), ("h[ae]llo*", "hallo!", true),
+        ("\\*", "*", true), ("\\*", "a", false), ("[\\]]", "]", true),
+        ("h[ae]llo*", "hallo!", true),
         ("", "", true), ("", "a", false), ("**a**", "bab", true), ("a*b*c", "axbxbxc", true),
         ("[c-a]", "b", true), ("[ab", "a", true),
     ])

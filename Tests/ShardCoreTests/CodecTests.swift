@@ -40,9 +40,9 @@ import Testing
                 .shardRemoved(ShardID(1), TableID(2)), .group(group), .groupRemoved(GroupID(9)),
                 .node(node), .nodeRemoved(NodeID(8)), .leader(leader),
             ])
-        try roundTrip(update, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try MapUpdate(from: &reader)
-        }
+        try roundTrip(
+            update, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try MapUpdate(from: &reader) })
     }
 
     @Test func nodeMessages() throws {
@@ -55,9 +55,9 @@ import Testing
                 NodeCommand(id: 4, action: .createShard(shard, .hash(virtualRanges: 8))),
                 NodeCommand(id: 5, action: .dropShard(shard)),
             ])
-        try roundTrip(commands, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try NodeCommands(from: &reader)
-        }
+        try roundTrip(
+            commands, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try NodeCommands(from: &reader) })
         let heartbeat = NodeHeartbeat(
             node: NodeID(1), incarnation: 2, sequence: 3, mapRevision: Revision(4),
             loopDelay: .milliseconds(5),
@@ -72,23 +72,23 @@ import Testing
                     applied: LogIndex(3), leader: ReplicaID(2), isServing: true)
             ],
             shards: [ShardReport(shard: ShardID(1), epoch: Epoch(2), bytes: 3, records: 4)])
-        try roundTrip(heartbeat, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try NodeHeartbeat(from: &reader)
-        }
+        try roundTrip(
+            heartbeat, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try NodeHeartbeat(from: &reader) })
         let outcome = CommandOutcome(
             id: 4, controllerTerm: Term(1), error: DatabaseError(.refused, "no"))
-        try roundTrip(outcome, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try CommandOutcome(from: &reader)
-        }
+        try roundTrip(
+            outcome, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try CommandOutcome(from: &reader) })
     }
 
     @Test func lists() throws {
         let request = ListRequest(
             parts: [.init(shard: ShardID(1), epoch: Epoch(2))], from: [1], isFromExclusive: true,
             to: [9], limit: 500)
-        try roundTrip(request, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try ListRequest(from: &reader)
-        }
+        try roundTrip(
+            request, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try ListRequest(from: &reader) })
         let page = ListPage(
             count: 1, hasMore: true, lastKey: [5],
             records: [
@@ -96,18 +96,18 @@ import Testing
                     key: [5], value: [6],
                     sequencer: Sequencer(time: 1, counter: 2, node: NodeID(3)))
             ])
-        try roundTrip(page, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try ListPage(from: &reader)
-        }
+        try roundTrip(
+            page, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try ListPage(from: &reader) })
     }
 
     @Test func tableRequests() throws {
         let create = TableRequest.create(
             name: "t", partitioning: .range, engine: .lsm, replicas: 5, splitPoints: [[1], [2]],
             ifMissing: true)
-        try roundTrip(create, { $0.encode(into: &$1) }) { (reader) throws(DatabaseError) in
-            try TableRequest(from: &reader)
-        }
+        try roundTrip(
+            create, { $0.encode(into: &$1) },
+            { (reader) throws(DatabaseError) in try TableRequest(from: &reader) })
     }
 
     @Test func operationsAreReadWhereTheyLie() throws {

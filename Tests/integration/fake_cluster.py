@@ -173,7 +173,8 @@ def hello(role, node, name):
 class FakeCluster:
     """Three nodes, `groups` groups, group g led by node g (1, 2, ...)."""
 
-    def __init__(self, groups=2):
+    def __init__(self, groups=2, port=0, tables=()):
+        self.port = port
         self.group_count = groups
         self.revision = 1
         self.tables = {}  # name -> (id, virtual ranges, [(shard, start, end, group, epoch)])
@@ -184,6 +185,8 @@ class FakeCluster:
         self.unreachable = []
         self.table_requests = 0
         self.watchers = set()
+        for name in tables:
+            self.add_table(name)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self.thread.start()
@@ -208,7 +211,7 @@ class FakeCluster:
     async def _start(self):
         for node in self.nodes:
             await node.start()
-        self.server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self.server.sockets[0].getsockname()[1]
 
     # Records
@@ -355,9 +358,14 @@ class FakeCluster:
             writer.close()
 
     def _table(self, writer, reader):
-        self.table_requests += 1
-        number, kind, name = reader.take("I"), reader.take("B"), reader.blob().decode()
+        number, kind = reader.take("IB")
         error = b"\x00"
+        if kind == 3:  # only an answer is wanted, behind what was published
+            self._push()
+            writer.write(frame(TABLE_RESPONSE, struct.pack("<I", number) + error))
+            return
+        self.table_requests += 1
+        name = reader.blob().decode()
         if kind == 1:
             ranges, _, _ = reader.take("HBB")
             splits = [reader.blob().decode() for _ in range(reader.take("I"))]

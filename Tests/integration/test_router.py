@@ -19,20 +19,31 @@ DEADLINE_MILLIS = 1500
 
 
 class Router:
-    def __init__(self, fake, log, *flags):
+    def __init__(self, fake, log, *flags, controller_port=None):
+        """`fake` None: the controller at `controller_port` comes later."""
         self.port = fake_cluster.free_port()
         self.admin = fake_cluster.free_port()
         self.log = log
         self.process = subprocess.Popen(
-            [BINARIES / "kvrouter", f"--controllers=127.0.0.1:{fake.port}",
+            [BINARIES / "kvrouter", f"--controllers=127.0.0.1:{controller_port or fake.port}",
              f"--listen-resp=127.0.0.1:{self.port}", f"--listen-admin=127.0.0.1:{self.admin}",
              f"--request-deadline={DEADLINE_MILLIS}ms", *flags],
             stderr=log.open("w"), stdout=subprocess.DEVNULL)
-        wait_for(self.is_ready, what="a ready router")
+        if fake:
+            wait_for(self.is_ready, what="a ready router")
+        else:
+            wait_for(self.accepts, what="a router that accepts")
 
     def is_ready(self):
         status, _ = self.get("/readyz")
         return status == 200
+
+    def accepts(self):
+        try:
+            self.raw().close()
+        except OSError:
+            return False
+        return True
 
     def get(self, path):
         import http.client
@@ -122,6 +133,37 @@ def test_reads_of_an_unknown_table_are_empty_and_create_nothing(fake, router):
     assert client.hmget("nothing", "a", "b") == [None, None]
     assert client.hlen("nothing") == client.hdel("nothing", "a") == client.exists("nothing") == 0
     assert fake.table_requests == 0
+
+
+def test_a_table_that_the_map_lacks_is_asked_for_before_it_is_called_missing(fake, router):
+    fake.add_table("t")
+    fake.revision += 1
+    number = fake.tables["t"][2][0][0]
+    fake.records[number] = {b"k": (b"v", bytes(16))}
+    assert router.redis().hget("t", "k") == b"v"
+
+
+def test_commands_wait_for_the_first_map(tmp_path):
+    port = fake_cluster.free_port()
+    router = Router(
+        None, tmp_path / "router.log", "--request-deadline=20s", controller_port=port)
+    assert router.redis().ping()
+    assert router.get("/readyz")[0] == 503
+    connection = router.raw()
+    connection.sendall(encode("HGET", "t", "k") + encode("EXISTS", "t"))
+    fake = FakeCluster(port=port, tables=["t"])
+    assert read_until(connection, b":1\r\n") == b"$-1\r\n:1\r\n"
+    assert router.stop() == 0
+    fake.close()
+
+
+def test_without_a_controller_commands_are_refused_at_the_deadline(tmp_path):
+    router = Router(None, tmp_path / "router.log", controller_port=fake_cluster.free_port())
+    client = router.redis()
+    assert error_of(lambda: client.hget("t", "k")).startswith("UNAVAILABLE ")
+    assert error_of(lambda: client.hset("t", "k", "v")).startswith("UNAVAILABLE ")
+    assert client.ping()
+    assert router.stop() == 0
 
 
 def test_not_leader_is_followed_to_the_leader_that_is_named(fake, router):
