@@ -17,7 +17,9 @@ struct BenchReport {
         ("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999),
     ]
 
-    private var throughput: Double { Double(counters.answered) / seconds }
+    private var succeeded: Int { counters.answered - counters.refused }
+    /// Answers without error in a second.
+    private var throughput: Double { Double(succeeded) / seconds }
     private var errors: [(kind: String, count: Int)] {
         counters.errors.sorted { $0.key < $1.key }.map { ($0.key, $0.value) }
     }
@@ -39,8 +41,7 @@ struct BenchReport {
         let kinds = errors.map { "\($0.kind) \($0.count)" }.joined(separator: ", ")
         lines.append("errors      " + (kinds.isEmpty ? "none" : kinds))
         if options.workload == .load {
-            let failed = errors.reduce(0) { $0 + $1.count }
-            lines.append("loaded      \(counters.answered - failed) of \(options.records) records")
+            lines.append("loaded      \(succeeded) of \(options.records) records")
         }
         return lines.joined(separator: "\n")
     }

@@ -7,6 +7,8 @@ import KVBase
 /// What a run counted.
 struct BenchCounters {
     var answered = 0
+    /// Answers that were errors.
+    var refused = 0
     /// Reads that found no record.
     var absent = 0
     var latency = LatencyHistogram()
@@ -90,7 +92,9 @@ final class BenchRun {
         switch reply {
         case .value: break
         case .absent: counters.absent += 1
-        case .error(let kind): counters.errors[kind, default: 0] += 1
+        case .error(let kind):
+            counters.refused += 1
+            counters.errors[kind, default: 0] += 1
         }
     }
 

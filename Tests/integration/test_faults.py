@@ -23,10 +23,10 @@ def create(cluster, table, *options):
     cluster.redis().execute_command("KV.CREATE", table, *options)
 
 
-def wait_for_progress(workload, count=50, seconds=20):
-    """The service is back: so many more operations succeed."""
-    before = workload.acknowledged()
-    wait_for(lambda: workload.acknowledged() >= before + count, seconds, "the service")
+def wait_for_progress(*clients, count=50, seconds=30):
+    """The service is back: each of the clients has so many more operations succeed."""
+    goals = [(one, one.succeeded() + count) for one in clients]
+    wait_for(lambda: all(one.succeeded() >= goal for one, goal in goals), seconds, "the service")
 
 
 @pytest.mark.parametrize("role", ["leader", "follower", "spare", "router", "controller"])
@@ -42,14 +42,14 @@ def test_kill_of_any_one_process_during_writes(fresh_cluster, role):
     }[role]
     with Inserts(fresh_cluster, "inserts") as inserts, \
             Workload(fresh_cluster, "register") as workload:
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
         fresh_cluster.kill(victim)
         if role == "router":
             fresh_cluster.start(victim)
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
         if role != "router":
             fresh_cluster.start(victim)
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
     fresh_cluster.wait_until_healthy()
@@ -61,11 +61,11 @@ def test_kill_of_all_processes_at_once(fresh_cluster, engine):
     create(fresh_cluster, "register", "ENGINE", engine)
     with Inserts(fresh_cluster, "inserts") as inserts, \
             Workload(fresh_cluster, "register") as workload:
-        wait_for_progress(workload, 300)
+        wait_for_progress(workload, inserts, count=300)
         fresh_cluster.kill(*fresh_cluster.daemons)
         result = fresh_cluster.kvctl("playground", "up", "--detach")
         assert result.returncode == 0, result.stderr + fresh_cluster.log_tails()
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
 
@@ -82,12 +82,12 @@ def test_repeated_kills_of_random_processes(fresh_cluster):
         for _ in range(6):
             victim = generator.choice(sorted(fresh_cluster.daemons))
             print(f"kill {victim}")
-            wait_for_progress(workload)
+            wait_for_progress(workload, inserts)
             fresh_cluster.kill(victim)
             time.sleep(generator.random())
             fresh_cluster.start(victim)
             fresh_cluster.wait_until_caught_up()
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
 
@@ -140,7 +140,7 @@ def test_paused_leader_serves_nothing_stale(fresh_cluster):
                 wait_for_progress(workload)
             finally:
                 fresh_cluster.resume(leader)
-            wait_for_progress(workload, 200)
+            wait_for_progress(workload, count=200)
             fresh_cluster.wait_until_caught_up()
     workload.check()
 
@@ -159,7 +159,7 @@ def test_paused_router_with_an_old_map(tmp_path):
             wait_for(lambda: cluster.group_of("register")["leader"] not in (None, leader),
                      what="another leader")
             cluster.resume("router-1")
-            wait_for_progress(workload, 200)
+            wait_for_progress(workload, count=200)
             cluster.start(leader)
         workload.check()
     finally:
@@ -175,13 +175,13 @@ def test_wiped_node_gets_a_new_identity(fresh_cluster):
     old_ids = {node["name"]: node["id"] for node in fresh_cluster.info["nodes"]}
     with Inserts(fresh_cluster, "inserts") as inserts, \
             Workload(fresh_cluster, "register") as workload:
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
         data = fresh_cluster.daemons[victim]["data"]
         fresh_cluster.kill(victim)
         for path in data:
             shutil.rmtree(path)
         fresh_cluster.start(victim)
-        wait_for_progress(workload)
+        wait_for_progress(workload, inserts)
     new_id = fresh_cluster.daemons[victim]["id"]
     assert new_id not in old_ids.values(), "the wiped node took an old identity"
     for one in fresh_cluster.groups():
