@@ -84,8 +84,9 @@ extension GroupReplica {
                 waiters = candidate.waiters
             } else {
                 // Logged in an earlier leadership of this replica, and replaced since.
-                let lost = DatabaseError(.unknownOutcome, "the leader changed before the answer")
-                for waiter in candidate.waiters { node.answer(waiter, error: lost) }
+                for waiter in candidate.waiters {
+                    node.answer(waiter, error: Self.leadershipLost)
+                }
             }
         }
         if inFlightHead > 1_024 || inFlightHead == inFlight.count {

@@ -30,6 +30,9 @@ final class GroupReplica {
     /// Most operation bytes in one log entry; a larger turn makes several.
     static let entryBytes = 256 << 10
     static let pendingBytesMax = 64 << 20
+    /// The answer to whoever waits for an entry that this leader may not see committed.
+    static let leadershipLost = DatabaseError(
+        .unknownOutcome, "the leader changed before the answer")
 
     // Leader: requests on their way into the log.
     var clock: SequencerClock
@@ -166,7 +169,7 @@ final class GroupReplica {
             node.metrics.leaderChanges.increment()
         }
         if !isLeader {
-            failWaiters(DatabaseError(.unknownOutcome, "the leader changed before the answer"))
+            failWaiters(Self.leadershipLost)
             for sender in snapshotSenders.values { sender.cancel() }
             snapshotSenders.removeAll()
         } else {
@@ -247,6 +250,14 @@ final class GroupReplica {
 
     private func didPropose(_ proposed: (term: Term, first: LogIndex, count: Int)) {
         precondition(proposed.count == fullBatches.count)
+        // Entries of an earlier leadership that these replace will never be committed.
+        while let stale = inFlight.last, stale.index >= proposed.first {
+            inFlight.removeLast()
+            for waiter in stale.waiters {
+                node.answer(waiter, error: Self.leadershipLost)
+            }
+        }
+        inFlightHead = min(inFlightHead, inFlight.count)
         var index = proposed.first
         if proposed.first != proposalPrediction {
             // Something else took the predicted place: reads of this turn wait that much longer.

@@ -113,6 +113,8 @@ extension GroupReplica {
                 .snapshotInstalled(
                     position: receiver.position, membership: receiver.state.membership,
                     from: receiver.sender))
+            // In case the log brought the core this far meanwhile, so that it let the snapshot be.
+            step(.applied(state.applied.index))
             node.garbageAppeared(self)
             node.metrics.snapshotsReceived.increment()
             node.log.notice(

@@ -149,7 +149,7 @@ extension Replica {
             // Perhaps no one leads that term: its candidate lost, being bound to lose. The promises
             // of the others name this replica, so it asks them soon.
             let interval = tuning.heartbeatInterval
-            fallbackDeadline = now + interval + Nanoseconds(random.below(max(1, interval.count)))
+            fallbackDeadline = now + interval + Nanoseconds(jitter.below(max(1, interval.count)))
             return nil
         }
         return term == hardState.term ? place : nil

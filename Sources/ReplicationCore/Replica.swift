@@ -32,7 +32,7 @@ public struct Replica: Sendable {
     var memberships: MembershipHistory
     /// Handed out for application.
     var delivered: LogIndex
-    var random: SeededRandom
+    var jitter: SeededRandom
     var durability: Durability
 
     // Follower: promises and timers.
@@ -88,7 +88,7 @@ public struct Replica: Sendable {
         memberships = MembershipHistory(index: applied.index, membership: restored.membership)
         durability = Durability(term: restored.hardState.term, index: log.lastIndex)
         if needsReset { durability.snapshot = applied }
-        random = SeededRandom(seed: seed)
+        jitter = SeededRandom(seed: seed)
         // The promises given before a restart are forgotten; assume the latest possible one.
         promiseUntil =
             restored.hardState.term > .none ? now + tuning.leaseDuration : .origin
@@ -265,7 +265,7 @@ public struct Replica: Sendable {
 
     mutating func resetFallback(_ now: Instant) {
         let base = tuning.fallbackElectionTimeout
-        fallbackDeadline = now + base + Nanoseconds(random.below(max(1, base.count)))
+        fallbackDeadline = now + base + Nanoseconds(jitter.below(max(1, base.count)))
     }
 
     private mutating func unreachable(_ replica: ReplicaID, now: Instant) {
@@ -277,7 +277,7 @@ public struct Replica: Sendable {
         } else if replica == leader {
             // A pre-vote guards the earlier election; the controller usually still comes first.
             let base = tuning.fallbackElectionTimeout.count
-            let earlier = now + tuning.leaseDuration + Nanoseconds(random.below(max(1, base)))
+            let earlier = now + tuning.leaseDuration + Nanoseconds(jitter.below(max(1, base)))
             fallbackDeadline = min(fallbackDeadline, earlier)
         }
     }
