@@ -102,10 +102,12 @@ def wait_for(condition, seconds=30, what="the condition"):
 class Cluster:
     """A playground that runs."""
 
-    def __init__(self, directory, *flags, port_base=None):
+    def __init__(self, directory, *flags, port_base=None, environment=None):
         self.directory = Path(directory)
         self.port_base = port_base or free_port_base()
         self.flags = flags
+        #: For the daemons: kvctl hands it on to those that it starts.
+        self.environment = environment or {}
 
     # Starting and stopping
 
@@ -141,7 +143,8 @@ class Cluster:
     # Asking
 
     def kvctl(self, *arguments, **options):
-        return run("kvctl", *arguments, "--dir", self.directory, **options)
+        return run("kvctl", *arguments, "--dir", self.directory,
+                   env=self.environment | options.pop("env", {}), **options)
 
     def json(self, *arguments):
         """The JSON answer of a kvctl command, whatever its exit code."""
@@ -214,15 +217,15 @@ def pytest_runtest_makereport(item, call):
                 report.sections.append(("daemon logs", value.log_tails()))
 
 
-def _running(directory, *flags):
-    cluster = Cluster(directory, *flags)
+def _running(directory, *flags, environment=None):
+    cluster = Cluster(directory, *flags, environment=environment)
     try:
         cluster.up()
         yield cluster
     finally:
         cluster.kvctl("playground", "down")
         # The data of a passed test is of no use; pytest keeps the logs of a few runs.
-        for node in directory.glob("*/data"):
+        for node in directory.glob("*/data*"):
             shutil.rmtree(node, ignore_errors=True)
 
 
@@ -236,3 +239,12 @@ def cluster(tmp_path_factory):
 def fresh_cluster(tmp_path):
     """A cluster of the test's own."""
     yield from _running(tmp_path / "cluster")
+
+
+@pytest.fixture
+def small_log_cluster(tmp_path):
+    """Nodes that make their engines durable often and keep little of the log: followers that lag
+    need a snapshot soon. Two data directories each."""
+    yield from _running(
+        tmp_path / "cluster", "--disks", "2", "--groups", "4",
+        environment={"KVNODE_LOG_CHECKPOINT": "256KiB", "KVNODE_LOG_RETAIN": "0"})

@@ -59,7 +59,11 @@ struct Playground {
         try checkPorts(of: daemons)
         try directory.create(directory.path + "/logs")
         for daemon in daemons {
-            try directory.create(daemon.kind == .router ? daemon.home : daemon.data)
+            if daemon.kind == .router {
+                try directory.create(daemon.home)
+            } else {
+                for data in daemon.data { try directory.create(data) }
+            }
             state.processes[daemon.name] = try DaemonProcess.spawn(daemon)
             try directory.save(state)
         }

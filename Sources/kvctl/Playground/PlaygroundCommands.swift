@@ -22,6 +22,7 @@ extension Command {
                 .option("controllers", "N", "controllers: 1 unless told"),
                 .option("replicas", "N", "replicas of each group, 1, 3 or 5: 3 unless told"),
                 .option("groups", "N", "replication groups: 2 unless told"),
+                .option("disks", "N", "data directories of each node: 1 unless told"),
                 .option("port-base", "PORT", "first port: 7000 unless told; the first router's"),
                 .toggle("detach", "return as soon as writes are accepted"),
                 .option("timeout", "TIME", "bound of the start: 60s unless told"),
@@ -126,6 +127,9 @@ extension Command {
         }
         if let replicas = try invocation.int("replicas", in: 1...5) { plan.replicas = replicas }
         if let groups = try invocation.int("groups", in: 1...1000) { plan.groups = groups }
+        if let disks = try invocation.int("disks", in: 1...PlaygroundPlan.disksMax) {
+            plan.disks = disks
+        }
         let portMax = 65_535 - PlaygroundPlan.portSpan
         if let base = try invocation.int("port-base", in: 1024...portMax) { plan.portBase = base }
         guard plan.replicas % 2 == 1 else {
@@ -155,6 +159,7 @@ extension Command {
             ("routers", old.routers, asked.routers),
             ("controllers", old.controllers, asked.controllers),
             ("replicas", old.replicas, asked.replicas), ("groups", old.groups, asked.groups),
+            ("disks", old.disks, asked.disks),
             ("port-base", old.portBase, asked.portBase),
         ]
         for (flag, old, asked) in numbers where invocation.has(flag) && old != asked {

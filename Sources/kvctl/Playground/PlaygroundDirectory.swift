@@ -97,7 +97,7 @@ struct PlaygroundDirectory {
                 file.nodes.append(
                     .init(
                         name: plan.name, id: state.nodeIDs[plan.name] ?? 0, pid: pid,
-                        rpc: plan.address, admin: plan.admin, data: [plan.data], log: plan.log,
+                        rpc: plan.address, admin: plan.admin, data: plan.data, log: plan.log,
                         spare: plan.isSpare))
             case .router:
                 file.routers.append(

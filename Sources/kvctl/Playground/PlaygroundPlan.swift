@@ -11,11 +11,14 @@ struct PlaygroundPlan: Codable, Hashable {
     var controllers = 1
     var replicas = 3
     var groups = 2
+    /// Data directories of each node.
+    var disks = 1
     var portBase = 7000
 
     static let routersMax = 10
     static let controllersMax = 5
     static let nodesMax = 100
+    static let disksMax = 16
 
     /// Ports from the base on: two for each router, two for each controller, two for each node.
     private static let controllerPorts = 2 * routersMax
@@ -31,7 +34,8 @@ struct PlaygroundPlan: Codable, Hashable {
                 kind: kind, name: name, binary: "\(binaries)/\(kind.program)",
                 home: "\(directory)/\(name)", log: "\(directory)/logs/\(name).log",
                 port: portBase + first + 2 * index,
-                isSpare: kind == .node && index >= nodes - spares)
+                isSpare: kind == .node && index >= nodes - spares,
+                disks: kind == .node ? disks : 1)
         }
         let controllerPlans = (0..<controllers).map {
             plan(.controller, $0, ports: Self.controllerPorts)
@@ -69,12 +73,14 @@ struct DaemonPlan {
     /// Its service port (RPC or Redis protocol); the admin port is the next one.
     var port: Int
     var isSpare: Bool
+    /// How many data directories it has.
+    var disks: Int
     /// Without the program's name.
     private(set) var arguments: [String] = []
 
     init(
         kind: Kind, name: String, binary: String, home: String, log: String, port: Int,
-        isSpare: Bool
+        isSpare: Bool, disks: Int
     ) {
         self.kind = kind
         self.name = name
@@ -83,11 +89,16 @@ struct DaemonPlan {
         self.log = log
         self.port = port
         self.isSpare = isSpare
+        self.disks = disks
     }
 
     var address: String { "127.0.0.1:\(port)" }
     var admin: String { "127.0.0.1:\(port + 1)" }
-    var data: String { home + "/data" }
+
+    /// `data`, or `data-1`, `data-2`, ... when there are several.
+    var data: [String] {
+        disks == 1 ? [home + "/data"] : (1...disks).map { "\(home)/data-\($0)" }
+    }
 
     /// Each port with what it serves.
     var ports: [(port: Int, use: String)] {
@@ -98,11 +109,12 @@ struct DaemonPlan {
         arguments = ["--name", name, "--listen-admin", admin]
         switch kind {
         case .controller:
-            arguments += ["--listen-rpc", address, "--data", data]
+            arguments += ["--listen-rpc", address, "--data", data[0]]
             arguments += ["--groups-initial", "\(plan.groups)"]
             arguments += ["--replicas-default", "\(plan.replicas)"]
         case .node:
-            arguments += ["--listen-rpc", address, "--data", data, "--controllers", controllers]
+            arguments += ["--listen-rpc", address, "--data", data.joined(separator: ",")]
+            arguments += ["--controllers", controllers]
             if isSpare { arguments.append("--spare") }
         case .router:
             arguments += ["--listen-resp", address, "--controllers", controllers]
