@@ -55,6 +55,8 @@ final class GroupReplica {
     var isDirty = false
     var isFailed = false
     private var wasLeader = false
+    /// The last term in which routers were told that this replica leads.
+    private var announcedTerm = Term.none
     /// Nodes of replicas that spoke to this one and may not be in its membership yet.
     var knownNodes: [ReplicaID: NodeID] = [:]
     var snapshotSenders: [ReplicaID: SnapshotSender] = [:]
@@ -177,6 +179,13 @@ final class GroupReplica {
             changedShards = true
         }
         node.reportSoon()
+    }
+
+    /// Tells routers and controllers once per term that this replica leads and serves.
+    func announceLeadership() {
+        guard isLeader, core.canPropose, announcedTerm != core.term else { return }
+        announcedTerm = core.term
+        node.announce(self)
     }
 
     func markDirty() {

@@ -158,9 +158,11 @@ final class NodeServer {
             if let target = replica.bestSuccessor { replica.step(.transferLeadership(to: target)) }
         }
         let deadline = now + .seconds(2)
+        // Leaderships that come back from nodes that stop too are not handed on again.
+        var leading = replicas.elements.filter { $0.isLeader && $0.bestSuccessor != nil }
         loop.schedule(after: .milliseconds(20), repeating: .milliseconds(20)) { [unowned self] in
-            let leading = replicas.elements.contains { $0.isLeader && $0.bestSuccessor != nil }
-            guard !leading || now >= deadline else { return }
+            leading.removeAll { !$0.isLeader }
+            guard leading.isEmpty || now >= deadline else { return }
             for controller in controllers { controller.close() }
             peers.close()
             loop.stop()
@@ -264,7 +266,22 @@ final class NodeServer {
             connection: connection, slot: Int32(slot), generation: nextGeneration)
         nextGeneration += 1
         if slot == sessions.count { sessions.append(session) } else { sessions[slot] = session }
+        for replica in replicas.elements where replica.isLeader && replica.core.canPropose {
+            tell(session, replica)
+        }
         return session
+    }
+
+    /// A replica leads and serves: whoever routes requests or decides is told at once.
+    func announce(_ replica: GroupReplica) {
+        for session in sessions { if let session { tell(session, replica) } }
+        reportSoon()
+    }
+
+    private func tell(_ session: RouterSession, _ replica: GroupReplica) {
+        let leader = GroupLeader(
+            group: replica.group, term: replica.core.term, node: identity.node)
+        session.connection.send(.leaderNotice) { leader.encode(into: &$0) }
     }
 
     func closeSession(_ session: RouterSession) { sessions[Int(session.slot)] = nil }

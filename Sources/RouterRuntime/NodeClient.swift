@@ -4,6 +4,7 @@ import EventLoop
 import KVBase
 import RPC
 import RouterCore
+import ShardCore
 import WireProtocol
 
 /// Keeps a connection to one node up, passes frames on and answers in.
@@ -44,10 +45,13 @@ final class NodeClient: RPCConnectionDelegate {
         _ connection: RPCConnection, didReceive kind: FrameKind, body: UnsafeRawBufferPointer
     ) throws(DatabaseError) {
         guard !isClosed else { return }
-        guard kind == .responses else {
-            throw DatabaseError(.malformed, "a node sent \(kind) to a router")
+        switch kind {
+        case .responses: try router.receiveResponses(from: node, body)
+        case .leaderNotice:
+            var reader = ByteReader(body)
+            router.observe(try GroupLeader(from: &reader))
+        default: throw DatabaseError(.malformed, "a node sent \(kind) to a router")
         }
-        try router.receiveResponses(from: node, body)
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {

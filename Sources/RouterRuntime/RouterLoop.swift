@@ -222,6 +222,12 @@ final class RouterLoop {
         return true
     }
 
+    /// A node says that it leads.
+    func observe(_ leader: GroupLeader) {
+        tick()
+        core.observe(leader, now: now, into: &effects)
+    }
+
     private func connectNodes() {
         for node in core.map.nodes.elements where nodes[node.id]?.address != node.rpcAddress {
             nodes[node.id]?.close()

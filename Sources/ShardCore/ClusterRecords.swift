@@ -167,6 +167,18 @@ public struct GroupLeader: Hashable, Sendable {
         self.term = term
         self.node = node
     }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(group)
+        writer.write(term)
+        writer.write(node)
+    }
+
+    public init(from reader: inout ByteReader) throws(DatabaseError) {
+        group = try reader.read()
+        term = try reader.read()
+        node = try reader.read()
+    }
 }
 
 extension ByteWriter {

@@ -43,9 +43,7 @@ public enum MapChange: Hashable, Sendable {
             writer.write(id)
         case .leader(let leader):
             writer.write(UInt8(9))
-            writer.write(leader.group)
-            writer.write(leader.term)
-            writer.write(leader.node)
+            leader.encode(into: &writer)
         }
     }
 
@@ -59,10 +57,7 @@ public enum MapChange: Hashable, Sendable {
         case 6: self = .groupRemoved(try reader.read())
         case 7: self = .node(try Node(from: &reader))
         case 8: self = .nodeRemoved(try reader.read())
-        case 9:
-            self = .leader(
-                GroupLeader(
-                    group: try reader.read(), term: try reader.read(), node: try reader.read()))
+        case 9: self = .leader(try GroupLeader(from: &reader))
         case let kind: throw DatabaseError(.malformed, "map change of kind \(kind)")
         }
     }

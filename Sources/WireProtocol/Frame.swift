@@ -35,6 +35,9 @@ public enum FrameKind: UInt8, Sendable {
     /// Router to controller: create or drop a table, and the answer.
     case tableRequest = 18
     case tableResponse = 19
+    /// Node to router: a group that the node leads and serves from now on (`GroupLeader`). Routers
+    /// learn of a new leader without a controller in between.
+    case leaderNotice = 20
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,

@@ -199,6 +199,16 @@ class Cluster:
             return True
         wait_for(check, seconds, "caught-up replicas")
 
+    def wait_until_equal(self, seconds=30):
+        """Every replica has everything that its leader has. For when nobody writes."""
+        def check():
+            for group in self.groups():
+                assert group["leader"], group
+                for replica in group["replicas"]:
+                    assert replica["state"] == "active" and replica["lag"] == 0, group
+            return True
+        wait_for(check, seconds, "replicas without lag")
+
     def log_tails(self, lines=12):
         parts = []
         for log in sorted((self.directory / "logs").glob("*.log")):

@@ -52,6 +52,7 @@ def test_kill_of_any_one_process_during_writes(fresh_cluster, role):
         wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
+    fresh_cluster.wait_until_equal()
     fresh_cluster.wait_until_healthy()
 
 
@@ -68,6 +69,7 @@ def test_kill_of_all_processes_at_once(fresh_cluster, engine):
         wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
+    fresh_cluster.wait_until_equal()
 
 
 def test_repeated_kills_of_random_processes(fresh_cluster):
@@ -90,6 +92,7 @@ def test_repeated_kills_of_random_processes(fresh_cluster):
         wait_for_progress(workload, inserts)
     workload.check()
     inserts.check()
+    fresh_cluster.wait_until_equal()
 
 
 def test_failover_as_a_client_sees_it(fresh_cluster, record_property):
@@ -162,6 +165,51 @@ def test_paused_router_with_an_old_map(tmp_path):
             wait_for_progress(workload, count=200)
             cluster.start(leader)
         workload.check()
+    finally:
+        cluster.kvctl("playground", "down")
+
+
+def test_a_leader_dies_while_no_controller_answers(fresh_cluster):
+    """The replicas nominate one of themselves, and the router finds it by asking."""
+    create(fresh_cluster, "inserts")
+    create(fresh_cluster, "register")
+    leader = fresh_cluster.group_of("register")["leader"]
+    with Inserts(fresh_cluster, "inserts") as inserts, \
+            Workload(fresh_cluster, "register") as workload:
+        wait_for_progress(workload, inserts)
+        fresh_cluster.kill("controller-1")
+        wait_for_progress(workload, inserts)
+        fresh_cluster.kill(leader)
+        wait_for_progress(workload, inserts, count=200)
+        fresh_cluster.start("controller-1")
+        fresh_cluster.start(leader)
+        fresh_cluster.wait_until_caught_up()
+        wait_for_progress(workload, inserts)
+    workload.check()
+    inserts.check()
+    fresh_cluster.wait_until_equal()
+
+
+def test_groups_of_five_survive_two_deaths(tmp_path):
+    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "0", "--replicas", "5")
+    try:
+        cluster.up()
+        create(cluster, "register")
+        group = cluster.group_of("register")
+        assert len(group["replicas"]) == 5
+        leader = group["leader"]
+        follower = next(replica["node"] for replica in group["replicas"]
+                        if replica["node"] != leader)
+        with Workload(cluster, "register") as workload:
+            wait_for_progress(workload)
+            cluster.kill(leader, follower)
+            wait_for_progress(workload, count=200)
+            cluster.start(leader)
+            cluster.start(follower)
+            cluster.wait_until_caught_up()
+            wait_for_progress(workload)
+        workload.check()
+        cluster.wait_until_equal()
     finally:
         cluster.kvctl("playground", "down")
 

@@ -26,13 +26,6 @@ def follower_of(cluster, table):
                 if replica["node"] != group["leader"])
 
 
-def wait_until_equal(cluster, table):
-    """Every replica of the table's group has everything that its leader has."""
-    wait_for(lambda: all(replica["lag"] == 0 and replica["state"] == "active"
-                         for replica in cluster.group_of(table)["replicas"]),
-             what="replicas without lag")
-
-
 @pytest.mark.parametrize("engine", ["LSM", "BTREE"])
 def test_follower_that_lags_far_gets_a_snapshot(small_log_cluster, engine):
     cluster = small_log_cluster
@@ -47,7 +40,7 @@ def test_follower_that_lags_far_gets_a_snapshot(small_log_cluster, engine):
     cluster.start(lagging)
     log = cluster.directory / "logs" / f"{lagging}.log"
     wait_for(lambda: "snapshot installed" in log.read_text(), what="an installed snapshot")
-    wait_until_equal(cluster, "t")
+    cluster.wait_until_equal()
 
     # Without the leader, the one that got the snapshot is needed for every majority.
     group = cluster.group_of("t")
@@ -55,11 +48,11 @@ def test_follower_that_lags_far_gets_a_snapshot(small_log_cluster, engine):
     client.hset("t", "after", "snapshot")
     records[b"after"] = b"snapshot"
     leader = group["leader"]
-    wait_until_equal(cluster, "t")
+    cluster.wait_until_equal()
     cluster.kill(leader)
     wait_for(lambda: cluster.redis().hgetall("t") == records, what="all records at the new leader")
     cluster.start(leader)
-    cluster.wait_until_caught_up()
+    cluster.wait_until_equal()
 
 
 def test_snapshot_is_repeated_when_the_receiver_dies(small_log_cluster):
@@ -75,7 +68,7 @@ def test_snapshot_is_repeated_when_the_receiver_dies(small_log_cluster):
     wait_for(lambda: "receiving a snapshot" in log.read_text(), what="the start of a snapshot")
     cluster.kill(lagging)
     cluster.start(lagging)
-    wait_until_equal(cluster, "t")
+    cluster.wait_until_equal()
     assert log.read_text().count("receiving a snapshot") >= 2
     leader = cluster.group_of("t")["leader"]
     cluster.kill(leader)

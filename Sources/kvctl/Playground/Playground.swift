@@ -58,6 +58,7 @@ struct Playground {
         }
         try checkPorts(of: daemons)
         try directory.create(directory.path + "/logs")
+        let isNew = state.nodeIDs.isEmpty
         for daemon in daemons {
             if daemon.kind == .router {
                 try directory.create(daemon.home)
@@ -66,6 +67,17 @@ struct Playground {
             }
             state.processes[daemon.name] = try DaemonProcess.spawn(daemon)
             try directory.save(state)
+            if isNew, daemon.kind == .node { awaitAdmission(of: daemon) }
+        }
+    }
+
+    /// Lets a new node register before the next one starts, so that node-1 gets id 1 and so on. One
+    /// that takes long, or dies, is found out by `waitUntilReady`.
+    private func awaitAdmission(of daemon: DaemonPlan) {
+        let deadline = Deadline(seconds: 2)
+        while !deadline.hasPassed, isRunning(daemon) {
+            let page = try? AdminPage.get("/readyz", from: daemon.admin, deadline: deadline)
+            if page?.status == 200 || signals.waitForStop(milliseconds: 10) { return }
         }
     }
 
