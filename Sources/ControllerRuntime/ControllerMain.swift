@@ -48,46 +48,20 @@ public enum ControllerMain {
                 metrics.isServing.value == 1 ? nil : "does not act"
             }
             try daemon.startAdmin()
-            let stop = try start(own, daemon, log, metrics)
-            daemon.onStop(stop)
+            try daemon.serve { (loop) throws(DatabaseError) in
+                let server = try ControllerServer(
+                    settings: own, loop: loop, log: log, metrics: metrics
+                ) { error in
+                    daemon.requestStop(reason: error.message, exitCode: 1)
+                }
+                try server.start()
+                return server
+            }
         } catch {
             daemon.fail(error.message)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()
-    }
-
-    /// Starts the loop's thread with the controller on it; the result stops both and waits.
-    private static func start(
-        _ settings: ControllerServerSettings, _ daemon: DaemonContext, _ log: ComponentLog,
-        _ metrics: ControllerMetrics
-    ) throws(DatabaseError) -> @Sendable () -> Void {
-        let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
-        let ended = Latch<Void>()
-        _ = try NamedThread(name: "loop") {
-            do throws(DatabaseError) {
-                let loop = try EventLoop()
-                let server = try ControllerServer(
-                    settings: settings, loop: loop, log: log, metrics: metrics
-                ) { error in
-                    daemon.requestStop(reason: error.message, exitCode: 1)
-                }
-                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in server.stop() }
-                try server.start()
-                started.open(.success((stop, loop.progress)))
-                loop.run()
-                withExtendedLifetime(server) {}
-            } catch {
-                started.open(.failure(error))
-            }
-            ended.open(())
-        }
-        let (stop, progress) = try started.wait().get()
-        daemon.watch("loop") { progress.turns }
-        return {
-            _ = stop.post(())
-            ended.wait()
-        }
     }
 }
 

@@ -4,6 +4,7 @@
 // per turn, at its end, before the connections are flushed.
 
 import ControllerCore
+import Daemon
 import EventLoop
 import KVBase
 import MetadataStore
@@ -13,7 +14,7 @@ import ShardCore
 import SystemdSupport
 import WireProtocol
 
-final class ControllerServer {
+final class ControllerServer: LoopService {
     static let tickInterval = Nanoseconds.milliseconds(25)
     static let leaseDuration = Nanoseconds.seconds(3)
     static let housekeepingInterval = Nanoseconds.milliseconds(500)
@@ -103,6 +104,9 @@ final class ControllerServer {
         // A moment for the goodbyes to leave.
         loop.schedule(after: .milliseconds(50)) { [loop] in loop.stop() }
     }
+
+    /// The store closes with its last reference.
+    func close() {}
 
     // MARK: The core
 

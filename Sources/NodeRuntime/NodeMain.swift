@@ -52,47 +52,22 @@ public enum NodeMain {
             status.register(in: daemon.metrics)
             daemon.addReadinessCheck("node") { status.problem() }
             try daemon.startAdmin()
-            let stop = try start(nodeSettings, daemon, log, metrics, status)
-            daemon.onStop(stop)
+            try daemon.serve { (loop) throws(DatabaseError) in
+                let server = try NodeServer(
+                    settings: nodeSettings, loop: loop, log: log, metrics: metrics,
+                    status: status
+                ) { sentence in
+                    daemon.startupAdvanced(status: sentence)
+                    log.info(sentence)
+                }
+                try server.start()
+                return server
+            }
         } catch {
             daemon.fail(error.message)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()
-    }
-
-    /// Starts the loop's thread with the node on it; the result stops both and waits.
-    private static func start(
-        _ settings: NodeSettings, _ daemon: DaemonContext, _ log: ComponentLog,
-        _ metrics: NodeMetrics, _ status: NodeStatus
-    ) throws(DatabaseError) -> @Sendable () -> Void {
-        let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
-        let ended = Latch<Void>()
-        _ = try NamedThread(name: "loop") {
-            do throws(DatabaseError) {
-                let loop = try EventLoop()
-                let server = try NodeServer(
-                    settings: settings, loop: loop, log: log, metrics: metrics, status: status
-                ) { sentence in
-                    daemon.startupAdvanced(status: sentence)
-                    log.info(sentence)
-                }
-                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in server.stop() }
-                try server.start()
-                started.open(.success((stop, loop.progress)))
-                loop.run()
-                server.close()
-            } catch {
-                started.open(.failure(error))
-            }
-            ended.open(())
-        }
-        let (stop, progress) = try started.wait().get()
-        daemon.watch("loop") { progress.turns }
-        return {
-            _ = stop.post(())
-            ended.wait()
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 // A data-plane node: its replicas, its disks and everybody who talks to it, on one event loop.
 
+import Daemon
 import EventLoop
 import KVBase
 import LSMEngine
@@ -31,7 +32,7 @@ struct NodeSettings: Sendable {
 }
 
 /// Owns all state of the node; every method runs on the loop's thread.
-final class NodeServer {
+final class NodeServer: LoopService {
     static let heartbeatInterval = Nanoseconds.milliseconds(150)
     static let checkpointInterval = Nanoseconds.seconds(30)
     static let unflushedBytesMax: UInt64 = 64 << 20

@@ -1,6 +1,7 @@
 // The router's event loop: clients on one side, nodes and controllers on the other, and the core
 // between them.
 
+import Daemon
 import EventLoop
 import KVBase
 import Metrics
@@ -30,7 +31,7 @@ struct RouterOptions: Sendable {
 }
 
 /// Everything of a router that lives on its loop's thread.
-final class RouterLoop {
+final class RouterLoop: LoopService {
     let loop: EventLoop
     let options: RouterOptions
     let log: ComponentLog
@@ -60,7 +61,8 @@ final class RouterLoop {
     private var isControllerTimerArmed = false
     private var lastPublished = Instant.origin
     private var isStopping = false
-    private var whenIdle: (() -> Void)?
+    /// Ends the loop when nothing is under way any more.
+    private var stopsWhenIdle = false
 
     init(
         loop: EventLoop, options: RouterOptions, status: RouterStatus, log: ComponentLog
@@ -261,7 +263,7 @@ final class RouterLoop {
         dirty.removeAll(keepingCapacity: true)
         armTimer()
         if now - lastPublished >= .milliseconds(100) { publishStatus() }
-        if whenIdle != nil, isIdle { finishStop() }
+        if stopsWhenIdle, isIdle { finishStop() }
     }
 
     private func settleEffects() {
@@ -313,23 +315,23 @@ final class RouterLoop {
         core.pendingOperations == 0 && sessions.allSatisfy { $0?.isIdle ?? true }
     }
 
-    /// Accepts nobody any more, and calls `done` when all that was asked is answered and written,
+    /// Accepts nobody any more, and ends the loop when all that was asked is answered and written,
     /// or after five seconds. No connection is dialled from then on.
-    func stop(_ done: @escaping () -> Void) {
+    func stop() {
         guard !isStopping else { return }
         isStopping = true
         listener?.close()
         for session in sessions { session?.stopReading() }
-        whenIdle = done
+        stopsWhenIdle = true
         loop.schedule(after: .seconds(5)) { [unowned self] in finishStop() }
     }
 
     private func finishStop() {
-        guard let done = whenIdle else { return }
-        whenIdle = nil
+        guard stopsWhenIdle else { return }
+        stopsWhenIdle = false
         controllers.close()
         for client in nodes.values { client.close() }
-        done()
+        loop.stop()
     }
 
     /// Lets go of everything, after the loop has ended.

@@ -44,44 +44,18 @@ public enum RouterMain {
             options.inheritedSocket = inherited.first?.descriptor
             options.upstreamDurations = RouterMetrics.upstreamDurations(in: daemon.metrics)
             options.requestDurations = RouterMetrics.requestDurations(in: daemon.metrics)
-            try start(options, daemon, log, status)
+            let routerOptions = options
+            try daemon.serve { (loop) throws(DatabaseError) in
+                let router = try RouterLoop(
+                    loop: loop, options: routerOptions, status: status, log: log)
+                log.info("clients are served", [LogField("address", router.localAddress)])
+                return router
+            }
         } catch {
             daemon.fail(error.message)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()
-    }
-
-    /// Starts the loop's thread with the router on it, and registers how to stop both.
-    private static func start(
-        _ options: RouterOptions, _ daemon: DaemonContext, _ log: ComponentLog,
-        _ status: RouterStatus
-    ) throws(DatabaseError) {
-        let started = Latch<Result<(Mailbox<Void>, LoopProgress, SocketAddress), DatabaseError>>()
-        let ended = Latch<Void>()
-        _ = try NamedThread(name: "loop") {
-            do throws(DatabaseError) {
-                let loop = try EventLoop()
-                let router = try RouterLoop(
-                    loop: loop, options: options, status: status, log: log)
-                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in
-                    router.stop { loop.stop() }
-                }
-                started.open(.success((stop, loop.progress, router.localAddress)))
-                loop.run()
-                router.close()
-            } catch {
-                started.open(.failure(error))
-            }
-            ended.open(())
-        }
-        let (stop, progress, address) = try started.wait().get()
-        daemon.watch("loop") { progress.turns }
-        daemon.onStop {
-            _ = stop.post(())
-            ended.wait()
-        }
-        log.info("clients are served", [LogField("address", address)])
     }
 }
 

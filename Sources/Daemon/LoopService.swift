@@ -1,0 +1,42 @@
+// What a daemon does, on an event loop of its own thread.
+
+import EventLoop
+import KVBase
+
+/// The part of a daemon that lives on its event loop. Touched by that thread only.
+public protocol LoopService: AnyObject {
+    /// Begins an orderly stop, whose end is `EventLoop.stop`. May be called more than once.
+    func stop()
+    /// Lets go of everything, after the loop has ended.
+    func close()
+}
+
+extension DaemonContext {
+    /// Starts a thread with an event loop, makes the service there and runs the loop until the
+    /// daemon stops. Returns when the service is made; its error is thrown here.
+    public func serve(
+        _ make: @escaping @Sendable (EventLoop) throws(DatabaseError) -> any LoopService
+    ) throws(DatabaseError) {
+        let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
+        let ended = Latch<Void>()
+        _ = try NamedThread(name: "loop") {
+            do throws(DatabaseError) {
+                let loop = try EventLoop()
+                let service = try make(loop)
+                let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in service.stop() }
+                started.open(.success((stop, loop.progress)))
+                loop.run()
+                service.close()
+            } catch {
+                started.open(.failure(error))
+            }
+            ended.open(())
+        }
+        let (stop, progress) = try started.wait().get()
+        watch("loop") { progress.turns }
+        onStop {
+            _ = stop.post(())
+            ended.wait()
+        }
+    }
+}
