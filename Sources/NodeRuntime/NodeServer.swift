@@ -135,6 +135,7 @@ final class NodeServer: LoopService {
         controllers = settings.controllers.map { ControllerLink(node: self, address: $0) }
         // What recovery found to be amended in the log goes there first.
         for replica in replicas.elements { replica.step(.tick) }
+        publishStatus()
         loop.schedule(after: tuning.tickInterval, repeating: tuning.tickInterval) {
             [unowned self] in tick()
         }
@@ -369,6 +370,7 @@ final class NodeServer: LoopService {
         }
         identity.node = admission.node
         identity.cluster = admission.cluster
+        publishStatus()
         log.notice("admitted to the cluster", [LogField("node", admission.node)])
     }
 

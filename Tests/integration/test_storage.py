@@ -130,3 +130,19 @@ def test_data_directories_may_not_be_swapped_or_lost(small_log_cluster):
     identity.write_text(text)
     cluster.start(name)
     cluster.wait_until_caught_up()
+
+
+@pytest.mark.parametrize("partition, overhead", [("RANGE", 25), ("HASH", 27)])
+def test_record_overhead_is_within_thirty_bytes(cluster, partition, overhead):
+    """Sequencer, flags and the table's prefix: what every record costs beside key and value."""
+    client, table = cluster.redis(), f"overhead-{partition}"
+    client.execute_command("KV.CREATE", table, "PARTITION", partition)
+    records = fill(client, table, 3000)
+    payload = sum(len(key) + len(value) for key, value in records.items())
+
+    def counted():
+        shards = cluster.json("shards", table)["shards"]
+        return (sum(shard["records"] for shard in shards) == len(records)
+                and sum(shard["bytes"] for shard in shards))
+    total = wait_for(counted, what="the count of all records")
+    assert (total - payload) / len(records) == overhead <= 30

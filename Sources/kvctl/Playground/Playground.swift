@@ -33,10 +33,16 @@ struct Playground {
 
     // MARK: Starting
 
-    /// Throws when a port that `daemons` need is taken.
+    /// Throws when a port that `daemons` need is taken, and stays so for a moment: a process that
+    /// was just killed keeps its ports until its last thread has returned from the disk.
     func checkPorts(of daemons: [DaemonPlan]) throws(Failure) {
+        let deadline = Deadline(seconds: 2)
         for daemon in daemons {
-            for (port, use) in daemon.ports where !Self.isFree(port) {
+            for (port, use) in daemon.ports {
+                while !Self.isFree(port), !deadline.hasPassed {
+                    _ = signals.waitForStop(milliseconds: 20)
+                }
+                if Self.isFree(port) { continue }
                 let free = stride(from: 7000, through: 60_000, by: 200).first { base in
                     base != state.plan.portBase
                         && (0..<100).allSatisfy { Self.isFree(base + $0) }
