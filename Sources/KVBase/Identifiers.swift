@@ -51,6 +51,7 @@ public struct ShardID: IntegerIdentity {
 public struct Epoch: IntegerIdentity {
     public let rawValue: UInt32
     public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public func next() -> Epoch { Epoch(rawValue &+ 1) }
 }
 
 /// The number of a leadership of a group; it rises with every election.

@@ -64,6 +64,14 @@ public struct KeyRange: Hashable, Sendable {
 
     public func contains(_ key: Bytes) -> Bool { key.withUnsafeBytes { contains($0) } }
 
+    /// Some key may be in both.
+    public func overlaps(_ other: KeyRange) -> Bool {
+        !KeyRange(
+            start: compareBytes(start, other.start) < 0 ? other.start : start,
+            end: [end, other.end].compactMap { $0 }.min { compareBytes($0, $1) < 0 }
+        ).isEmpty
+    }
+
     public var isEmpty: Bool {
         guard let end else { return false }
         return compareBytes(start, end) >= 0

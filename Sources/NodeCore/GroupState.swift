@@ -4,27 +4,6 @@ import KVBase
 import ReplicationCore
 import ShardCore
 
-/// A shard as its owning group holds it.
-public struct OwnedShard: Hashable, Sendable {
-    public var shard: Shard
-    public var partitioning: Partitioning
-
-    public init(shard: Shard, partitioning: Partitioning) {
-        self.shard = shard
-        self.partitioning = partitioning
-    }
-
-    public func encode(into writer: inout ByteWriter) {
-        shard.encode(into: &writer)
-        partitioning.encode(into: &writer)
-    }
-
-    public init(from reader: inout ByteReader) throws(DatabaseError) {
-        shard = try Shard(from: &reader)
-        partitioning = try Partitioning(from: &reader)
-    }
-}
-
 /// Changes only by applying log entries in order, so it is the same on every replica at the same
 /// index. Decides whether an operation may touch a record; reads and writes no record itself.
 public struct GroupState: Sendable {
@@ -34,7 +13,15 @@ public struct GroupState: Sendable {
     public var membership: Membership
     /// The highest sequencer applied; a new leader's clock starts above it.
     public var floor: Sequencer
-    public private(set) var shards = SortedRecords<ShardID, OwnedShard>()
+    public internal(set) var shards = SortedRecords<ShardID, OwnedShard>()
+    /// Shards that were given up, with the epoch up to which this group will not take them again:
+    /// a command that comes late must not bring one back.
+    var released = SortedRecords<ShardID, ReleasedShard>()
+
+    struct ReleasedShard: Hashable, Sendable {
+        var shard: ShardID
+        var epoch: Epoch
+    }
 
     public init(membership: Membership) {
         applied = LogPosition()
@@ -48,14 +35,28 @@ public struct GroupState: Sendable {
         guard let owned = shards[id] else {
             throw DatabaseError(.staleEpoch, "shard \(id) is not in this group")
         }
-        guard owned.shard.epoch == epoch else {
+        guard epoch <= owned.shard.epoch, epoch >= owned.lowestEpoch else {
             throw DatabaseError(
                 .staleEpoch, "shard \(id) has epoch \(owned.shard.epoch), not \(epoch)")
+        }
+        if case .fenced(let target, _, _) = owned.phase {
+            throw DatabaseError(
+                .staleEpoch,
+                "shard \(id) moved to group \(target), epoch \(owned.shard.epoch.next())")
         }
         return owned
     }
 
-    /// Applies a controller command. Returns the shard whose records are garbage from here on.
+    /// As `owned`, for one half of a dual read: the former owner answers what carries the epoch of
+    /// the new one.
+    public func readable(_ id: ShardID, _ epoch: Epoch) throws(DatabaseError) -> OwnedShard {
+        if let held = shards[id], case .fenced = held.phase, epoch == held.shard.epoch.next() {
+            return held
+        }
+        return try owned(id, epoch)
+    }
+
+    /// Creates or drops a shard. Returns the shard whose records are garbage from here on.
     /// Repeating a command changes nothing.
     public mutating func apply(
         _ code: OperationCode, _ value: UnsafeRawBufferPointer
@@ -65,12 +66,19 @@ public struct GroupState: Sendable {
         let id = command.shard.id
         switch code {
         case .createShard:
+            guard command.phase == .owned else {
+                throw DatabaseError(.malformed, "shard \(id) is created in \(command.phase)")
+            }
             if let present = shards[id] {
                 guard present.shard.epoch == command.shard.epoch else {
                     throw DatabaseError(
                         .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
                 }
                 return nil
+            }
+            if let gone = released[id], command.shard.epoch <= gone.epoch {
+                throw DatabaseError(
+                    .fenced, "shard \(id) was given up here through epoch \(gone.epoch)")
             }
             shards.set(command, for: id)
             return nil
@@ -81,8 +89,8 @@ public struct GroupState: Sendable {
                     .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
             }
             return shards.remove(id)
-        case .get, .put, .delete, .list:
-            throw DatabaseError(.malformed, "\(code) is no controller command")
+        case .get, .put, .delete, .list, .importRecord, .shardCommand:
+            throw DatabaseError(.malformed, "\(code) does not create or drop a shard")
         }
     }
 
@@ -91,6 +99,10 @@ public struct GroupState: Sendable {
     public func encode(into writer: inout ByteWriter) {
         membership.encode(into: &writer)
         writer.write(list: shards.elements) { writer, owned in owned.encode(into: &writer) }
+        writer.write(list: released.elements) { writer, entry in
+            writer.write(entry.shard)
+            writer.write(entry.epoch)
+        }
     }
 
     public init(
@@ -104,6 +116,14 @@ public struct GroupState: Sendable {
             { (reader) throws(DatabaseError) in try OwnedShard(from: &reader) })
         {
             shards.set(owned, for: owned.shard.id)
+        }
+        for entry in try reader.readList(
+            elementBytesMin: 8,
+            { (reader) throws(DatabaseError) in
+                ReleasedShard(shard: try reader.read(), epoch: try reader.read())
+            })
+        {
+            released.set(entry, for: entry.shard)
         }
     }
 }

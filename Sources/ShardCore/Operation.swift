@@ -12,6 +12,11 @@ public enum OperationCode: UInt8, Sendable {
     /// Controller commands, from here on. The value is an encoded `Shard`.
     case createShard = 16
     case dropShard = 17
+    /// The value is an encoded `ShardCommand`.
+    case shardCommand = 18
+    /// A record of the group that a shard is moved from; the expected sequencer is the record's own.
+    /// Logged by the new owner's leader, never sent by a router.
+    case importRecord = 19
 
     /// Goes through the log.
     @inlinable
@@ -30,6 +35,13 @@ public struct OperationFlags: OptionSet, Hashable, Sendable {
     public static let quorumRead = OperationFlags(rawValue: 4)
     /// The answer leaves the value out (get).
     public static let withoutValue = OperationFlags(rawValue: 8)
+    /// One half of a read that asks both groups of a shard in migration.
+    public static let dualRead = OperationFlags(rawValue: 16)
+    /// The imported record is a tombstone.
+    public static let tombstone = OperationFlags(rawValue: 32)
+    /// What the former owner holds of the key was logged before this operation. Set by the new
+    /// owner's leader, never by a router.
+    public static let previousImported = OperationFlags(rawValue: 64)
 }
 
 /// One operation where it lies in a frame or a log entry. Valid as long as those bytes.

@@ -45,6 +45,26 @@ import Testing
             { (reader) throws(DatabaseError) in try MapUpdate(from: &reader) })
     }
 
+    @Test func shardCommands() throws {
+        let id = shard.id
+        let commands: [ShardCommand] = [
+            .split(id, Epoch(9), at: [1, 2], into: ShardID(8)),
+            .fence(id, Epoch(9), to: GroupID(5)),
+            .activate(
+                shard, .hash(virtualRanges: 8), from: GroupID(5),
+                floor: Sequencer(time: 1, counter: 2, node: NodeID(3))),
+            .advance(id, Epoch(10), from: [1], to: [1, 7]),
+            .advance(id, Epoch(10), from: [1], to: nil),
+            .finish(id, Epoch(10)), .release(id, Epoch(11)), .decline(id, Epoch(10)),
+        ]
+        for command in commands {
+            #expect(command.shard == id)
+            try roundTrip(
+                command, { $0.encode(into: &$1) },
+                { (reader) throws(DatabaseError) in try ShardCommand(from: &reader) })
+        }
+    }
+
     @Test func nodeMessages() throws {
         let commands = NodeCommands(
             controllerTerm: Term(2), sequence: 17,

@@ -1,0 +1,139 @@
+import KVBase
+import NodeCore
+import ReplicationCore
+import ShardCore
+import Testing
+
+/// The rules of one group. What several groups do together is in `MigrationSimulationTests`.
+@Suite struct ShardCommandTests {
+    private let shard = Shard(
+        id: ShardID(1), table: TableID(1), range: .all, group: GroupID(1), epoch: Epoch(1),
+        state: .active)
+    private let low = Sequencer(time: 1, counter: 0, node: NodeID(1))
+    private let high = Sequencer(time: 9, counter: 0, node: NodeID(1))
+
+    private func group(holding: Bool, _ partitioning: Partitioning = .range) throws -> GroupState {
+        var state = GroupState(
+            membership: Membership(voters: [Member(replica: ReplicaID(1), node: NodeID(1))]))
+        if holding {
+            var writer = ByteWriter()
+            OwnedShard(shard: shard, partitioning: partitioning).encode(into: &writer)
+            _ = try writer.bytes.withUnsafeBytes { try state.apply(.createShard, $0) }
+        }
+        return state
+    }
+
+    private func activated(epoch: UInt32, from: UInt32) -> ShardCommand {
+        var moved = shard
+        moved.epoch = Epoch(epoch)
+        return .activate(moved, .range, from: GroupID(from), floor: high)
+    }
+
+    /// Refused with this code, and nothing changed.
+    private func expectRefusal(
+        _ state: inout GroupState, _ command: ShardCommand, _ code: ErrorCode
+    ) {
+        let before = state.shards.elements
+        let error = #expect(throws: DatabaseError.self) {
+            try state.apply(command, sequencer: low)
+        }
+        #expect(error?.code == code, "\(command)")
+        #expect(state.shards.elements == before, "\(command)")
+    }
+
+    @Test func aSplitLeavesTwoShardsThatTile() throws {
+        var state = try group(holding: true)
+        let split = ShardCommand.split(ShardID(1), Epoch(1), at: [5], into: ShardID(2))
+        for _ in 0..<2 { _ = try state.apply(split, sequencer: low) }
+        let shards = state.shards.elements.map(\.shard)
+        #expect(
+            shards.map(\.range) == [KeyRange(start: [], end: [5]), KeyRange(start: [5], end: nil)])
+        #expect(shards.map(\.epoch) == [Epoch(2), Epoch(2)])
+        #expect(throws: DatabaseError.self) { try state.owned(ShardID(1), Epoch(1)) }
+        expectRefusal(
+            &state, .split(ShardID(1), Epoch(1), at: [3], into: ShardID(3)), .fenced)
+        expectRefusal(
+            &state, .split(ShardID(1), Epoch(2), at: [5], into: ShardID(3)), .refused)
+        expectRefusal(
+            &state, .split(ShardID(2), Epoch(2), at: [5], into: ShardID(3)), .refused)
+    }
+
+    @Test func hashTablesAreCutBetweenVirtualRanges() throws {
+        var state = try group(holding: true, .hash(virtualRanges: 16))
+        expectRefusal(
+            &state, .split(ShardID(1), Epoch(1), at: [0, 4, 1], into: ShardID(2)), .refused)
+        _ = try state.apply(
+            .split(ShardID(1), Epoch(1), at: [0, 4], into: ShardID(2)), sequencer: low)
+        #expect(state.shards.count == 2)
+    }
+
+    @Test func aFencedShardAnswersTheSourceHalfOnly() throws {
+        var state = try group(holding: true)
+        let fence = ShardCommand.fence(ShardID(1), Epoch(1), to: GroupID(2))
+        let first = try state.apply(fence, sequencer: low)
+        #expect(first.floor == low)
+        // The floor is the first fence's, however often it is repeated.
+        #expect(try state.apply(fence, sequencer: high).floor == low)
+        #expect(throws: DatabaseError.self) { try state.owned(ShardID(1), Epoch(1)) }
+        #expect(throws: DatabaseError.self) { try state.readable(ShardID(1), Epoch(1)) }
+        #expect(try state.readable(ShardID(1), Epoch(2)).shard == shard)
+        #expect(throws: DatabaseError.self) { try state.readable(ShardID(1), Epoch(3)) }
+        expectRefusal(&state, .fence(ShardID(1), Epoch(1), to: GroupID(3)), .fenced)
+        expectRefusal(&state, .release(ShardID(1), Epoch(2)), .refused)
+        expectRefusal(&state, .decline(ShardID(1), Epoch(2)), .refused)
+        let released = try state.apply(.release(ShardID(1), Epoch(3)), sequencer: high)
+        #expect(released.garbage?.shard == shard)
+        #expect(throws: DatabaseError.self) { try state.readable(ShardID(1), Epoch(2)) }
+        // Late commands do not bring it back; a later move does.
+        expectRefusal(&state, activated(epoch: 3, from: 2), .fenced)
+        _ = try state.apply(activated(epoch: 4, from: 2), sequencer: high)
+        #expect(try state.owned(ShardID(1), Epoch(4)).isImporting)
+    }
+
+    @Test func theCopyAdvancesWithoutGapAndFinishes() throws {
+        var state = try group(holding: false)
+        let id = ShardID(1)
+        let activate = activated(epoch: 2, from: 2)
+        #expect(try state.apply(activate, sequencer: low).cleared?.shard.id == id)
+        #expect(state.floor == high)
+        #expect(try state.apply(activate, sequencer: low) == CommandEffect())
+        expectRefusal(&state, .finish(id, Epoch(2)), .refused)
+        _ = try state.apply(.advance(id, Epoch(2), from: [], to: [5]), sequencer: low)
+        expectRefusal(&state, .advance(id, Epoch(2), from: [], to: [5]), .fenced)
+        expectRefusal(&state, .advance(id, Epoch(2), from: [6], to: [7]), .fenced)
+        expectRefusal(&state, .advance(id, Epoch(2), from: [5], to: [4]), .malformed)
+        expectRefusal(&state, .fence(id, Epoch(2), to: GroupID(3)), .refused)
+        let held = try state.owned(id, Epoch(2))
+        #expect(([4] as Bytes).withUnsafeBytes { held.isFinal($0) })
+        #expect(!([5] as Bytes).withUnsafeBytes { held.isFinal($0) })
+        _ = try state.apply(.advance(id, Epoch(2), from: [5], to: nil), sequencer: low)
+        for _ in 0..<2 { _ = try state.apply(.finish(id, Epoch(2)), sequencer: low) }
+        // Requests of the migrating epoch are served on.
+        for epoch in 2...3 as ClosedRange<UInt32> {
+            #expect(try state.owned(id, Epoch(epoch)).phase == .owned)
+        }
+        #expect(throws: DatabaseError.self) { try state.owned(id, Epoch(1)) }
+    }
+
+    @Test func whatWasNotCopiedIsNotTakenBackAsAWhole() throws {
+        var state = try group(holding: false)
+        _ = try state.apply(activated(epoch: 2, from: 2), sequencer: low)
+        _ = try state.apply(.fence(ShardID(1), Epoch(2), to: GroupID(2)), sequencer: low)
+        expectRefusal(&state, activated(epoch: 4, from: 0), .fenced)
+        _ = try state.apply(activated(epoch: 4, from: 2), sequencer: low)
+        #expect(
+            state.shards[ShardID(1)]?.phase
+                == .importing(from: GroupID(2), floor: high, cursor: []))
+    }
+
+    @Test func aDeclinedMoveIsNotActivated() throws {
+        var target = try group(holding: false)
+        _ = try target.apply(.decline(ShardID(1), Epoch(2)), sequencer: low)
+        expectRefusal(&target, activated(epoch: 2, from: 1), .fenced)
+        var source = try group(holding: true)
+        _ = try source.apply(.fence(ShardID(1), Epoch(1), to: GroupID(2)), sequencer: low)
+        expectRefusal(&source, activated(epoch: 2, from: 0), .fenced)
+        _ = try source.apply(activated(epoch: 3, from: 0), sequencer: low)
+        #expect(try source.owned(ShardID(1), Epoch(3)).phase == .owned)
+    }
+}
