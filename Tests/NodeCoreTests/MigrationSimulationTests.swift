@@ -1,0 +1,48 @@
+import KVBase
+import SimulationKit
+import Testing
+
+@Suite struct MigrationSimulationTests {
+    /// The invariants hold after every event of every run, and the runs together did everything.
+    @Test func holdsUnderFaults() throws {
+        var total = MigrationSimulation.Report()
+        for seed in 1...80 as ClosedRange<UInt64> {
+            var simulation = MigrationSimulation(seed: seed)
+            do {
+                let report = try simulation.run(events: 4_000)
+                total.splits += report.splits
+                total.moves += report.moves
+                total.reversals += report.reversals
+                total.givenUp += report.givenUp
+                total.crashes += report.crashes
+                total.dualReads += report.dualReads
+                total.importsFirst += report.importsFirst
+                total.refusedCommands += report.refusedCommands
+            } catch {
+                Issue.record("seed \(seed): \(error)")
+                return
+            }
+        }
+        #expect(total.splits > 100, "\(total)")
+        #expect(total.moves > 500, "\(total)")
+        #expect(total.reversals > 100, "\(total)")
+        #expect(total.givenUp > 20, "\(total)")
+        #expect(total.crashes > 500, "\(total)")
+        #expect(total.dualReads > 400, "\(total)")
+        #expect(total.importsFirst > 300, "\(total)")
+        #expect(total.refusedCommands > 1_000, "\(total)")
+    }
+
+    /// A simulation that cannot fail shows nothing.
+    @Test(arguments: MigrationCanary.allCases) func findsWhatIsBroken(canary: MigrationCanary) {
+        for seed in 1...400 as ClosedRange<UInt64> {
+            var simulation = MigrationSimulation(seed: seed, canary: canary)
+            do {
+                _ = try simulation.run(events: 4_000)
+            } catch {
+                return
+            }
+        }
+        Issue.record("400 runs with \(canary) broke no invariant")
+    }
+}
