@@ -7,6 +7,7 @@ public struct TouchedKeys: Sendable {
     /// What the batch leaves of a key.
     public enum Effect: Sendable {
         case written(Sequencer)
+        case tombstone(Sequencer)
         case deleted
     }
 

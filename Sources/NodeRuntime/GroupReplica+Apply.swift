@@ -52,11 +52,15 @@ extension GroupReplica {
         node.metrics.engineBatches.increment()
         committed.removeAll(keepingCapacity: true)
         changedShards = true
+        if stateChanged { noteShards() }
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
         announceLeadership()
-        if stateChanged { node.reportSoon() }
+        if stateChanged {
+            continueCopies()
+            node.reportSoon()
+        }
     }
 
     /// State besides records, for the batch under construction.
@@ -108,8 +112,8 @@ extension GroupReplica {
                 let operation = try batch.next()
                 let sequencer = batch.base.advanced(by: UInt32(position))
                 let waiter = waiters.map { $0[position] }
-                if operation.code.isControl {
-                    applyControl(operation, waiter, scratch)
+                if operation.code.isControl, operation.code != .importRecord {
+                    applyControl(operation, sequencer, waiter, scratch)
                     stateChanged = true
                 } else {
                     try applyWrite(operation, sequencer, waiter, scratch)
@@ -122,21 +126,50 @@ extension GroupReplica {
     }
 
     private func applyControl(
-        _ operation: Operation, _ waiter: Waiter?, _ scratch: ApplyScratch
+        _ operation: Operation, _ sequencer: Sequencer, _ waiter: Waiter?, _ scratch: ApplyScratch
     ) {
         var outcomeError: DatabaseError?
+        var floor = Sequencer.zero
         do throws(DatabaseError) {
-            if let removed = try state.apply(operation.code, operation.value) {
-                garbage.append(
-                    StorageLayout.range(store, removed.shard.table, removed.shard.range))
-                node.garbageAppeared(self)
+            if operation.code == .shardCommand {
+                var reader = ByteReader(operation.value)
+                let command = try ShardCommand(from: &reader)
+                let effect = try state.apply(command, sequencer: sequencer)
+                if let removed = effect.garbage { discard(removed) }
+                if let cleared = effect.cleared { clear(cleared, scratch) }
+                floor = effect.floor
+            } else if let removed = try state.apply(operation.code, operation.value) {
+                discard(removed)
             }
         } catch {
             outcomeError = error
         }
         if let waiter {
             scratch.outcomes.append(
-                Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: .zero))
+                Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: floor))
+        }
+    }
+
+    /// The shard's records are deleted little by little.
+    private func discard(_ removed: OwnedShard) {
+        garbage.append(StorageLayout.range(store, removed.shard.table, removed.shard.range))
+        node.garbageAppeared(self)
+    }
+
+    /// The shard comes back to a store that may still hold records of an earlier stay: they go at
+    /// once, and the collection of garbage must not reach the new ones.
+    private func clear(_ shard: OwnedShard, _ scratch: ApplyScratch) {
+        let range = StorageLayout.range(store, shard.shard.table, shard.shard.range)
+        guard let end = range.end else { preconditionFailure("a storage range has an end") }
+        range.start.withUnsafeBytes { from in
+            end.withUnsafeBytes { to in scratch.batch.deleteRange(from: from, to: to) }
+        }
+        scratch.cleared.append(range)
+        garbage = garbage.flatMap { old in
+            guard old.overlaps(range) else { return [old] }
+            return [
+                KeyRange(start: old.start, end: range.start), KeyRange(start: end, end: old.end),
+            ].filter { !$0.isEmpty }
         }
     }
 
@@ -154,34 +187,31 @@ extension GroupReplica {
             return
         }
         let hash = stableHash(key.bytes)
-        let isConditional = operation.flags.contains(.conditional)
-        var present = Sequencer.zero
-        if isConditional || (waiter != nil && operation.flags.contains(.wantsPrevious)) {
-            present = try presentSequencer(key.bytes, hash: hash, scratch)
+        let decision = try owned.decide(
+            operation, sequencer: sequencer, routedKey: key.routedKey,
+            asksPrevious: waiter != nil && operation.flags.contains(.wantsPrevious)
+        ) { () throws(DatabaseError) in
+            try presentVersion(key.bytes, hash: hash, scratch)
         }
-        if isConditional, present != operation.expected {
-            if let waiter {
-                let message =
-                    present == .zero ? "there is no record" : "the record has sequencer \(present)"
-                scratch.outcomes.append(
-                    Outcome(
-                        waiter: waiter, error: DatabaseError(.conditionFailed, message),
-                        found: present != .zero, sequencer: present))
-            }
-            return
-        }
-        if operation.code == .put {
-            scratch.put(key.bytes, sequencer, operation.value)
-            scratch.touched.note(key.bytes, hash: hash, .written(sequencer))
-        } else {
-            // No shard is in migration here, so nothing needs the tombstone.
+        switch decision.effect {
+        case .put:
+            scratch.put(key.bytes, decision.sequencer, operation.value)
+            scratch.touched.note(key.bytes, hash: hash, .written(decision.sequencer))
+        case .putTombstone:
+            let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+            scratch.put(
+                key.bytes, decision.sequencer, nothing, flags: StorageLayout.tombstoneFlag)
+            scratch.touched.note(key.bytes, hash: hash, .tombstone(decision.sequencer))
+        case .remove:
             scratch.batch.delete(key: key.bytes)
             scratch.touched.note(key.bytes, hash: hash, .deleted)
+        case .none: break
         }
         if let waiter {
             scratch.outcomes.append(
                 Outcome(
-                    waiter: waiter, error: nil, found: present != .zero, sequencer: sequencer))
+                    waiter: waiter, error: decision.error, found: decision.previous != .zero,
+                    sequencer: decision.error == nil ? decision.sequencer : decision.previous))
         }
     }
 
@@ -195,17 +225,28 @@ extension GroupReplica {
             Outcome(waiter: waiter, error: error, found: false, sequencer: .zero))
     }
 
-    /// The sequencer of the record as of the operation before; `.zero` for none.
-    private func presentSequencer(
+    /// The key's version as of the operation before.
+    private func presentVersion(
         _ key: UnsafeRawBufferPointer, hash: UInt64, _ scratch: ApplyScratch
-    ) throws(DatabaseError) -> Sequencer {
+    ) throws(DatabaseError) -> RecordVersion? {
         switch scratch.touched.effect(on: key, hash: hash) {
-        case .written(let sequencer): return sequencer
-        case .deleted: return .zero
+        case .written(let sequencer):
+            return RecordVersion(sequencer: sequencer, isTombstone: false)
+        case .tombstone(let sequencer):
+            return RecordVersion(sequencer: sequencer, isTombstone: true)
+        case .deleted: return nil
         case nil:
-            return try engine.get(key) { bytes in
-                bytes.flatMap { StoredRecord($0) }.map { $0.isTombstone ? .zero : $0.sequencer }
-                    ?? .zero
+            // What the batch clears is still in the engine.
+            if scratch.cleared.contains(where: { $0.contains(key) }) { return nil }
+            return try storedVersion(key)
+        }
+    }
+
+    /// The applied version of a storage key.
+    func storedVersion(_ key: UnsafeRawBufferPointer) throws(DatabaseError) -> RecordVersion? {
+        try engine.get(key) { bytes in
+            bytes.flatMap { StoredRecord($0) }.map {
+                RecordVersion(sequencer: $0.sequencer, isTombstone: $0.isTombstone)
             }
         }
     }
@@ -225,20 +266,24 @@ final class ApplyScratch {
     var batch = EngineBatch()
     var touched = TouchedKeys()
     var outcomes: [GroupReplica.Outcome] = []
+    /// Ranges that the batch deletes before it writes to them.
+    var cleared: [KeyRange] = []
 
     func reset() {
         batch.removeAll()
+        cleared.removeAll()
         touched.removeAll()
         outcomes.removeAll(keepingCapacity: true)
     }
 
     /// Adds a record: header and value are put together in the batch, without a copy in between.
     func put(
-        _ key: UnsafeRawBufferPointer, _ sequencer: Sequencer, _ value: UnsafeRawBufferPointer
+        _ key: UnsafeRawBufferPointer, _ sequencer: Sequencer, _ value: UnsafeRawBufferPointer,
+        flags: UInt8 = 0
     ) {
         var header: (UInt64, UInt32, UInt32, UInt8) = (
             sequencer.time.littleEndian, sequencer.counter.littleEndian,
-            sequencer.node.rawValue.littleEndian, 0
+            sequencer.node.rawValue.littleEndian, flags
         )
         withUnsafeBytes(of: &header) { bytes in
             let head = UnsafeRawBufferPointer(

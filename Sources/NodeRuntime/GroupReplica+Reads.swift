@@ -37,6 +37,24 @@ extension GroupReplica {
         }
     }
 
+    /// True when the read waits for the former owner of a shard that is being copied here, or was
+    /// answered because it cannot.
+    private func isHeld(_ operation: Operation, waiter: Waiter) -> Bool {
+        guard operation.code == .get, !operation.flags.contains(.dualRead),
+            hasImports || !copies.fetches.isEmpty,
+            let owned = try? state.owned(operation.shard, operation.epoch)
+        else { return false }
+        node.storageKey.set(store, owned.shard.table, owned.partitioning, key: operation.key)
+        guard owned.shard.range.contains(node.storageKey.routedKey) else { return false }
+        do throws(DatabaseError) {
+            return try holds(operation, owned, waiter: waiter)
+        } catch {
+            node.answer(waiter, error: error)
+            if error.code == .storageFailed { disk.fail(error) }
+            return true
+        }
+    }
+
     /// The entry that this read must see so that a client sees its own pipelined writes.
     private func barrier(for operation: Operation) -> LogIndex {
         guard operation.code == .get else { return pendingKeys.last }
@@ -79,6 +97,7 @@ extension GroupReplica {
     }
 
     private func serve(_ operation: Operation, waiter: Waiter) {
+        if isHeld(operation, waiter: waiter) { return }
         do throws(DatabaseError) {
             if operation.code == .list {
                 try serveList(operation, waiter: waiter)
@@ -92,22 +111,56 @@ extension GroupReplica {
     }
 
     private func serveGet(_ operation: Operation, waiter: Waiter) throws(DatabaseError) {
-        let owned = try state.owned(operation.shard, operation.epoch)
+        let isHalf = operation.flags.contains(.dualRead)
+        let owned =
+            isHalf
+            ? try state.readable(operation.shard, operation.epoch)
+            : try state.owned(operation.shard, operation.epoch)
         let key = node.storageKey
         key.set(store, owned.shard.table, owned.partitioning, key: operation.key)
         guard owned.shard.range.contains(key.routedKey) else {
             throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
         }
         node.metrics.gets.increment()
+        if owned.phase != .owned { return try serveHalf(operation, owned, waiter: waiter) }
+        let final: ResponseFlags = isHalf ? .final : []
         let withValue = !operation.flags.contains(.withoutValue)
         try engine.get(key.bytes) { bytes in
             guard let bytes, let record = StoredRecord(bytes), !record.isTombstone else {
-                node.answer(waiter, flags: [], sequencer: .zero)
+                node.answer(waiter, flags: final, sequencer: .zero)
                 return
             }
             node.answer(
-                waiter, flags: .found, sequencer: record.sequencer,
+                waiter, flags: final.union(.found), sequencer: record.sequencer,
                 payload: withValue ? record.value : nil)
+        }
+    }
+
+    /// A get in a shard in migration: alone it is answered only where this group knows the truth.
+    private func serveHalf(
+        _ operation: Operation, _ owned: OwnedShard, waiter: Waiter
+    ) throws(DatabaseError) {
+        let key = node.storageKey
+        let isFinal =
+            owned.isFinal(key.routedKey) || operation.flags.contains(.previousImported)
+        let isHalf = operation.flags.contains(.dualRead)
+        let withValue = !operation.flags.contains(.withoutValue)
+        guard isFinal || isHalf else {
+            throw DatabaseError(.unavailable, "the record may be in the former group still")
+        }
+        let final: ResponseFlags = isHalf && isFinal ? .final : []
+        try engine.get(key.bytes) { bytes in
+            guard let bytes, let record = StoredRecord(bytes) else {
+                node.answer(waiter, flags: final, sequencer: .zero)
+                return
+            }
+            if record.isTombstone {
+                node.answer(waiter, flags: final, sequencer: isHalf ? record.sequencer : .zero)
+            } else {
+                node.answer(
+                    waiter, flags: final.union(.found), sequencer: record.sequencer,
+                    payload: withValue ? record.value : nil)
+            }
         }
     }
 
@@ -115,7 +168,13 @@ extension GroupReplica {
         var reader = ByteReader(operation.value)
         let request = try ListRequest(from: &reader)
         var parts: [OwnedShard] = []
-        for part in request.parts { parts.append(try state.owned(part.shard, part.epoch)) }
+        for part in request.parts {
+            let owned = try state.owned(part.shard, part.epoch)
+            if case .importing(_, _, .some) = owned.phase {
+                throw DatabaseError(.unavailable, "shard \(part.shard) is being copied here")
+            }
+            parts.append(owned)
+        }
         guard !parts.isEmpty, request.limit > 0, request.limit <= Limits.listPageMax,
             request.parts.count <= Limits.initialShardsMax
         else { throw DatabaseError(.invalidRequest, "list of no shard or with a bad limit") }

@@ -63,6 +63,10 @@ final class GroupReplica {
     var snapshotReceiver: SnapshotReceiver?
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
+    /// Shards that this leader is taking over from other groups.
+    var copies = ShardCopies()
+    /// Some shard is being copied here; kept by `noteShards`.
+    private(set) var hasImports = false
     /// Shards whose records changed since they were last counted.
     var changedShards = true
 
@@ -104,9 +108,13 @@ final class GroupReplica {
         clock.observe(state.floor)
         core = Replica(
             group: group, id: id, tuning: node.tuning, restored: restored, seed: seed, now: now)
+        noteShards()
     }
 
     var isLeader: Bool { core.role == .leader }
+
+    /// The shards, or what the group may do with them, changed.
+    func noteShards() { hasImports = state.shards.elements.contains { $0.isImporting } }
 
     // MARK: Events
 
@@ -129,6 +137,7 @@ final class GroupReplica {
         failWaiters(
             DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
         committed.removeAll()
+        abandonCopies()
         snapshotSenders.removeAll()
         snapshotReceiver = nil
     }
@@ -172,6 +181,7 @@ final class GroupReplica {
         }
         if !isLeader {
             failWaiters(Self.leadershipLost)
+            abandonCopies()
             for sender in snapshotSenders.values { sender.cancel() }
             snapshotSenders.removeAll()
         } else {

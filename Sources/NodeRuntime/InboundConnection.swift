@@ -44,6 +44,11 @@ final class InboundConnection: RPCConnectionDelegate {
                 let sender = replica.snapshotSenders[ack.from], sender.snapshot == ack.snapshot
             else { return }
             sender.receive(ack)
+        case (.shardRead, .node):
+            guard let sender = connection.peer?.node, sender != .none else { return }
+            node.receive(try ShardReadRequest(from: &reader), from: sender)
+        case (.shardRecords, .node):
+            node.receive(try ShardRecords(from: &reader))
         default:
             throw DatabaseError(.malformed, "\(kind) is not for a node")
         }

@@ -31,10 +31,11 @@ extension NodeServer {
         }
     }
 
-    func finishCommand(_ waiter: Waiter, error: DatabaseError?) {
+    func finishCommand(_ waiter: Waiter, error: DatabaseError?, floor: Sequencer = .zero) {
         outcomes.append(
             CommandOutcome(
-                id: waiter.token, controllerTerm: Term(UInt64(waiter.generation)), error: error))
+                id: waiter.token, controllerTerm: Term(UInt64(waiter.generation)), error: error,
+                floor: floor))
         isHeartbeatDue = true
     }
 
@@ -48,9 +49,18 @@ extension NodeServer {
             step(group, nil, .transferLeadership(to: target), waiter)
         case .createShard(let shard, let partitioning):
             let owned = OwnedShard(shard: shard, partitioning: partitioning)
-            propose(.createShard, owned, waiter)
+            propose(.createShard, shard.id, shard.epoch, in: shard.group, waiter) {
+                owned.encode(into: &$0)
+            }
         case .dropShard(let shard):
-            propose(.dropShard, OwnedShard(shard: shard, partitioning: .range), waiter)
+            let owned = OwnedShard(shard: shard, partitioning: .range)
+            propose(.dropShard, shard.id, shard.epoch, in: shard.group, waiter) {
+                owned.encode(into: &$0)
+            }
+        case .shard(let group, let command):
+            propose(.shardCommand, command.shard, command.epoch, in: group, waiter) {
+                command.encode(into: &$0)
+            }
         }
     }
 
@@ -65,20 +75,23 @@ extension NodeServer {
         finishCommand(waiter, error: nil)
     }
 
-    private func propose(_ code: OperationCode, _ owned: OwnedShard, _ waiter: Waiter) {
-        guard let replica = replicas[owned.shard.group], !replica.isFailed,
+    private func propose(
+        _ code: OperationCode, _ shard: ShardID, _ epoch: Epoch, in group: GroupID,
+        _ waiter: Waiter, encode: (inout ByteWriter) -> Void
+    ) {
+        guard let replica = replicas[group], !replica.isFailed,
             replica.core.canPropose
         else {
             answer(waiter, error: DatabaseError(.notLeader, "not the leader"))
             return
         }
         var value = ByteWriter()
-        owned.encode(into: &value)
+        encode(&value)
         var writer = ByteWriter()
         value.bytes.withUnsafeBytes {
             writer.writeOperation(
-                group: owned.shard.group, shard: owned.shard.id, epoch: owned.shard.epoch,
-                code: code, key: UnsafeRawBufferPointer(start: nil, count: 0), value: $0)
+                group: group, shard: shard, epoch: epoch, code: code,
+                key: UnsafeRawBufferPointer(start: nil, count: 0), value: $0)
         }
         do throws(DatabaseError) {
             try writer.bytes.withRawBytes { (bytes) throws(DatabaseError) in

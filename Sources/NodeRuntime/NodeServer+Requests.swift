@@ -16,7 +16,7 @@ extension NodeServer {
         while !reader.isAtEnd {
             let token = try reader.readUInt32()
             let operation = try Operation(from: &reader)
-            guard !operation.code.isControl else {
+            guard !operation.code.isControl, !operation.flags.contains(.previousImported) else {
                 throw DatabaseError(.malformed, "\(operation.code) from a router")
             }
             metrics.requests.increment()
@@ -28,11 +28,16 @@ extension NodeServer {
                     error: DatabaseError(.notLeader, "no replica of group \(operation.group)"))
                 continue
             }
-            if operation.code.isWrite {
-                write(operation, to: replica, waiter)
-            } else {
-                replica.read(operation, waiter: waiter)
-            }
+            carryOut(operation, on: replica, waiter)
+        }
+    }
+
+    /// Logs a write with this turn's entry, answers a read as soon as it may be answered.
+    func carryOut(_ operation: Operation, on replica: GroupReplica, _ waiter: Waiter) {
+        if operation.code.isWrite {
+            write(operation, to: replica, waiter)
+        } else {
+            replica.read(operation, waiter: waiter)
         }
     }
 
@@ -50,11 +55,25 @@ extension NodeServer {
             guard owned.shard.range.contains(storageKey.routedKey) else {
                 throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
             }
+            if try replica.holds(operation, owned, waiter: waiter) { return }
             try replica.enqueue(
                 operation.bytes, keyHash: stableHash(storageKey.bytes), waiter: waiter)
         } catch {
             answer(waiter, error: error)
         }
+    }
+
+    /// Another node's leader reads a shard that moves there.
+    func receive(_ request: ShardReadRequest, from sender: NodeID) {
+        guard let replica = replicas[request.source] else { return }
+        let answer = replica.answer(request)
+        peers.send(.shardRecords, to: sender) { answer.encode(into: &$0) }
+    }
+
+    func receive(_ answer: ShardRecords) {
+        guard let replica = replicas[answer.target] else { return }
+        replica.receive(answer)
+        replica.continueCopies()
     }
 
     func receive(_ message: PeerMessage, from sender: NodeID) {

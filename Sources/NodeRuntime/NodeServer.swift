@@ -61,6 +61,8 @@ final class NodeServer: LoopService {
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
     var creating: [GroupID] = []
+    /// Answers of groups here to groups here; taken in at the end of the turn.
+    var selfAnswers: [ShardRecords] = []
     var outcomes: [CommandOutcome] = []
     var controllerTerm = Term.none
     var isHeartbeatDue = false
@@ -189,7 +191,10 @@ final class NodeServer: LoopService {
     private func endTurn() {
         // Proposing and applying may dirty replicas again (a group of one commits on its own).
         var rounds = 0
-        while !dirty.isEmpty, rounds < 16 {
+        while !dirty.isEmpty || !selfAnswers.isEmpty, rounds < 16 {
+            var answers: [ShardRecords] = []
+            swap(&answers, &selfAnswers)
+            for answer in answers { receive(answer) }
             var batch: [GroupReplica] = []
             swap(&batch, &dirty)
             for replica in batch {
@@ -218,6 +223,7 @@ final class NodeServer: LoopService {
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
             checkpoint(disk)
@@ -296,7 +302,7 @@ final class NodeServer: LoopService {
         payload: UnsafeRawBufferPointer? = nil
     ) {
         if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter, error: nil)
+            finishCommand(waiter, error: nil, floor: sequencer)
         } else {
             respond(waiter) {
                 $0.writeResponse(
@@ -340,7 +346,8 @@ final class NodeServer: LoopService {
     }
 
     private func respond(_ waiter: Waiter, _ body: (inout ByteWriter) -> Void) {
-        guard let session = sessions[Int(waiter.slot)], session.generation == waiter.generation
+        guard waiter.slot >= 0, let session = sessions[Int(waiter.slot)],
+            session.generation == waiter.generation
         else { return }
         if !session.isDirty {
             session.isDirty = true

@@ -15,6 +15,8 @@ struct Waiter {
     /// The waiter is a controller command: `token` is its id, unique within the controller's term,
     /// whose low half is `generation`.
     static let commandSlot: Int32 = -1
+    /// Nobody waits: what the node logs on its own account.
+    static let noOne = Waiter(slot: -2, generation: 0, token: 0)
 }
 
 /// Collects the responses of one turn in frames of a few megabytes.

@@ -99,6 +99,7 @@ extension GroupReplica {
         let oldStore = store
         store = receiver.store
         state = receiver.state
+        noteShards()
         garbage.append(StorageLayout.range(oldStore))
         let scratch = node.applyScratch
         scratch.reset()

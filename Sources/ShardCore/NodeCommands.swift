@@ -14,6 +14,8 @@ public struct NodeCommand: Hashable, Sendable {
         /// Put a shard into a group, or remove it with its data, through the group's log.
         case createShard(Shard, Partitioning)
         case dropShard(Shard)
+        /// Split or move a shard, through the log of this group.
+        case shard(GroupID, ShardCommand)
     }
 
     /// Names the command in its outcome. Unique per controller term.
@@ -65,6 +67,10 @@ public struct NodeCommands: Hashable, Sendable {
             case .dropShard(let shard):
                 writer.write(UInt8(5))
                 shard.encode(into: &writer)
+            case .shard(let group, let command):
+                writer.write(UInt8(6))
+                writer.write(group)
+                command.encode(into: &writer)
             }
         }
     }
@@ -82,6 +88,7 @@ public struct NodeCommands: Hashable, Sendable {
             case 4:
                 action = .createShard(try Shard(from: &reader), try Partitioning(from: &reader))
             case 5: action = .dropShard(try Shard(from: &reader))
+            case 6: action = .shard(try reader.read(), try ShardCommand(from: &reader))
             case let kind: throw DatabaseError(.malformed, "node command of kind \(kind)")
             }
             return NodeCommand(id: id, action: action)
@@ -95,8 +102,13 @@ public struct CommandOutcome: Hashable, Sendable {
     public var controllerTerm: Term
     /// Nil: done, durably.
     public var error: DatabaseError?
+    /// After a fence: the highest sequencer that the group issued for the shard.
+    public var floor: Sequencer
 
-    public init(id: UInt64, controllerTerm: Term, error: DatabaseError?) {
+    public init(
+        id: UInt64, controllerTerm: Term, error: DatabaseError?, floor: Sequencer = .zero
+    ) {
+        self.floor = floor
         self.id = id
         self.controllerTerm = controllerTerm
         self.error = error
@@ -106,11 +118,13 @@ public struct CommandOutcome: Hashable, Sendable {
         writer.write(id)
         writer.write(controllerTerm)
         writer.write(error)
+        writer.write(floor)
     }
 
     public init(from reader: inout ByteReader) throws(DatabaseError) {
         id = try reader.readUInt64()
         controllerTerm = try reader.read()
         error = try reader.readError()
+        floor = try reader.readSequencer()
     }
 }

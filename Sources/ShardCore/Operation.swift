@@ -50,6 +50,8 @@ public struct OperationFlags: OptionSet, Hashable, Sendable {
 /// length 4, expected sequencer 16 (when conditional), key, value.
 public struct Operation {
     public static let headerByteCount = 24
+    /// Where the flags lie in an operation's bytes.
+    public static let flagsOffset = 13
 
     public var group: GroupID
     public var shard: ShardID

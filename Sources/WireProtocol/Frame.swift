@@ -38,6 +38,9 @@ public enum FrameKind: UInt8, Sendable {
     /// Node to router: a group that the node leads and serves from now on (`GroupLeader`). Routers
     /// learn of a new leader without a controller in between.
     case leaderNotice = 20
+    /// Node to node: reading records of a shard that moves, and the answer.
+    case shardRead = 21
+    case shardRecords = 22
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,

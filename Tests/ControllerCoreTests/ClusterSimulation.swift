@@ -361,6 +361,8 @@ final class ClusterSimulation {
             }
             groupShards[shard.group]?.remove(shard.id)
             return nil
+        case .shard(let group, _):
+            return DatabaseError(.refused, "group \(group) moves no shards here")
         }
     }
 

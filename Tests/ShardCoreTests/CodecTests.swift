@@ -74,6 +74,8 @@ import Testing
                 NodeCommand(id: 3, action: .transferLeadership(GroupID(4), to: ReplicaID(2))),
                 NodeCommand(id: 4, action: .createShard(shard, .hash(virtualRanges: 8))),
                 NodeCommand(id: 5, action: .dropShard(shard)),
+                NodeCommand(
+                    id: 6, action: .shard(GroupID(4), .fence(shard.id, Epoch(9), to: GroupID(5)))),
             ])
         try roundTrip(
             commands, { $0.encode(into: &$1) },
