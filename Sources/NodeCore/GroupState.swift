@@ -47,8 +47,8 @@ public struct GroupState: Sendable {
         return owned
     }
 
-    /// As `owned`, for one half of a dual read: the former owner answers what carries the epoch of
-    /// the new one.
+    /// As `owned`, for whoever asks both groups of a shard in migration: the former owner answers
+    /// what carries the epoch of the new one.
     public func readable(_ id: ShardID, _ epoch: Epoch) throws(DatabaseError) -> OwnedShard {
         if let held = shards[id], case .fenced = held.phase, epoch == held.shard.epoch.next() {
             return held

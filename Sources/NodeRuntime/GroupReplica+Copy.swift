@@ -2,6 +2,7 @@
 // an operation must know of a key that is not copied yet.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
@@ -17,6 +18,7 @@ struct ShardCopies {
     /// An operation that learns nothing of its key in this time is given back.
     static let operationWait = Nanoseconds.seconds(3)
     static let waitingOperationsMax = 10_000
+    static let waitingPagesMax = 256
 
     struct Chunk {
         var shard: ShardID
@@ -38,7 +40,22 @@ struct ShardCopies {
         var operations: [(bytes: Bytes, waiter: Waiter)]
     }
 
+    /// A page of a list, which waits for what the former owners hold of it.
+    struct Page {
+        struct Part {
+            var request: ShardReadRequest
+            var asked: Instant
+            var answer: ShardRecords?
+        }
+
+        var operation: Bytes
+        var waiter: Waiter
+        var deadline: Instant
+        var parts: [Part]
+    }
+
     var chunks: [Chunk] = []
+    var pages: [Page] = []
     var fetches: [Fetch] = []
     var waitingOperations = 0
     /// No chunk is asked for before: the copy gives way to requests.
@@ -114,6 +131,7 @@ extension GroupReplica {
         guard isLeader, core.canPropose, !isFailed else { return }
         let now = node.now
         expireFetches(now)
+        expirePages(now)
         guard hasImports || !copies.chunks.isEmpty else { return }
         for owned in state.shards.elements {
             guard case .importing(let source, _, let cursor) = owned.phase else { continue }
@@ -142,7 +160,7 @@ extension GroupReplica {
         }
     }
 
-    private func ask(_ request: ShardReadRequest) {
+    func ask(_ request: ShardReadRequest) {
         guard let placements = node.map.groups[request.source]?.placements, !placements.isEmpty
         else { return }
         let target = placements[copies.turn % placements.count].node
@@ -162,10 +180,12 @@ extension GroupReplica {
             install(answer, place)
         } else if let place = copies.fetches.firstIndex(where: { $0.token == answer.token }) {
             resume(answer, place)
+        } else {
+            receivePart(answer)
         }
     }
 
-    private func isSound(_ answer: ShardRecords) -> Bool {
+    func isSound(_ answer: ShardRecords) -> Bool {
         if answer.error == nil, answer.digest == ShardRecords.digest(of: answer.records) {
             return true
         }
@@ -297,7 +317,10 @@ extension GroupReplica {
             return
         }
         do throws(DatabaseError) {
-            if let record = answer.records.first { try enqueueImport(record, owned) }
+            if let record = answer.records.first {
+                if try read(fetch, from: record, owned) { return }
+                try enqueueImport(record, owned)
+            }
         } catch {
             for (_, waiter) in fetch.operations { node.answer(waiter, error: error) }
             return
@@ -311,6 +334,47 @@ extension GroupReplica {
                 node.carryOut(operation, on: self, waiter)
             }
         }
+    }
+
+    /// Answers when nothing but reads waits, no write of the key is under way, and the former
+    /// owner's record is the newer one: nothing need be logged then. False when it is otherwise.
+    private func read(
+        _ fetch: ShardCopies.Fetch, from record: ShardRecords.Record, _ owned: OwnedShard
+    ) throws(DatabaseError) -> Bool {
+        let key = StorageLayout.key(store, owned.shard.table, fetch.routedKey)
+        let index = pendingKeys.index(hash: key.withUnsafeBytes { stableHash($0) })
+        // A shard whose copy is finished keeps no tombstones: only its own records count then.
+        guard owned.isImporting, index <= state.applied.index, core.canServeReads(at: node.now)
+        else { return false }
+        let isOlder = try key.withRawBytes { (key) throws(DatabaseError) in
+            try storedVersion(key).map { $0.sequencer >= record.sequencer } ?? false
+        }
+        guard !isOlder else { return false }
+        var wantsValue: [Bool] = []
+        for (bytes, _) in fetch.operations {
+            let isRead = bytes.withUnsafeBytes { bytes in
+                var reader = ByteReader(bytes)
+                guard let operation = try? Operation(from: &reader), operation.code == .get,
+                    !operation.flags.contains(.quorumRead)
+                else { return false }
+                wantsValue.append(!operation.flags.contains(.withoutValue))
+                return true
+            }
+            guard isRead else { return false }
+        }
+        node.metrics.gets.increment(by: UInt64(fetch.operations.count))
+        for (position, (_, waiter)) in fetch.operations.enumerated() {
+            guard !record.isTombstone else {
+                node.answer(waiter, flags: [], sequencer: .zero)
+                continue
+            }
+            record.value.withUnsafeBytes {
+                node.answer(
+                    waiter, flags: .found, sequencer: record.sequencer,
+                    payload: wantsValue[position] ? $0 : nil)
+            }
+        }
+        return true
     }
 
     private func expireFetches(_ now: Instant) {
@@ -345,7 +409,9 @@ extension GroupReplica {
     /// The leadership is gone: none of what waits here was logged.
     func abandonCopies() {
         let fetches = copies.fetches
+        let pages = copies.pages
         copies = ShardCopies()
+        for page in pages { answerNotLeader(page.waiter) }
         for fetch in fetches {
             for (_, waiter) in fetch.operations { answerNotLeader(waiter) }
         }

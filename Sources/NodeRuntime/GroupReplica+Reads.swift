@@ -40,7 +40,7 @@ extension GroupReplica {
     /// True when the read waits for the former owner of a shard that is being copied here, or was
     /// answered because it cannot.
     private func isHeld(_ operation: Operation, waiter: Waiter) -> Bool {
-        guard operation.code == .get, !operation.flags.contains(.dualRead),
+        guard operation.code == .get,
             hasImports || !copies.fetches.isEmpty,
             let owned = try? state.owned(operation.shard, operation.epoch)
         else { return false }
@@ -111,75 +111,43 @@ extension GroupReplica {
     }
 
     private func serveGet(_ operation: Operation, waiter: Waiter) throws(DatabaseError) {
-        let isHalf = operation.flags.contains(.dualRead)
-        let owned =
-            isHalf
-            ? try state.readable(operation.shard, operation.epoch)
-            : try state.owned(operation.shard, operation.epoch)
+        let owned = try state.owned(operation.shard, operation.epoch)
         let key = node.storageKey
         key.set(store, owned.shard.table, owned.partitioning, key: operation.key)
         guard owned.shard.range.contains(key.routedKey) else {
             throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
         }
         node.metrics.gets.increment()
-        if owned.phase != .owned { return try serveHalf(operation, owned, waiter: waiter) }
-        let final: ResponseFlags = isHalf ? .final : []
         let withValue = !operation.flags.contains(.withoutValue)
         try engine.get(key.bytes) { bytes in
             guard let bytes, let record = StoredRecord(bytes), !record.isTombstone else {
-                node.answer(waiter, flags: final, sequencer: .zero)
+                node.answer(waiter, flags: [], sequencer: .zero)
                 return
             }
             node.answer(
-                waiter, flags: final.union(.found), sequencer: record.sequencer,
+                waiter, flags: .found, sequencer: record.sequencer,
                 payload: withValue ? record.value : nil)
         }
     }
 
-    /// A get in a shard in migration: alone it is answered only where this group knows the truth.
-    private func serveHalf(
-        _ operation: Operation, _ owned: OwnedShard, waiter: Waiter
+    /// `overlays`: what the former owners of shards that are being copied hold, once it is known.
+    func serveList(
+        _ operation: Operation, overlays: [Bytes: ShardRecords]? = nil, waiter: Waiter
     ) throws(DatabaseError) {
-        let key = node.storageKey
-        let isFinal =
-            owned.isFinal(key.routedKey) || operation.flags.contains(.previousImported)
-        let isHalf = operation.flags.contains(.dualRead)
-        let withValue = !operation.flags.contains(.withoutValue)
-        guard isFinal || isHalf else {
-            throw DatabaseError(.unavailable, "the record may be in the former group still")
-        }
-        let final: ResponseFlags = isHalf && isFinal ? .final : []
-        try engine.get(key.bytes) { bytes in
-            guard let bytes, let record = StoredRecord(bytes) else {
-                node.answer(waiter, flags: final, sequencer: .zero)
-                return
-            }
-            if record.isTombstone {
-                node.answer(waiter, flags: final, sequencer: isHalf ? record.sequencer : .zero)
-            } else {
-                node.answer(
-                    waiter, flags: final.union(.found), sequencer: record.sequencer,
-                    payload: withValue ? record.value : nil)
-            }
-        }
-    }
-
-    private func serveList(_ operation: Operation, waiter: Waiter) throws(DatabaseError) {
         var reader = ByteReader(operation.value)
         let request = try ListRequest(from: &reader)
         var parts: [OwnedShard] = []
-        for part in request.parts {
-            let owned = try state.owned(part.shard, part.epoch)
-            if case .importing(_, _, .some) = owned.phase {
-                throw DatabaseError(.unavailable, "shard \(part.shard) is being copied here")
-            }
-            parts.append(owned)
-        }
+        for part in request.parts { parts.append(try state.owned(part.shard, part.epoch)) }
         guard !parts.isEmpty, request.limit > 0, request.limit <= Limits.listPageMax,
             request.parts.count <= Limits.initialShardsMax
         else { throw DatabaseError(.invalidRequest, "list of no shard or with a bad limit") }
+        if hasImports, overlays == nil, try holds(operation, request, parts, waiter: waiter) {
+            return
+        }
         node.metrics.lists.increment()
-        let page = try ListMerge(engine: engine, store: store, parts: parts, request: request).run()
+        let page = try ListMerge(
+            engine: engine, store: store, parts: parts, request: request, overlays: overlays ?? [:]
+        ).run()
         var writer = ByteWriter()
         page.encode(into: &writer)
         writer.bytes.withUnsafeBytes {

@@ -14,6 +14,16 @@ struct ListMerge {
         var chunk: [ListedRecord] = []
         var position = 0
         var isAtEnd = false
+        /// What a former owner holds of the range, for a shard that is being copied: at each key
+        /// the higher sequencer counts, a tombstone's too.
+        var overlay: ArraySlice<ShardRecords.Record> = []
+        /// The last key for which the former owner's record is known; nil: for all of them.
+        var barrier: Bytes?
+
+        /// The key that comes next; nil at the end.
+        var next: Bytes? {
+            position < chunk.count ? chunk[position].key : isAtEnd ? barrier : nil
+        }
     }
 
     private let engine: any StorageEngine
@@ -21,22 +31,36 @@ struct ListMerge {
     private var cursors: [Cursor] = []
     private let chunkRecords: Int
 
-    init(engine: any StorageEngine, store: StoreID, parts: [OwnedShard], request: ListRequest) {
+    /// `overlays`: what former owners hold, by the start of the range in `ranges`.
+    init(
+        engine: any StorageEngine, store: StoreID, parts: [OwnedShard], request: ListRequest,
+        overlays: [Bytes: ShardRecords] = [:]
+    ) {
         self.engine = engine
         self.request = request
         chunkRecords =
             parts.count == 1
             ? Int(request.limit) + 1 : max(16, 2 * Int(request.limit) / parts.count)
-        // The first key after `from` in byte order is `from` with a zero byte behind it.
-        let from = request.isFromExclusive ? request.from + [0] : request.from
         for owned in parts {
-            for (range, prefixCount) in Self.keyRanges(of: owned, from: from, to: request.to) {
-                cursors.append(
-                    Cursor(
-                        range: StorageLayout.range(store, owned.shard.table, range),
-                        prefixCount: StorageLayout.keyPrefixByteCount + prefixCount))
+            for (range, prefixCount) in Self.keyRanges(of: owned, request) {
+                var cursor = Cursor(
+                    range: StorageLayout.range(store, owned.shard.table, range),
+                    prefixCount: StorageLayout.keyPrefixByteCount + prefixCount)
+                if let overlay = overlays[range.start] {
+                    cursor.overlay = overlay.records[...]
+                    if overlay.to != nil, let last = overlay.records.last?.routedKey {
+                        cursor.barrier = Bytes(last[prefixCount...])
+                        cursor.range.end = StorageLayout.key(store, owned.shard.table, last + [0])
+                    }
+                }
+                cursors.append(cursor)
             }
         }
+    }
+
+    /// The routed ranges that a page reads of a shard.
+    static func ranges(of owned: OwnedShard, _ request: ListRequest) -> [KeyRange] {
+        keyRanges(of: owned, request).map { $0.0 }
     }
 
     consuming func run() throws(DatabaseError) -> ListPage {
@@ -46,6 +70,11 @@ struct ListMerge {
         while let next = lowest() {
             if page.count >= request.limit || bytes >= Int(request.bytesMax) {
                 page.hasMore = true
+                break
+            }
+            if cursors[next].position == cursors[next].chunk.count {
+                page.hasMore = true
+                page.lastKey = cursors[next].barrier ?? page.lastKey
                 break
             }
             let record = cursors[next].chunk[cursors[next].position]
@@ -62,18 +91,13 @@ struct ListMerge {
     }
 
     private func lowest() -> Int? {
-        var best: Int?
-        for (position, cursor) in cursors.enumerated() where cursor.position < cursor.chunk.count {
-            guard let current = best else {
-                best = position
-                continue
-            }
-            let order = compareBytes(
-                cursor.chunk[cursor.position].key,
-                cursors[current].chunk[cursors[current].position].key)
-            if order < 0 { best = position }
+        var best: (position: Int, key: Bytes)?
+        for (position, cursor) in cursors.enumerated() {
+            guard let key = cursor.next else { continue }
+            if let current = best, compareBytes(key, current.key) >= 0 { continue }
+            best = (position, key)
         }
-        return best
+        return best?.position
     }
 
     private mutating func fill(_ position: Int) throws(DatabaseError) {
@@ -84,13 +108,36 @@ struct ListMerge {
         let prefixCount = cursors[position].prefixCount
         let range = cursors[position].range
         var isFull = false
+        var overlay = cursors[position].overlay
+        let request = request
+        func add(_ former: ShardRecords.Record) {
+            guard !former.isTombstone else { return }
+            chunk.append(
+                ListedRecord(
+                    key: Bytes(
+                        former.routedKey[(prefixCount - StorageLayout.keyPrefixByteCount)...]),
+                    value: request.isCountOnly ? [] : former.value,
+                    sequencer: former.sequencer))
+            bytes += former.routedKey.count + former.value.count
+        }
         try engine.scan(range) { key, value in
             if chunk.count >= chunkRecords || bytes >= Int(request.bytesMax) {
                 isFull = true
                 return false
             }
             last = Bytes(key)
-            if let record = StoredRecord(value), !record.isTombstone {
+            guard let record = StoredRecord(value) else { return true }
+            let routedKey = UnsafeRawBufferPointer(
+                rebasing: key[StorageLayout.keyPrefixByteCount...])
+            while let former = overlay.first {
+                let order = former.routedKey.withUnsafeBytes { compareBytes($0, routedKey) }
+                if order > 0 { break }
+                overlay.removeFirst()
+                if order == 0, former.sequencer <= record.sequencer { break }
+                add(former)
+                if order == 0 { return true }
+            }
+            if !record.isTombstone {
                 chunk.append(
                     ListedRecord(
                         key: Bytes(key[prefixCount...]),
@@ -100,6 +147,11 @@ struct ListMerge {
             }
             return true
         }
+        if !isFull {
+            for former in overlay { add(former) }
+            overlay = []
+        }
+        cursors[position].overlay = overlay
         cursors[position].chunk = chunk
         cursors[position].position = 0
         if isFull, let last {
@@ -109,11 +161,15 @@ struct ListMerge {
         }
     }
 
-    /// The routed ranges of a shard that hold the keys `from..<to`, with the routed prefix's length.
+    /// The routed ranges of a shard that hold the keys of the request, with the routed prefix's
+    /// length.
     /// Empty ranges are left out.
     private static func keyRanges(
-        of owned: OwnedShard, from: Bytes, to: Bytes?
+        of owned: OwnedShard, _ request: ListRequest
     ) -> [(KeyRange, Int)] {
+        // The first key after `from` in byte order is `from` with a zero byte behind it.
+        let from = request.isFromExclusive ? request.from + [0] : request.from
+        let to = request.to
         switch owned.partitioning {
         case .range:
             var range = owned.shard.range

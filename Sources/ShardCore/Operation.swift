@@ -35,13 +35,11 @@ public struct OperationFlags: OptionSet, Hashable, Sendable {
     public static let quorumRead = OperationFlags(rawValue: 4)
     /// The answer leaves the value out (get).
     public static let withoutValue = OperationFlags(rawValue: 8)
-    /// One half of a read that asks both groups of a shard in migration.
-    public static let dualRead = OperationFlags(rawValue: 16)
     /// The imported record is a tombstone.
-    public static let tombstone = OperationFlags(rawValue: 32)
-    /// What the former owner holds of the key was logged before this operation. Set by the new
-    /// owner's leader, never by a router.
-    public static let previousImported = OperationFlags(rawValue: 64)
+    public static let tombstone = OperationFlags(rawValue: 16)
+    /// What the former owner holds of the key was logged before this operation, or is older. Set by
+    /// the new owner's leader, never by a router.
+    public static let previousImported = OperationFlags(rawValue: 32)
 }
 
 /// One operation where it lies in a frame or a log entry. Valid as long as those bytes.

@@ -12,9 +12,6 @@ public struct ResponseFlags: OptionSet, Hashable, Sendable {
     public init(rawValue: UInt8) { self.rawValue = rawValue }
     /// get: there is a record. put, delete with `wantsPrevious`: there was one before.
     public static let found = ResponseFlags(rawValue: 1)
-    /// Half of a dual read: what this group says holds, whatever the other one says. Without
-    /// `found`, a sequencer above zero is a tombstone's.
-    public static let final = ResponseFlags(rawValue: 2)
 }
 
 /// One response where it lies in a frame. Valid as long as those bytes.

@@ -13,7 +13,7 @@ public enum MigrationCanary: Sendable, CaseIterable {
     case noTombstones
     /// The new owner does not learn the highest sequencer of the former one.
     case noFloor
-    /// Routers ask only the new owner.
+    /// The new owner answers reads from what it holds.
     case noDualRead
     /// Conditions are decided without the record that was not copied yet.
     case noImportFirst

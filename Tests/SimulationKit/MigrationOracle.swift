@@ -69,8 +69,8 @@ struct MigrationOracle {
 
     // MARK: After every event
 
-    func check(_ groups: [MigrationGroup], map: [MappedShard]) throws(Violation) {
-        guard ShardIndex(tiling: map.map(\.shard)) != nil else {
+    func check(_ groups: [MigrationGroup], map: [Shard]) throws(Violation) {
+        guard ShardIndex(tiling: map) != nil else {
             throw Violation(description: "the shards do not tile the table: \(map)")
         }
         for key in MigrationSimulation.keys {

@@ -14,7 +14,6 @@ struct MigrationRequest {
     var expected: Sequencer?
     var key: Bytes
     var value: Bytes
-    var isSource = false
 
     var bytes: Bytes {
         MigrationSimulation.operation(
@@ -25,11 +24,9 @@ struct MigrationRequest {
 
 struct MigrationResponse {
     var operation: Int
-    var isSource: Bool
     var error: DatabaseError?
     /// Of the record found or written.
     var version: RecordVersion?
-    var isFinal: Bool
 }
 
 struct MigrationClient {
@@ -44,9 +41,6 @@ struct MigrationClient {
         /// Versions of the key when the operation began.
         var started: Int
         var triesLeft = 40
-        var isDual = false
-        var target: MigrationResponse?
-        var source: MigrationResponse?
     }
 
     var operation: Operation?
@@ -92,24 +86,13 @@ extension MigrationSimulation {
         guard var operation = clients[client].operation else { return }
         operation.id = nextOperation
         nextOperation += 1
-        operation.target = nil
-        operation.source = nil
         let router = Int(random.below(UInt64(Self.routerCount)))
         if random.chance(1, in: isFaulty ? 4 : 1) { routerMaps[router] = map }
-        let place = routerMaps[router].first { $0.shard.range.contains(operation.key) }!
-        operation.isDual =
-            operation.code == .get && place.source != .none && canary != .noDualRead
-        var request = MigrationRequest(
-            operation: operation.id, group: place.shard.group, shard: place.shard.id,
-            epoch: place.shard.epoch, code: operation.code, flags: operation.flags,
+        let place = routerMaps[router].first { $0.range.contains(operation.key) }!
+        let request = MigrationRequest(
+            operation: operation.id, group: place.group, shard: place.id,
+            epoch: place.epoch, code: operation.code, flags: operation.flags,
             expected: operation.expected, key: operation.key, value: operation.value)
-        if operation.isDual {
-            request.flags = .dualRead
-            var other = request
-            other.group = place.source
-            other.isSource = true
-            send(.request(other))
-        }
         send(.request(request))
         clients[client].operation = operation
         heap.push(
@@ -119,37 +102,19 @@ extension MigrationSimulation {
     mutating func receive(_ response: MigrationResponse) throws(Violation) {
         guard
             let client = clients.firstIndex(where: { $0.operation?.id == response.operation }),
-            var operation = clients[client].operation
+            let operation = clients[client].operation
         else { return }
-        if response.isSource {
-            operation.source = response
-        } else {
-            operation.target = response
-        }
-        clients[client].operation = operation
-        guard let target = operation.target else { return }
-        if let error = target.error {
+        if let error = response.error {
             if error.code == .conditionFailed { return finishOperation(client) }
             return retry(client)
         }
-        let position = MigrationOracle.position(operation.key)
-        guard operation.code == .get else {
-            clients[client].seen[position] = target.version?.sequencer ?? .zero
-            return finishOperation(client)
-        }
-        var version = target.version
-        if !target.isFinal, canary != .noDualRead {
-            guard let source = operation.source else { return }
-            guard source.error == nil else { return retry(client) }
-            version = newer(version, source.version)
-        }
+        let version = response.version
         let found = version.map { $0.isTombstone ? .zero : $0.sequencer } ?? .zero
-        try oracle.read(operation.key, found, since: operation.started)
-        count {
-            $0.reads += 1
-            if !target.isFinal { $0.dualReads += 1 }
+        if operation.code == .get {
+            try oracle.read(operation.key, found, since: operation.started)
+            count { $0.reads += 1 }
         }
-        clients[client].seen[position] = found
+        clients[client].seen[MigrationOracle.position(operation.key)] = found
         finishOperation(client)
     }
 
@@ -173,30 +138,40 @@ extension MigrationSimulation {
             send(
                 .response(
                     MigrationResponse(
-                        operation: request.operation, isSource: request.isSource, error: error,
-                        isFinal: true)))
+                        operation: request.operation, error: error, version: nil)))
         }
     }
 
     private mutating func read(
         _ request: MigrationRequest, _ group: MigrationGroup
     ) throws(DatabaseError) {
-        let held =
-            request.flags.contains(.dualRead)
-            ? try group.state.readable(request.shard, request.epoch)
-            : try group.state.owned(request.shard, request.epoch)
+        let held = try group.state.owned(request.shard, request.epoch)
         guard held.shard.range.contains(request.key) else {
             throw DatabaseError(.staleEpoch, "the key is not in the shard")
         }
-        let isFinal = request.key.withUnsafeBytes { held.isFinal($0) }
-        guard isFinal || request.flags.contains(.dualRead) || canary == .noDualRead else {
-            throw DatabaseError(.staleEpoch, "the shard is being copied")
+        let version = group.records[request.key]?.version
+        if case .importing(let source, _, _) = held.phase, canary != .noDualRead,
+            !request.key.withUnsafeBytes({ held.isNewest(version, $0) })
+        {
+            return send(.keyRequest(request, from: source))
         }
+        answer(request, version)
+    }
+
+    private mutating func answer(_ request: MigrationRequest, _ version: RecordVersion?) {
         send(
             .response(
-                MigrationResponse(
-                    operation: request.operation, isSource: request.isSource, error: nil,
-                    version: group.records[request.key]?.version, isFinal: isFinal)))
+                MigrationResponse(operation: request.operation, error: nil, version: version)))
+    }
+
+    /// The other half of a read came: what the former owner holds counts while the copy runs.
+    private mutating func finishRead(_ request: MigrationRequest, _ record: MigrationRecord?) {
+        let group = groups[groupIndex(request.group)]
+        guard let held = try? group.state.owned(request.shard, request.epoch) else { return }
+        count { $0.dualReads += 1 }
+        let own = group.records[request.key]?.version
+        answer(
+            request, held.isImporting ? newer(own, record?.version) : own)
     }
 
     private mutating func write(
@@ -230,8 +205,9 @@ extension MigrationSimulation {
         send(.keyAnswer(request, group.records[request.key]))
     }
 
-    /// Logs the former owner's record in front of the operation that depends on it.
+    /// The former owner's record is here: it is logged in front of a write that depends on it.
     mutating func importFirst(_ request: MigrationRequest, _ record: MigrationRecord?) {
+        if request.code == .get { return finishRead(request, record) }
         count { $0.importsFirst += 1 }
         var request = request
         request.flags.insert(.previousImported)

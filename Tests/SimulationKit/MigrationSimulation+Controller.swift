@@ -82,8 +82,7 @@ extension MigrationSimulation {
     }
 
     private mutating func startMove() {
-        let mapped = map[Int(random.below(UInt64(map.count)))]
-        let shard = mapped.shard
+        let shard = map[Int(random.below(UInt64(map.count)))]
         var move = MigrationController.Move(
             shard: shard.id, from: shard.group, to: shard.group, epoch: shard.epoch, step: .fence)
         let inner = Self.keys.filter { shard.range.contains($0) && $0 != shard.range.start }
@@ -117,7 +116,7 @@ extension MigrationSimulation {
     /// The command of the present step, and the group it is for.
     private func present(_ move: MigrationController.Move) -> (GroupID, ShardCommand) {
         let next = move.epoch.next()
-        var shard = map.first { $0.shard.id == move.shard }!.shard
+        var shard = map.first { $0.id == move.shard }!
         switch move.step {
         case .split(let key, let right):
             return (move.from, .split(move.shard, move.epoch, at: key, into: right))
@@ -173,19 +172,19 @@ extension MigrationSimulation {
         case .fence:
             move.floor = outcome.sequencer
             move.step = .activate
-            if random.chance(1, in: 2) { publish(move.shard, move.to, next, source: move.from) }
+            if random.chance(1, in: 2) { publish(move.shard, move.to, next) }
         case .activate:
-            publish(move.shard, move.to, next, source: move.from)
+            publish(move.shard, move.to, next)
             move.step = .finish
         case .finish, .reverseTooLate:
-            publish(move.shard, move.to, next.next(), source: .none)
+            publish(move.shard, move.to, next.next())
             move.step = .release
         case .release:
             count { $0.moves += 1 }
             return enter(nil)
         case .decline: move.step = .takeBack
         case .takeBack:
-            publish(move.shard, move.from, next.next(), source: .none)
+            publish(move.shard, move.from, next.next())
             count { $0.givenUp += 1 }
             return enter(nil)
         case .reverse:
@@ -198,24 +197,23 @@ extension MigrationSimulation {
     }
 
     private mutating func publish(
-        _ shard: ShardID, _ group: GroupID, _ epoch: Epoch, source: GroupID
+        _ shard: ShardID, _ group: GroupID, _ epoch: Epoch
     ) {
-        let position = map.firstIndex { $0.shard.id == shard }!
-        map[position].shard.group = group
-        map[position].shard.epoch = epoch
-        map[position].source = source
+        let position = map.firstIndex { $0.id == shard }!
+        map[position].group = group
+        map[position].epoch = epoch
     }
 
     private mutating func publishSplit(
         _ shard: ShardID, _ epoch: Epoch, at key: Bytes, into right: ShardID
     ) {
-        let position = map.firstIndex { $0.shard.id == shard }!
+        let position = map.firstIndex { $0.id == shard }!
         var upper = map[position]
-        map[position].shard.epoch = epoch
-        map[position].shard.range.end = key
-        upper.shard.id = right
-        upper.shard.epoch = epoch
-        upper.shard.range.start = key
+        map[position].epoch = epoch
+        map[position].range.end = key
+        upper.id = right
+        upper.epoch = epoch
+        upper.range.start = key
         map.append(upper)
     }
 

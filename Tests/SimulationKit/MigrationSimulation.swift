@@ -54,8 +54,8 @@ public struct MigrationSimulation {
     var now: UInt64 = 1_000
     var heap = EventHeap<Event>()
     var groups: [MigrationGroup]
-    var map: [MappedShard]
-    var routerMaps: [[MappedShard]]
+    var map: [Shard]
+    var routerMaps: [[Shard]]
     var controller = MigrationController()
     var clients: [MigrationClient]
     var oracle = MigrationOracle()
@@ -80,8 +80,8 @@ public struct MigrationSimulation {
         let shard = Shard(
             id: ShardID(1), table: Self.table, range: .all, group: GroupID(1), epoch: Epoch(1),
             state: .active)
-        map = [MappedShard(shard: shard, source: .none)]
-        routerMaps = [[MappedShard]](repeating: map, count: Self.routerCount)
+        map = [shard]
+        routerMaps = [[Shard]](repeating: map, count: Self.routerCount)
         clients = [MigrationClient](repeating: MigrationClient(), count: Self.clientCount)
         var writer = ByteWriter()
         OwnedShard(shard: shard, partitioning: .range).encode(into: &writer)
@@ -196,10 +196,10 @@ public struct MigrationSimulation {
                 send(
                     .response(
                         MigrationResponse(
-                            operation: operation, isSource: false, error: outcome.error,
+                            operation: operation, error: outcome.error,
                             version: outcome.error == nil
                                 ? RecordVersion(sequencer: outcome.sequencer, isTombstone: false)
-                                : nil, isFinal: true)))
+                                : nil)))
             case .controller(let attempt): send(.outcome(attempt: attempt, outcome))
             }
         }
@@ -219,10 +219,4 @@ public struct MigrationSimulation {
         }
         return writer.take()
     }
-}
-
-/// A shard as the cluster map shows it: with the group to ask besides while it moves.
-struct MappedShard: Hashable {
-    var shard: Shard
-    var source: GroupID
 }

@@ -234,6 +234,10 @@ class Load:
                     return
 
     def once(self, key):
+        if self.random.randrange(50) == 0 and all(len(v) == 1 for v in self.known.values()):
+            expected = sum(value != {None} for value in self.known.values())
+            count = self.client.hlen("t")
+            assert count == expected, f"{count} records listed, not {expected}"
         possible = self.known.setdefault(key, {None})
         choice = self.random.randrange(4)
         if choice < 2:
