@@ -223,7 +223,9 @@ extension GroupReplica {
         chunk.isLogged = true
         let now = node.now
         // Half of the time belongs to requests.
-        copies.notBefore = now + (now - chunk.asked)
+        let bytes = answer.records.reduce(0) { $0 + $1.routedKey.count + $1.value.count }
+        let rest = Nanoseconds(UInt64(bytes) * 1_000_000_000 / node.settings.copyBytesPerSecond)
+        copies.notBefore = now + max(now - chunk.asked, rest)
         chunk.asked = now
         copies.chunks[place] = chunk
     }

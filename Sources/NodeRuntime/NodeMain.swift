@@ -36,6 +36,10 @@ public enum NodeMain {
             help: "Log bytes per group kept in memory for followers that lag; one that lags further"
                 + " gets a snapshot."),
         Setting(
+            "copy.rate", .bytes(4 << 10...16 << 30), default: "64MiB",
+            help: "Most bytes per second that a group copies of a shard that moves to it; it also"
+                + " rests as long as each chunk took."),
+        Setting(
             "cache", .bytes(1 << 20...1 << 40), default: "128MiB",
             help: "Memory for blocks of LSM engines, all disks together."),
     ]
@@ -84,6 +88,7 @@ extension NodeSettings {
         zone = settings.string("zone")
         isSpare = settings.boolean("spare")
         checkpointBytes = settings.integer("log.checkpoint")
+        copyBytesPerSecond = UInt64(settings.integer("copy.rate"))
         retainedBytes = settings.integer("log.retain")
         cacheBytes = settings.integer("cache")
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {

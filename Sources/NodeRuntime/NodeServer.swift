@@ -21,6 +21,8 @@ struct NodeSettings: Sendable {
     var rpcAddress: SocketAddress
     var adminAddress: String
     var controllers: [SocketAddress]
+    /// Most bytes per second that a group copies of a shard that moves to it. Above zero.
+    var copyBytesPerSecond: UInt64
     var zone: String
     var isSpare: Bool
     /// Log bytes of a disk after which its engines are made durable.

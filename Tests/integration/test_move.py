@@ -28,8 +28,9 @@ class ScriptedCluster(FakeCluster):
     """A controller of three kvnode processes with two groups on all of them, and their router.
     It follows the script of its test and decides nothing."""
 
-    def __init__(self, directory, engine=1):
+    def __init__(self, directory, engine=1, copy_rate="64MiB"):
         self.directory = directory
+        self.copy_rate = copy_rate
         self.engine = engine
         self.links = {}
         self.outcomes = {}
@@ -61,7 +62,7 @@ class ScriptedCluster(FakeCluster):
             [BINARIES / "kvnode", f"--name=node-{node}", f"--data={self.directory}/node-{node}",
              f"--listen-rpc=127.0.0.1:{self.ports[node]}",
              f"--listen-admin=127.0.0.1:{fake_cluster.free_port()}",
-             f"--controllers=127.0.0.1:{self.port}"],
+             f"--controllers=127.0.0.1:{self.port}", f"--copy-rate={self.copy_rate}"],
             stderr=log, stdout=subprocess.DEVNULL)
 
     def kill_node(self, node):
@@ -261,9 +262,9 @@ class Load:
         self.thread.join()
 
 
-@pytest.fixture(params=[1, 2], ids=["lsm", "btree"])
+@pytest.fixture(params=[(1, "64MiB"), (2, "64MiB"), (1, "128KiB")], ids=["lsm", "btree", "slow"])
 def cluster(request, tmp_path):
-    running = ScriptedCluster(tmp_path, request.param)
+    running = ScriptedCluster(tmp_path, *request.param)
     yield running
     running.stop()
 
