@@ -68,7 +68,7 @@ public struct NodeCommands: Hashable, Sendable {
                 writer.write(UInt8(5))
                 shard.encode(into: &writer)
             case .shard(let group, let command):
-                writer.write(UInt8(6))
+                writer.write(UInt8(16))
                 writer.write(group)
                 command.encode(into: &writer)
             }
@@ -88,7 +88,7 @@ public struct NodeCommands: Hashable, Sendable {
             case 4:
                 action = .createShard(try Shard(from: &reader), try Partitioning(from: &reader))
             case 5: action = .dropShard(try Shard(from: &reader))
-            case 6: action = .shard(try reader.read(), try ShardCommand(from: &reader))
+            case 16: action = .shard(try reader.read(), try ShardCommand(from: &reader))
             case let kind: throw DatabaseError(.malformed, "node command of kind \(kind)")
             }
             return NodeCommand(id: id, action: action)

@@ -19,6 +19,7 @@ from fake_cluster import CLUSTER, FakeCluster, Reader, blob, frame, sequence
 
 REGISTER, REGISTERED, HEARTBEAT, COMMANDS, OUTCOMES = 7, 8, 9, 10, 11
 NOT_LEADER, FENCED = 6, 13
+SHARD_ACTION = 16
 TABLE = 1
 SHARD = 10_000
 VALUE_BYTES = 500
@@ -177,13 +178,13 @@ class ScriptedCluster(FakeCluster):
         pytest.fail(f"group {group} never answered {action!r} as wanted; last: {last}")
 
     def shard_command(self, group, kind, body, **options):
-        return self.command(group, struct.pack("<BIB", 6, group, kind) + body, **options)
+        return self.command(group, struct.pack("<BIB", SHARD_ACTION, group, kind) + body, **options)
 
     def leader(self, group):
         """The node that leads, asked with a command that changes nothing."""
         def find():
             for node in (1, 2, 3):
-                probe = struct.pack("<BIBII", 6, group, 7, 999_999, 0)
+                probe = struct.pack("<BIBII", SHARD_ACTION, group, 7, 999_999, 0)
                 outcome = self.tell(node, probe)
                 if outcome is not None and outcome[0] != NOT_LEADER:
                     return node
@@ -360,7 +361,7 @@ def test_a_move_is_turned_round_in_the_copy(cluster, load):
 def test_a_move_is_given_up_before_it_is_activated(cluster, load):
     floor = cluster.fence(1, 1, to=2)
     cluster.shard_command(2, 7, struct.pack("<II", SHARD, 2))
-    late = struct.pack("<BIB", 6, 2, 3) + cluster.shard_bytes(2, 2) + struct.pack("<HI", 0, 1)
+    late = struct.pack("<BIB", SHARD_ACTION, 2, 3) + cluster.shard_bytes(2, 2) + struct.pack("<HI", 0, 1)
     assert cluster.command(2, late + floor, until=lambda error: error != 0)[0] == FENCED
     cluster.activate(1, 3, 0, floor)
     cluster.show((SHARD, b"", None, 1, 3))
