@@ -90,7 +90,7 @@ struct StatusReport {
                 return replica["node"].text
                     + (replica["role"].string == "learner" ? " (learner)" : "")
                     + (state == "active" ? "" : " (\(palette.state(state)))")
-                    + (lag > 0 ? " -\(Quantity.count(lag))" : "")
+                    + (lag > 0 ? " (\(Quantity.count(lag)) behind)" : "")
             }
             table.add(
                 [
