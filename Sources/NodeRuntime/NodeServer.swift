@@ -52,7 +52,7 @@ final class NodeServer: LoopService {
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
     private(set) var map = ClusterMap()
-    /// The time of this turn, read once per batch of events.
+    /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
     var dirty: [GroupReplica] = []
