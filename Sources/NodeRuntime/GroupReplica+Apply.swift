@@ -55,6 +55,7 @@ extension GroupReplica {
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
+        dropUnneededSnapshot()
         announceLeadership()
         if stateChanged { node.reportSoon() }
     }

@@ -126,6 +126,16 @@ extension GroupReplica {
         }
     }
 
+    /// Ends the receipt of a snapshot whose sender gave up, once the log has brought what it held.
+    func dropUnneededSnapshot() {
+        guard let receiver = snapshotReceiver, !receiver.isInstalling,
+            !core.needsSnapshot(at: receiver.position)
+        else { return }
+        snapshotReceiver = nil
+        discard(receiver.store)
+        node.reportSoon()
+    }
+
     /// Where the store of this replica is, and how far it is applied.
     func putCatalog(_ scratch: ApplyScratch) {
         let entries: [(Bytes, Bytes)] = [
