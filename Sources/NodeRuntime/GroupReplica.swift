@@ -190,6 +190,9 @@ final class GroupReplica {
             snapshotSenders.removeAll()
         } else {
             clock.observe(state.floor)
+            // What an earlier leadership noted may have been replaced; all that is in the log now is
+            // applied before the first read.
+            pendingKeys = PendingKeys()
             changedShards = true
         }
         node.reportSoon()
