@@ -131,6 +131,7 @@ extension GroupReplica {
                 garbage.append(
                     StorageLayout.range(store, removed.shard.table, removed.shard.range))
                 node.garbageAppeared(self)
+                node.forgetReport(of: removed.shard.id)
             }
         } catch {
             outcomeError = error
