@@ -105,7 +105,8 @@ extension Message {
             let entries = try reader.readList(elementBytesMin: 21) {
                 (reader) throws(DatabaseError) in
                 LogEntry(
-                    term: try reader.read(), index: try reader.readIndex(), kind: try reader.readEnum(),
+                    term: try reader.read(), index: try reader.readIndex(),
+                    kind: try reader.readEnum(),
                     payload: try reader.readBytes())
             }
             self = .append(
