@@ -45,6 +45,12 @@ public enum StorageLayout {
         KeyRange(start: bigEndian(store.rawValue), end: bigEndian(store.rawValue + 1))
     }
 
+    /// The store that a key lies in; nil for a key that is none of this layout.
+    public static func store(of key: UnsafeRawBufferPointer) -> StoreID? {
+        guard key.count >= 4 else { return nil }
+        return StoreID(UInt32(bigEndian: key.loadUnaligned(as: UInt32.self)))
+    }
+
     /// The applied record: index, term, floor.
     public static func appliedKey(_ store: StoreID) -> Bytes { stateKey(store, "a") }
     /// The encoded `GroupState`.

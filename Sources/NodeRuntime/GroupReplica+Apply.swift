@@ -55,6 +55,7 @@ extension GroupReplica {
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
+        dropUnneededSnapshot()
         announceLeadership()
         if stateChanged { node.reportSoon() }
     }
@@ -130,6 +131,7 @@ extension GroupReplica {
                 garbage.append(
                     StorageLayout.range(store, removed.shard.table, removed.shard.range))
                 node.garbageAppeared(self)
+                node.forgetReport(of: removed.shard.id)
             }
         } catch {
             outcomeError = error

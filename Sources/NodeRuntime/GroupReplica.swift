@@ -30,6 +30,7 @@ final class GroupReplica {
     /// Most operation bytes in one log entry; a larger turn makes several.
     static let entryBytes = 256 << 10
     static let pendingBytesMax = 64 << 20
+    static let knownNodesMax = 256
     /// The answer to whoever waits for an entry that this leader may not see committed.
     static let leadershipLost = DatabaseError(
         .unknownOutcome, "the leader changed before the answer")
@@ -119,8 +120,21 @@ final class GroupReplica {
     func didPersist(_ ticket: PersistTicket) { step(.persisted(ticket)) }
 
     func receive(_ message: Message, from: ReplicaID, node sender: NodeID) {
-        knownNodes[from] = sender
+        guard isPlausible(message.term) else { return }
+        note(from, at: sender)
         step(.message(from: from, message))
+    }
+
+    /// Whether elections can have led from the own term to this one. A broken sender could otherwise
+    /// use up all terms there are.
+    func isPlausible(_ term: Term) -> Bool {
+        term <= core.term || term.rawValue - core.term.rawValue < 1 << 32
+    }
+
+    /// Where a replica spoke from, for answers to it.
+    func note(_ replica: ReplicaID, at sender: NodeID) {
+        guard knownNodes[replica] != nil || knownNodes.count < Self.knownNodesMax else { return }
+        knownNodes[replica] = sender
     }
 
     /// The disk is gone: nothing more is promised or answered from it.
@@ -176,6 +190,9 @@ final class GroupReplica {
             snapshotSenders.removeAll()
         } else {
             clock.observe(state.floor)
+            // What an earlier leadership noted may have been replaced; all that is in the log now is
+            // applied before the first read.
+            pendingKeys = PendingKeys()
             changedShards = true
         }
         node.reportSoon()

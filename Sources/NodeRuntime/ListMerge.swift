@@ -20,6 +20,9 @@ struct ListMerge {
     private let request: ListRequest
     private var cursors: [Cursor] = []
     private let chunkRecords: Int
+    /// Most bytes of a page, and of what is read ahead of one shard. One record may exceed them.
+    private let pageBytes: Int
+    private let chunkBytes: Int
 
     init(engine: any StorageEngine, store: StoreID, parts: [OwnedShard], request: ListRequest) {
         self.engine = engine
@@ -27,6 +30,8 @@ struct ListMerge {
         chunkRecords =
             parts.count == 1
             ? Int(request.limit) + 1 : max(16, 2 * Int(request.limit) / parts.count)
+        pageBytes = max(1, min(Int(request.bytesMax), Limits.listPageBytesMax))
+        chunkBytes = max(pageBytes / max(1, parts.count), min(pageBytes, 16 << 10))
         // The first key after `from` in byte order is `from` with a zero byte behind it.
         let from = request.isFromExclusive ? request.from + [0] : request.from
         for owned in parts {
@@ -44,7 +49,7 @@ struct ListMerge {
         var bytes = 0
         for position in cursors.indices { try fill(position) }
         while let next = lowest() {
-            if page.count >= request.limit || bytes >= Int(request.bytesMax) {
+            if page.count >= request.limit || bytes >= pageBytes {
                 page.hasMore = true
                 break
             }
@@ -85,7 +90,7 @@ struct ListMerge {
         let range = cursors[position].range
         var isFull = false
         try engine.scan(range) { key, value in
-            if chunk.count >= chunkRecords || bytes >= Int(request.bytesMax) {
+            if chunk.count >= chunkRecords || bytes >= chunkBytes {
                 isFull = true
                 return false
             }

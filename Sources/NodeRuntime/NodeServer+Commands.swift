@@ -61,6 +61,11 @@ extension NodeServer {
                 waiter, error: DatabaseError(.refused, "no such replica of group \(group) here"))
             return
         }
+        if case .nominate(let term) = event, !replica.isPlausible(term) {
+            finishCommand(
+                waiter, error: DatabaseError(.refused, "term \(term) is out of all proportion"))
+            return
+        }
         replica.step(event)
         finishCommand(waiter, error: nil)
     }

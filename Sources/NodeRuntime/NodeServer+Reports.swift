@@ -47,7 +47,10 @@ extension NodeServer {
             let results = SurveyResults()
             let number = surveys.add { [unowned self] in
                 surveyNotBefore = now + max(.seconds(1), (now - started) * Self.surveyShare)
-                for report in results.take() where shardReports[report.shard] != report {
+                for report in results.take()
+                where shardReports[report.shard] != report
+                    && replica.state.shards[report.shard] != nil
+                {
                     shardReports.set(report, for: report.shard)
                     changedReports.append(report.shard)
                 }
@@ -59,8 +62,14 @@ extension NodeServer {
                 _ = mailbox.post((number, nil))
             }
         } catch {
+            surveyNotBefore = now
             replica.disk.fail(error)
         }
+    }
+
+    /// The shard was dropped here.
+    func forgetReport(of shard: ShardID) {
+        shardReports.remove(shard)
     }
 
     private static func count(

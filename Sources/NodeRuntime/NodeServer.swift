@@ -173,6 +173,8 @@ final class NodeServer: LoopService {
 
     /// After the loop ended: flushes and closes the disks.
     func close() {
+        // Views of an engine must be gone before it closes.
+        for replica in replicas.elements { replica.snapshotSenders.removeAll() }
         for disk in disks { disk.close() }
     }
 
@@ -268,7 +270,8 @@ final class NodeServer: LoopService {
             connection: connection, slot: Int32(slot), generation: nextGeneration)
         nextGeneration += 1
         if slot == sessions.count { sessions.append(session) } else { sessions[slot] = session }
-        for replica in replicas.elements where replica.isLeader && replica.core.canPropose {
+        for replica in replicas.elements
+        where replica.isLeader && replica.core.canPropose && !replica.isFailed {
             tell(session, replica)
         }
         return session

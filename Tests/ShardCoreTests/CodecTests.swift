@@ -186,6 +186,22 @@ import Testing
         }
     }
 
+    @Test func aBatchWithoutRoomForItsSequencersIsMalformed() throws {
+        var writer = ByteWriter()
+        writer.write(Sequencer(time: 1, counter: .max - 1, node: NodeID(1)))
+        writer.write(UInt32(2))
+        let fits = writer.take()
+        let last = try fits.withUnsafeBytes { try CommandBatch($0).last }
+        #expect(last.counter == .max)
+        writer = ByteWriter()
+        writer.write(Sequencer(time: 1, counter: .max - 1, node: NodeID(1)))
+        writer.write(UInt32(3))
+        let tooMany = writer.take()
+        #expect(throws: DatabaseError.self) {
+            try tooMany.withUnsafeBytes { _ = try CommandBatch($0) }
+        }
+    }
+
     /// Stored data depends on this hash: it may never change.
     @Test func theHashIsPinned() {
         let hashes = ["", "a", "stocks", "0123456789abcdef"].map { text in
