@@ -58,7 +58,7 @@ public enum ControllerMain {
                 return server
             }
         } catch {
-            daemon.fail(error.message)
+            daemon.fail(error)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()
