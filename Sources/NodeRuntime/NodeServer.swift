@@ -313,6 +313,9 @@ final class NodeServer: LoopService {
     func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
         if waiter.slot == Waiter.commandSlot {
             finishCommand(waiter, error: error)
+        } else if error.code == .notLeader {
+            // Routers read a hint there, never a sentence.
+            answerNotLeader(waiter, LeaderHint(term: .none, node: .none))
         } else {
             let message = Bytes(error.message.utf8)
             respond(waiter) { writer in
