@@ -45,6 +45,9 @@ extension GroupReplica {
             try engine.apply(scratch.batch)
         } catch {
             // An entry that does not decode, or an engine that fails: this replica can't go on.
+            for outcome in scratch.outcomes {
+                node.answer(outcome.waiter, error: Self.outcomeUnknown(error))
+            }
             disk.fail(error)
             return
         }

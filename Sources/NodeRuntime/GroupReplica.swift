@@ -35,6 +35,10 @@ final class GroupReplica {
     static let leadershipLost = DatabaseError(
         .unknownOutcome, "the leader changed before the answer")
 
+    static func outcomeUnknown(_ error: DatabaseError) -> DatabaseError {
+        DatabaseError(.unknownOutcome, "the disk failed before the answer: \(error.message)")
+    }
+
     // Leader: requests on their way into the log.
     var clock: SequencerClock
     var pending = PendingBatch()
@@ -137,11 +141,11 @@ final class GroupReplica {
         knownNodes[replica] = sender
     }
 
-    /// The disk is gone: nothing more is promised or answered from it.
+    /// The disk is gone: nothing more is promised or answered from it. What was proposed may have
+    /// reached the followers, so it must not be answered as if it could be repeated.
     func fail(_ error: DatabaseError) {
         isFailed = true
-        failWaiters(
-            DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+        failWaiters(Self.outcomeUnknown(error))
         committed.removeAll()
         snapshotSenders.removeAll()
         snapshotReceiver = nil

@@ -35,6 +35,9 @@ struct NodeSettings: Sendable {
 final class NodeServer: LoopService {
     static let heartbeatInterval = Nanoseconds.milliseconds(150)
     static let checkpointInterval = Nanoseconds.seconds(30)
+    /// How often routers are told again who leads: a controller that lost sight of a leader has told
+    /// them that nobody does.
+    static let reminderInterval = Nanoseconds.milliseconds(250)
     static let unflushedBytesMax: UInt64 = 64 << 20
 
     let settings: NodeSettings
@@ -141,6 +144,9 @@ final class NodeServer: LoopService {
         }
         loop.schedule(after: Self.heartbeatInterval, repeating: Self.heartbeatInterval) {
             [unowned self] in isHeartbeatDue = true
+        }
+        loop.schedule(after: Self.reminderInterval, repeating: Self.reminderInterval) {
+            [unowned self] in remindRouters()
         }
         loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
             everySecond()
@@ -283,6 +289,17 @@ final class NodeServer: LoopService {
         reportSoon()
     }
 
+    private func remindRouters() {
+        let now = now
+        for session in sessions {
+            guard let session, !session.connection.isCongested else { continue }
+            for replica in replicas.elements
+            where !replica.isFailed && replica.core.canServeReads(at: now) {
+                tell(session, replica)
+            }
+        }
+    }
+
     private func tell(_ session: RouterSession, _ replica: GroupReplica) {
         let leader = GroupLeader(
             group: replica.group, term: replica.core.term, node: identity.node)
@@ -313,6 +330,9 @@ final class NodeServer: LoopService {
     func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
         if waiter.slot == Waiter.commandSlot {
             finishCommand(waiter, error: error)
+        } else if error.code == .notLeader {
+            // Routers read a hint there, never a sentence.
+            answerNotLeader(waiter, LeaderHint(term: .none, node: .none))
         } else {
             let message = Bytes(error.message.utf8)
             respond(waiter) { writer in

@@ -298,6 +298,23 @@ def test_list_that_asks_for_too_much(target):
     target.check_service()
 
 
+def test_a_node_without_the_group_gives_no_leader_hint(target):
+    """A router believes the hint of the highest term."""
+    request = operation(9999, 1, wire.GET)
+    with Peer(target.address(target.group["leader"])) as peer:
+        peer.socket.sendall(hello(ROUTER) + wire.frame(wire.REQUESTS, request))
+        stream = peer.socket.makefile("rb")
+        while True:
+            count, _, kind, _, _ = struct.unpack("<IIBBH", stream.read(12))
+            body = stream.read(count)
+            if kind == wire.RESPONSES:
+                break
+    answer = wire.Reader(body)
+    token, code, *_ = answer.take("IBBH")
+    answer.raw(16)
+    assert (token, code, answer.blob()) == (7, wire.NOT_LEADER, wire.leader_hint(0, 0))
+
+
 def test_frame_full_of_tiny_operations(target):
     one = operation(target.group["id"], target.shard["id"], wire.GET, key=b"", value=b"")
     body = one * ((4 << 20) // len(one))
