@@ -65,6 +65,9 @@ final class GroupReplica {
     var garbage: [KeyRange] = []
     /// Shards whose records changed since they were last counted.
     var changedShards = true
+    /// Who waits for a change of membership, by the token given to the core.
+    var membershipWaiters: [UInt64: Waiter] = [:]
+    private var nextMembershipToken: UInt64 = 1
 
     /// Operations of one log entry and who waits for them, in the same order.
     struct PendingBatch {
@@ -116,6 +119,15 @@ final class GroupReplica {
         performEffects()
     }
 
+    /// Changes who belongs to the group; the waiter hears how that ended, unless this replica stops to
+    /// lead before that.
+    func changeMembership(_ change: MembershipChange, _ waiter: Waiter) {
+        let token = nextMembershipToken
+        nextMembershipToken += 1
+        membershipWaiters[token] = waiter
+        step(.changeMembership(change, token: token))
+    }
+
     func didPersist(_ ticket: PersistTicket) { step(.persisted(ticket)) }
 
     func receive(_ message: Message, from: ReplicaID, node sender: NodeID) {
@@ -125,9 +137,13 @@ final class GroupReplica {
 
     /// The disk is gone: nothing more is promised or answered from it.
     func fail(_ error: DatabaseError) {
+        end(DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+    }
+
+    /// Nothing happens here any more; whoever waits is told `error`.
+    func end(_ error: DatabaseError) {
         isFailed = true
-        failWaiters(
-            DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+        failWaiters(error)
         committed.removeAll()
         snapshotSenders.removeAll()
         snapshotReceiver = nil
@@ -156,11 +172,16 @@ final class GroupReplica {
         let refused = effects.readsRefused
         let snapshots = effects.snapshotsNeeded
         let roleChanged = effects.roleChanged
+        let membershipOutcomes = effects.membershipOutcomes
         effects.removeAll()
 
         if refusedProposals { refusePending() }
         for (token, index) in ready { quorumReadReady(token, index) }
         for (token, _) in refused { quorumReadRefused(token) }
+        for (token, error) in membershipOutcomes {
+            guard let waiter = membershipWaiters.removeValue(forKey: token) else { continue }
+            node.finishCommand(waiter, error: error)
+        }
         for replica in snapshots { startSnapshot(to: replica) }
         if roleChanged { didChangeRole() }
     }

@@ -32,6 +32,7 @@ extension NodeServer {
                 }
             }
             for entry in catalog { disk.reserveStores(through: entry.store) }
+            try recoverRemoved(on: disk)
             for recovered in disk.takeRecovered() {
                 guard
                     let entry = catalog.first(where: {
