@@ -10,8 +10,9 @@ extension Controller {
         into effects: inout ControllerEffects
     ) {
         guard let open = operation(on: report.group),
-            open.record.new == Placement(
-                replica: report.replica, node: node, disk: open.record.new.disk)
+            open.record.new
+                == Placement(
+                    replica: report.replica, node: node, disk: open.record.new.disk)
         else { return }
         extraReports.set(report, for: report.replica)
         touchedOperations.append(open.record.id)

@@ -65,7 +65,7 @@ extension Controller {
             let needed = bytes + bytes / 2 + Self.reserveBytes
             if let free, free < needed {
                 skipped.append(
-                    (nodeID, "\(mebibytes(free)) free, \(mebibytes(needed)) needed"))
+                    (nodeID, "\(quantity(free)) free, \(quantity(needed)) needed"))
                 continue
             }
             let inZone = zones.count { $0 == node.record.zone }
@@ -141,8 +141,8 @@ extension Controller {
     func describe(_ plan: Replacement) -> String {
         var text =
             "replaces \(name(plan.old.node)) by \(plan.isSpare ? "spare " : "")\(name(plan.node)) in "
-            + "group \(plan.group), \(mebibytes(plan.bytes)) to copy"
-        if let free = plan.freeBytes { text += ", \(mebibytes(free)) free there" }
+            + "group \(plan.group), \(quantity(plan.bytes)) to copy"
+        if let free = plan.freeBytes { text += ", \(quantity(free)) free there" }
         if !plan.skipped.isEmpty {
             let skipped = plan.skipped.map { "\(name($0.node)): \($0.reason)" }
             text += "; skipped " + skipped.joined(separator: ", ")
@@ -152,4 +152,9 @@ extension Controller {
 }
 
 /// `512 MiB`, rounded down.
-func mebibytes(_ bytes: UInt64) -> String { "\(bytes >> 20) MiB" }
+func quantity(_ bytes: UInt64) -> String {
+    if bytes < 1 << 10 { return "\(bytes) B" }
+    if bytes < 1 << 20 { return "\(bytes >> 10) KiB" }
+    if bytes < 10 << 30 { return "\(bytes >> 20) MiB" }
+    return "\(bytes >> 30) GiB"
+}

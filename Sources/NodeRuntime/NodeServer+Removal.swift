@@ -53,7 +53,8 @@ extension NodeServer {
         }
         guard !replica.isFailed else {
             finishCommand(
-                waiter, error: DatabaseError(.storageFailed, "its disk \(replica.disk.path) failed"))
+                waiter, error: DatabaseError(.storageFailed, "its disk \(replica.disk.path) failed")
+            )
             return
         }
         creating.append(group)
