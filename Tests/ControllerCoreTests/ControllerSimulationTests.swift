@@ -24,7 +24,7 @@ import Testing
         #expect(state.tables.allSatisfy { $0.state == .active }, comment)
         #expect(state.shards.allSatisfy { $0.state == .active }, comment)
         #expect(state.groups.allSatisfy { $0.group.state == .active }, comment)
-        #expect(state.operations.allSatisfy(\.isFinished), comment)
+        #expect(state.operations.allSatisfy { $0.isFinished }, comment)
         let present = simulation.nodes.map(\.id)
         #expect(state.retired.allSatisfy { !present.contains($0.node) }, comment)
         for record in state.groups {

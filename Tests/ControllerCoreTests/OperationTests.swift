@@ -38,7 +38,8 @@ import Testing
         simulation.run(for: .seconds(4))
         simulation.operate(1, .replace(node: name, group: nil, with: nil))
         simulation.run(for: .seconds(8))
-        let id = try #require(simulation.operationAnswers[RequestID(1)]?.get())
+        let answer = try #require(simulation.operationAnswers[RequestID(1)])
+        let id = try answer.get()
         let operations = simulation.store.durable.operations
         #expect(operations.first { $0.id == id }?.step == .done)
         #expect(operations.count { $0.kind == .replaceReplica && $0.step == .done } == 2)
@@ -87,7 +88,7 @@ import Testing
     @Test func cancelsAtEveryMoment() {
         var ends: Set<OperationRecord.Step> = []
         var from: Set<OperationRecord.Step> = []
-        for delay in stride(from: UInt64(0), to: 1_500, by: 10) {
+        for delay in Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20) {
             let simulation = ClusterSimulation(seed: 3, options())
             simulation.run(for: .seconds(4))
             simulation.operate(
@@ -115,7 +116,7 @@ import Testing
 
     @Test func aSpareThatDiesOnTheWayIsFollowedByAnother() {
         var steps: Set<OperationRecord.Step> = []
-        for delay in stride(from: UInt64(0), to: 1_200, by: 40) {
+        for delay in Array(0..<30) + stride(from: UInt64(30), to: 1_200, by: 40) {
             let simulation = ClusterSimulation(seed: 4, options(spares: 3))
             simulation.run(for: .seconds(4))
             // The first spare is dead before, the second dies on the way.
@@ -128,25 +129,28 @@ import Testing
                 return
             }
             steps.insert(record.step)
-            #expect(record.new.node == simulation.nodes[4].id)
-            simulation.crash(node: 4)
+            guard let first = simulation.nodes.firstIndex(where: { $0.id == record.new.node })
+            else { return }
+            #expect(first == 4 || first == 5)
+            let second = first == 4 ? 5 : 4
+            simulation.crash(node: first)
             simulation.run(for: .seconds(30))
             let end = simulation.store.durable.operations.first { $0.id == record.id }
-            let comment: Comment = "node-5 died after \(delay) ms in step \(record.step)"
+            let comment: Comment = "the spare died after \(delay) ms in step \(record.step)"
             // Swapped in before it died, it is repaired like any other member.
             #expect(end?.step == .done, comment)
-            #expect(placed(simulation, on: 5) == [GroupID(1)], comment)
-            #expect(placed(simulation, on: 4) == [], comment)
+            #expect(placed(simulation, on: second) == [GroupID(1)], comment)
+            #expect(placed(simulation, on: first) == [], comment)
             let skipped = simulation.store.durable.decisions.contains {
                 $0.operation == record.id && $0.text.contains("skipped node-4: suspect")
             }
             #expect(skipped, comment)
             simulation.start(node: 3)
-            simulation.start(node: 4)
+            simulation.start(node: first)
             simulation.run(for: .seconds(5))
             ControllerSimulationTests.expectConverged(simulation, comment)
         }
-        #expect(steps.isSuperset(of: [.adding, .catchingUp]))
+        #expect(steps.isSuperset(of: [.creating, .adding, .catchingUp]))
     }
 
     @Test func repairsAfterANodeStaysDown() {
