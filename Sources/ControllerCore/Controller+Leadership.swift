@@ -137,7 +137,8 @@ extension Controller {
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, let report = group.reports[index],
+                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                    let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
                 else { continue }

@@ -165,20 +165,45 @@ extension Controller {
 
     // MARK: Repair
 
-    /// Replaces the replicas of nodes that stay down, one at a time per node that takes over.
+    /// Replaces the replicas of nodes that stay down and of disks that failed, one at a time per node
+    /// that takes over.
     mutating func repair(now: Instant, into effects: inout ControllerEffects) {
         guard settings.repairs, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
-        for node in nodes.elements {
-            guard node.health == .down, let downSince = node.downSince, !node.groups.isEmpty,
-                now - downSince >= settings.repairAfter
-            else { continue }
-            for group in node.groups { repair(group, on: node, now: now, into: &effects) }
+        var lost: [(group: GroupID, node: NodeID, reason: String)] = []
+        for node in nodes.elements where !node.groups.isEmpty {
+            let since = node.health == .down ? node.downSince : node.diskFailedSince
+            guard let since, now - since >= settings.repairAfter else { continue }
+            let silence = (now - node.lastHeard).count / 1_000_000_000
+            for group in node.groups where operation(on: group) == nil {
+                if node.health == .down {
+                    lost.append(
+                        (group, node.record.id, "\(node.record.name) is silent for \(silence) s"))
+                } else if let status = groups[group],
+                    let index = status.placementIndex(node: node.record.id),
+                    status.reports[index]?.state == .failed
+                {
+                    lost.append(
+                        (group, node.record.id, "its disk on \(node.record.name) failed"))
+                }
+            }
+        }
+        guard !lost.isEmpty else { return }
+        lost.sort { ($0.group, $0.node) < ($1.group, $1.node) }
+        // Each look goes on where the last one ended, so that no group waits behind hopeless ones.
+        let start = lost.firstIndex { $0.group > repairCursor } ?? 0
+        for (group, node, reason) in (lost[start...] + lost[..<start])
+            .prefix(settings.repairLooksMax)
+        {
+            repairCursor = group
+            guard let node = nodes[node] else { continue }
+            repair(group, on: node, because: reason, now: now, into: &effects)
         }
     }
 
     private mutating func repair(
-        _ id: GroupID, on node: NodeStatus, now: Instant, into effects: inout ControllerEffects
+        _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
+        into effects: inout ControllerEffects
     ) {
         let open = openOperations.filter { $0.record.kind == .replaceReplica }
         guard open.count < settings.replacementsMax, operation(on: id) == nil,
@@ -189,10 +214,7 @@ extension Controller {
         switch choose(id, replacing: group.record.placements[index], now: now) {
         case .success(let plan):
             guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
-            let silence = (now - node.lastHeard).count / 1_000_000_000
-            start(
-                plan, origin: "repair", reason: "\(node.record.name) is silent for \(silence) s",
-                now: now, into: &effects)
+            start(plan, origin: "repair", reason: reason, now: now, into: &effects)
         case .failure(let error):
             // Once a minute: what it says is the same, but for its numbers.
             if let last = repairRefusedAt[id], now - last < .seconds(60) { return }

@@ -33,6 +33,8 @@ extension Controller {
             node.mapRevision = heartbeat.mapRevision
             node.loopDelay = heartbeat.loopDelay
             node.disks = heartbeat.disks
+            let hasFailure = heartbeat.disks.contains { $0.state == .failed }
+            node.diskFailedSince = hasFailure ? node.diskFailedSince ?? now : nil
             node.hasReported = true
             node.reporters = []
         }

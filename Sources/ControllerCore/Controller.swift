@@ -103,6 +103,8 @@ public struct Controller: Sendable {
     /// The wall clock as the shell last told it.
     var clock: (at: Instant, milliseconds: UInt64)?
     var repairCheckAt: Instant = .origin
+    /// Where the next look of repair begins.
+    var repairCursor: GroupID = .none
     /// When the refusal to repair a group was last noted. For look-up only.
     var repairRefusedAt: [GroupID: Instant] = [:]
     var retirementCheckAt: Instant = .origin

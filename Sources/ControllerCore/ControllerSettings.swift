@@ -20,6 +20,9 @@ public struct ControllerSettings: Hashable, Sendable {
     public var repairAfter: Nanoseconds = .seconds(5)
     /// Replacements that repair has under way at a time.
     public var replacementsMax = 4
+    /// Groups for which one look of repair, once a second, seeks a node. Each costs a walk over the
+    /// shards.
+    public var repairLooksMax = 16
     /// A new replica that receives nothing for this long is given up.
     public var stallTimeout: Nanoseconds = .seconds(30)
 

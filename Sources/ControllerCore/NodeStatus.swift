@@ -29,6 +29,8 @@ public struct NodeStatus: Sendable {
     public internal(set) var hasReported = false
     /// Given no replicas: an operator drains or replaces it.
     public internal(set) var isHeld = false
+    /// Since when one of its disks reports a failure; nil while none does.
+    var diskFailedSince: Instant?
     /// Since when it is down; nil while it is not.
     public internal(set) var downSince: Instant?
     /// Who found it unreachable since the last heartbeat.

@@ -40,6 +40,13 @@ final class ClusterSimulation {
         var isAdmitted = false
         var sequence: UInt64 = 0
         var seenControllerTerm: Term = .none
+        /// Of its two disks; nil when it reports none.
+        var freeBytes: UInt64?
+        /// Its first disk failed.
+        var diskFailed = false
+        /// Heard, but of no use: refuses new replicas, or takes nothing in.
+        var refusesReplicas = false
+        var isDeaf = false
         /// Replicas removed from it.
         var buried: Set<ReplicaID> = []
     }
@@ -414,6 +421,7 @@ final class ClusterSimulation {
     }
 
     private func create(_ replica: ReplicaID, of group: Group, at index: Int) -> DatabaseError? {
+        if nodes[index].refusesReplicas { return DatabaseError(.storageFailed, "disk /a failed") }
         if nodes[index].buried.contains(replica) { return DatabaseError(.fenced, "was removed") }
         if let held = nodes[index].replicas.first(where: { $0.group.id == group.id }) {
             return held.replica.id == replica ? nil : DatabaseError(.refused, "holds another")
@@ -510,7 +518,7 @@ final class ClusterSimulation {
                 role: node.leads[held.group.id] != nil
                     ? .leader
                     : memberships[held.group.id]?.voters.contains(held.replica.id) == true
-                        ? .follower : .learner, state: .active,
+                        ? .follower : .learner, state: node.diskFailed ? .failed : .active,
                 term: held.replica.term, lastTerm: held.replica.lastTerm,
                 lastIndex: held.replica.lastIndex, commit: held.replica.lastIndex,
                 applied: held.replica.lastIndex, leader: .none,
@@ -525,8 +533,18 @@ final class ClusterSimulation {
                     connection,
                     NodeHeartbeat(
                         node: node.id, incarnation: node.incarnation, sequence: node.sequence,
-                        mapRevision: .none, loopDelay: .zero, disks: [], replicas: reports,
+                        mapRevision: .none, loopDelay: .zero, disks: disks(of: node),
+                        replicas: reports,
                         shards: [])), life: life))
+    }
+
+    private func disks(of node: SimNode) -> [DiskReport] {
+        guard let free = node.freeBytes else { return [] }
+        return ["/a", "/b"].map {
+            DiskReport(
+                path: $0, state: node.diskFailed ? .failed : .healthy, totalBytes: 1 << 40,
+                freeBytes: free, dataBytes: 0)
+        }
     }
 
     /// A running learner is as far as its leader after three of the leader's heartbeats.
@@ -535,7 +553,7 @@ final class ClusterSimulation {
             let own = nodes[index].replicas.first(where: { $0.group.id == group })?.replica
         else { return }
         for learner in learners {
-            for (other, node) in nodes.enumerated() where node.isRunning {
+            for (other, node) in nodes.enumerated() where node.isRunning && !node.isDeaf {
                 guard let slot = node.replicas.firstIndex(where: { $0.replica.id == learner })
                 else { continue }
                 memberships[group]?.beats[learner, default: 0] += 1

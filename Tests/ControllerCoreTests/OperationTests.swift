@@ -186,6 +186,71 @@ import Testing
         }
     }
 
+    @Test func takesTheOneSpareThatIsFit() throws {
+        let simulation = ClusterSimulation(seed: 11, options(nodes: 3, spares: 5))
+        // Full, refusing, taking nothing in, dead, and fit.
+        for index in simulation.nodes.indices { simulation.nodes[index].freeBytes = 1 << 36 }
+        simulation.nodes[3].freeBytes = 1 << 20
+        simulation.nodes[4].refusesReplicas = true
+        simulation.nodes[5].isDeaf = true
+        simulation.nodes[7].freeBytes = 1 << 35
+        simulation.run(for: .seconds(4))
+        simulation.crash(node: 6)
+        simulation.run(for: .seconds(1))
+        simulation.operate(1, .replace(node: "node-1", group: GroupID(1), with: nil))
+        simulation.run(for: .seconds(40))
+        let record = try #require(simulation.store.durable.operations.first)
+        #expect(record.step == .done)
+        #expect(placed(simulation, on: 7) == [GroupID(1)])
+        let why = simulation.store.durable.decisions.map(\.text).joined(separator: "\n")
+        #expect(why.contains("node-4: 1 MiB free, 256 MiB needed"))
+        #expect(why.contains("node-5 refused: disk /a failed"))
+        #expect(why.contains("node-6 received nothing for 30 s"))
+        #expect(why.contains("node-7: suspect, silent for 1 s"))
+        for index in 3...6 { #expect(isSpare(simulation, index) == true) }
+        simulation.start(node: 6)
+        simulation.run(for: .seconds(3))
+        ControllerSimulationTests.expectConverged(simulation, "spares")
+    }
+
+    @Test func failsWhenNoNodeIsFit() throws {
+        let simulation = ClusterSimulation(seed: 12, options())
+        simulation.run(for: .seconds(4))
+        simulation.nodes[3].refusesReplicas = true
+        simulation.operate(1, .replace(node: "node-1", group: GroupID(1), with: nil))
+        simulation.run(for: .seconds(5))
+        let record = try #require(simulation.store.durable.operations.first)
+        #expect(record.step == .failed)
+        #expect(record.outcome.contains("node-4: was tried before and failed"))
+        #expect(isSpare(simulation, 3) == true)
+        ControllerSimulationTests.expectConverged(simulation, "no spare")
+    }
+
+    @Test func repairsAReplicaWhoseDiskFailed() {
+        let simulation = ClusterSimulation(seed: 13, options())
+        for index in simulation.nodes.indices { simulation.nodes[index].freeBytes = 1 << 36 }
+        simulation.run(for: .seconds(4))
+        simulation.nodes[1].diskFailed = true
+        simulation.nodes[1].leads = [:]
+        simulation.run(for: .seconds(10))
+        #expect(placed(simulation, on: 1) == [])
+        #expect(placed(simulation, on: 3).count == 2)
+        let why = simulation.store.durable.decisions.map(\.text)
+        #expect(why.contains { $0.contains("its disk on node-2 failed") })
+    }
+
+    @Test func aWipedNodesPlacesAreFilled() {
+        let simulation = ClusterSimulation(seed: 14, options())
+        simulation.run(for: .seconds(4))
+        simulation.wipe(node: 1)
+        simulation.start(node: 1)
+        simulation.run(for: .seconds(20))
+        let placed = simulation.store.durable.groups.flatMap { $0.group.placements }.map(\.node)
+        let names = simulation.store.durable.nodes.filter { placed.contains($0.id) }.map(\.name)
+        #expect(names.allSatisfy { !$0.contains("~") }, "\(names)")
+        ControllerSimulationTests.expectConverged(simulation, "wiped")
+    }
+
     @Test func repairCanBeOff() {
         var options = options()
         options.settings.repairs = false

@@ -214,3 +214,54 @@ def test_refusals_say_what_would_work(fresh_cluster):
     assert {"RK010", "RK020"} <= {finding["code"] for finding in doctor["findings"]}
     decisions = cluster.json("why")["decisions"]
     assert any(decision["text"].startswith("refused replace") for decision in decisions)
+
+
+@pytest.mark.parametrize("engine", ["LSM", "BTREE"])
+def test_replacement_that_needs_a_snapshot(small_log_cluster, engine):
+    """The log alone no longer holds what the new replica needs."""
+    cluster = small_log_cluster
+    client = cluster.redis()
+    client.execute_command("KV.CREATE", "t", "ENGINE", engine)
+    records = fill(client, "t", 20000, size=400)
+    client.hdel("t", "k000007")
+    del records[b"k000007"]
+    group = cluster.group_of("t")
+    with Inserts(cluster, "inserts") as inserts:
+        wait_for_progress(inserts)
+        result = cluster.kvctl("replace", "--group", group["id"], "--replica", group["leader"],
+                               "--wait")
+        assert result.returncode == 0, result.stdout + result.stderr
+    inserts.check()
+    assert "snapshot installed" in (cluster.directory / "logs" / "node-4.log").read_text()
+    cluster.wait_until_equal()
+    # Whatever majority serves now, the new replica is part of it.
+    others = [replica["node"] for replica in cluster.group_of("t")["replicas"]
+              if replica["node"] != "node-4"]
+    cluster.kill(others[0])
+    wait_for(lambda: cluster.redis().hgetall("t") == records, what="all records")
+    # The old replica's records are deleted from its disk.
+    assert group["leader"] not in holders(cluster)[group["id"]]
+
+    def size():
+        node = next(node for node in cluster.json("nodes")["nodes"]
+                    if node["name"] == group["leader"])
+        return node["disks"]
+    assert size() is not None
+
+
+def test_wiped_node_is_replaced_and_joins_anew(fresh_cluster):
+    cluster = fresh_cluster
+    create(cluster, "inserts")
+    with Inserts(cluster, "inserts") as inserts:
+        wait_for_progress(inserts)
+        cluster.kill("node-3")
+        for directory in cluster.daemons["node-3"]["data"]:
+            shutil.rmtree(directory)
+        cluster.start("node-3")
+        wait_for(lambda: all("~" not in node for nodes in holders(cluster).values()
+                             for node in nodes), 60, "whole groups")
+    inserts.check()
+    cluster.wait_until_equal()
+    cluster.wait_until_healthy()
+    why = cluster.kvctl("why").stdout
+    assert "node-3~3" in why and "silent for" in why, why
