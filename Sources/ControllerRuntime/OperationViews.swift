@@ -136,18 +136,30 @@ extension ClusterViews {
             ? 99 : total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
     }
 
+    /// Bytes of the groups that moved and of those that are still to move.
     private func addParts(_ record: OperationRecord, to view: inout OperationView) {
+        guard !record.isFinished else { return }
         let parts = controller.operations.elements.filter { $0.record.parent == record.id }
-        let done = parts.count { $0.record.step == .done }
-        let left = controller.nodes[record.old.node]?.replicas ?? 0
-        if !record.isFinished, done + left > 0 {
-            view.percent = min(99, done * 100 / (done + left))
+        var done: UInt64 = 0
+        for part in parts where part.record.step == .done {
+            done += controller.bytes(of: part.record.group)
         }
-        if let running = parts.first(where: { !$0.record.isFinished }), view.note.isEmpty {
-            view.note =
-                "operation \(running.record.id): group \(running.record.group), "
-                + "\(running.record.step)"
+        var total = done
+        for group in controller.groups.elements
+        where group.record.placements.contains(where: { $0.node == record.old.node }) {
+            total += controller.bytes(of: group.record.id)
         }
+        if let running = parts.first(where: { !$0.record.isFinished }) {
+            done += self.view(running).bytesDone ?? 0
+            if view.note.isEmpty {
+                view.note =
+                    "operation \(running.record.id): group \(running.record.group), "
+                    + "\(running.record.step)"
+            }
+        }
+        view.bytesDone = done
+        view.bytesTotal = total
+        view.percent = total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
     }
 
     func plan(_ replacements: [Replacement]) -> PlanView {
