@@ -237,6 +237,15 @@ final class ApplyScratch {
         outcomes.removeAll(keepingCapacity: true)
     }
 
+    /// Deletes whatever an earlier, unfinished use left in a store.
+    func clear(_ store: StoreID) {
+        let range = StorageLayout.range(store)
+        guard let end = range.end else { return }
+        range.start.withUnsafeBytes { from in
+            end.withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
+        }
+    }
+
     /// Adds a record: header and value are put together in the batch, without a copy in between.
     func put(
         _ key: UnsafeRawBufferPointer, _ sequencer: Sequencer, _ value: UnsafeRawBufferPointer

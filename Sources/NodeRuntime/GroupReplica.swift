@@ -36,7 +36,7 @@ final class GroupReplica {
         .unknownOutcome, "the leader changed before the answer")
 
     static func outcomeUnknown(_ error: DatabaseError) -> DatabaseError {
-        DatabaseError(.unknownOutcome, "the disk failed before the answer: \(error.message)")
+        DatabaseError(.unknownOutcome, "the replica stopped before the answer: \(error.message)")
     }
 
     // Leader: requests on their way into the log.
@@ -70,6 +70,9 @@ final class GroupReplica {
     var garbage: [KeyRange] = []
     /// Shards whose records changed since they were last counted.
     var changedShards = true
+    /// Who waits for a change of membership, by the token given to the core.
+    var membershipWaiters: [UInt64: Waiter] = [:]
+    private var nextMembershipToken: UInt64 = 1
 
     /// Operations of one log entry and who waits for them, in the same order.
     struct PendingBatch {
@@ -121,6 +124,15 @@ final class GroupReplica {
         performEffects()
     }
 
+    /// Changes who belongs to the group; the waiter hears how that ended, unless this replica stops to
+    /// lead before that.
+    func changeMembership(_ change: MembershipChange, _ waiter: Waiter) {
+        let token = nextMembershipToken
+        nextMembershipToken += 1
+        membershipWaiters[token] = waiter
+        step(.changeMembership(change, token: token))
+    }
+
     func didPersist(_ ticket: PersistTicket) { step(.persisted(ticket)) }
 
     func receive(_ message: Message, from: ReplicaID, node sender: NodeID) {
@@ -144,6 +156,11 @@ final class GroupReplica {
     /// The disk is gone: nothing more is promised or answered from it. What was proposed may have
     /// reached the followers, so it must not be answered as if it could be repeated.
     func fail(_ error: DatabaseError) {
+        end(DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+    }
+
+    /// Nothing happens here any more; whoever waits is told `error`.
+    func end(_ error: DatabaseError) {
         isFailed = true
         failWaiters(Self.outcomeUnknown(error))
         committed.removeAll()
@@ -174,11 +191,16 @@ final class GroupReplica {
         let refused = effects.readsRefused
         let snapshots = effects.snapshotsNeeded
         let roleChanged = effects.roleChanged
+        let membershipOutcomes = effects.membershipOutcomes
         effects.removeAll()
 
         if refusedProposals { refusePending() }
         for (token, index) in ready { quorumReadReady(token, index) }
         for (token, _) in refused { quorumReadRefused(token) }
+        for (token, error) in membershipOutcomes {
+            guard let waiter = membershipWaiters.removeValue(forKey: token) else { continue }
+            node.finishCommand(waiter, error: error)
+        }
         for replica in snapshots { startSnapshot(to: replica) }
         if roleChanged { didChangeRole() }
     }

@@ -34,6 +34,7 @@ extension NodeServer {
                 try clearStores(of: disk.engine(kind), on: disk, but: known)
             }
             for entry in catalog { disk.reserveStores(through: entry.store) }
+            try recoverRemoved(on: disk)
             for recovered in disk.takeRecovered() {
                 guard
                     let entry = catalog.first(where: {

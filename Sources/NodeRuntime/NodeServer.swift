@@ -63,7 +63,10 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
+    /// Replicas removed whose records are still to be deleted.
+    var removed: [RemovedReplica] = []
     var outcomes: [CommandOutcome] = []
     var controllerTerm = Term.none
     var isHeartbeatDue = false

@@ -35,6 +35,13 @@ final class SnapshotReceiver {
     func install(_ chunk: SnapshotChunk, into engine: any StorageEngine) throws(DatabaseError) {
         guard chunk.sequence == next, !isInstalling else { return }
         var batch = EngineBatch()
+        if next == 0 {
+            // A receiver that died with an earlier process may have left records in it.
+            let range = StorageLayout.range(store)
+            range.start.withUnsafeBytes { from in
+                (range.end ?? []).withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
+            }
+        }
         let prefix = withUnsafeBytes(of: store.rawValue.bigEndian) { Bytes($0) }
         for record in chunk.records {
             (prefix + record.key).withUnsafeBytes { key in

@@ -5,6 +5,7 @@ import Glibc
 enum Terminal {
     static let outputIsTTY = isatty(1) == 1
     static let inputIsTTY = isatty(0) == 1
+    static let errorIsTTY = isatty(2) == 1
 
     /// Writes a line of data.
     static func data(_ line: String, end: String = "\n") { write(Array((line + end).utf8), to: 1) }

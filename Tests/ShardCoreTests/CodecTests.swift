@@ -54,6 +54,12 @@ import Testing
                 NodeCommand(id: 3, action: .transferLeadership(GroupID(4), to: ReplicaID(2))),
                 NodeCommand(id: 4, action: .createShard(shard, .hash(virtualRanges: 8))),
                 NodeCommand(id: 5, action: .dropShard(shard)),
+                NodeCommand(id: 6, action: .createLearner(group, group.placements[0])),
+                NodeCommand(id: 7, action: .addLearner(GroupID(4), group.placements[0])),
+                NodeCommand(id: 8, action: .removeLearner(GroupID(4), ReplicaID(9))),
+                NodeCommand(id: 9, action: .replaceVoters(GroupID(4), group.placements)),
+                NodeCommand(
+                    id: 10, action: .removeReplica(GroupID(4), ReplicaID(9), reason: "replaced")),
             ])
         try roundTrip(
             commands, { $0.encode(into: &$1) },
