@@ -259,3 +259,24 @@ def test_wiped_node_is_replaced_and_joins_anew(fresh_cluster):
     cluster.wait_until_healthy()
     why = cluster.kvctl("why").stdout
     assert "node-3~3" in why and "silent for" in why, why
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.3])
+def test_spare_killed_during_a_replace(spares_cluster, delay):
+    cluster = spares_cluster
+    create(cluster, "inserts")
+    fill(cluster.redis(), "t", 20000, size=400)
+    with Inserts(cluster, "inserts") as inserts:
+        wait_for_progress(inserts)
+        result = cluster.kvctl("replace", "--group", 1, "--replica", "node-1", "-o", "json")
+        operation = json.loads(result.stdout)
+        time.sleep(delay)
+        cluster.kill(operation["to"])
+        watch = cluster.kvctl("ops", "watch", operation["id"])
+        assert watch.returncode == 0, watch.stdout + watch.stderr
+        # Swapped in before it died or not: in the end it holds nothing.
+        wait_for(lambda: operation["to"] not in holders(cluster)[1], 60, "a whole group")
+        wait_for_progress(inserts)
+    inserts.check()
+    assert "node-1" not in holders(cluster)[1]
+    cluster.wait_until_equal()
