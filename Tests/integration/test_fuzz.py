@@ -181,12 +181,17 @@ class Peer:
             return False
 
     def send_last(self, data):
-        """Sends and waits for the other side to close, or for a moment of silence."""
+        """Sends and waits for the other side to close, or for a moment to pass."""
         try:
             self.socket.sendall(data)
-            self.socket.settimeout(0.3)
-            while self.socket.recv(1 << 16):
-                pass
+            self.socket.settimeout(0.1)
+            end = time.monotonic() + 0.5
+            while time.monotonic() < end:
+                try:
+                    if not self.socket.recv(1 << 16):
+                        break
+                except TimeoutError:
+                    pass
         except OSError:
             pass
 
