@@ -6,6 +6,9 @@ public enum StartupExitCode: Int32, Sendable {
     case usage = 2
     /// `EX_CONFIG`: a value is wrong or missing. systemd does not restart on it.
     case configuration = 78
+    /// `EX_DATAERR`: a disk failed, or what is on it is damaged or not what belongs there. A person
+    /// must look; systemd does not restart on it.
+    case storage = 65
 }
 
 /// One or more problems; each message says where the value stands and what is wrong with it.

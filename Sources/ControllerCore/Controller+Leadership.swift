@@ -15,7 +15,7 @@ extension Controller {
         guard let group = groups[report.group],
             let index = group.placementIndex(replica: report.replica),
             group.record.placements[index].node == node
-        else { return }
+        else { return observeExtra(report, of: node, now: now, into: &effects) }
         groups.update(report.group) { group in
             group.reports[index] = report
             group.reportedAt[index] = now
@@ -137,7 +137,8 @@ extension Controller {
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, let report = group.reports[index],
+                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                    let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
                 else { continue }
@@ -285,7 +286,7 @@ extension Controller {
         nominations.append((id, nomination))
     }
 
-    private mutating func endAttempt(_ id: GroupID) {
+    mutating func endAttempt(_ id: GroupID) {
         guard let group = groups[id], let attempt = group.attempt else { return }
         if let index = group.placementIndex(replica: attempt.nomination.nominee) {
             nodes.update(group.record.placements[index].node) { $0.pledges -= 1 }

@@ -19,17 +19,22 @@ extension Controller {
         }
         heartbeatCount += 1
         if node.health != .up {
-            effects.append(.decided("node \(id) \(node.record.name) is heard again"))
+            decide(
+                "node \(id) \(node.record.name) is heard again", nodes: [id], now: now,
+                into: &effects)
             lastUnrest = now
         }
         let isFirst = !node.hasReported
         nodes.update(id) { node in
             node.health = .up
+            node.downSince = nil
             node.lastHeard = now
             node.sequence = heartbeat.sequence
             node.mapRevision = heartbeat.mapRevision
             node.loopDelay = heartbeat.loopDelay
             node.disks = heartbeat.disks
+            let hasFailure = heartbeat.disks.contains { $0.state == .failed }
+            node.diskFailedSince = hasFailure ? node.diskFailedSince ?? now : nil
             node.hasReported = true
             node.reporters = []
         }
@@ -37,7 +42,7 @@ extension Controller {
         for report in heartbeat.shards where shards[report.shard] != nil {
             shardReports.set(report, for: report.shard)
         }
-        if heartbeat.replicas.count < node.groups.count || isFirst {
+        if heartbeat.replicas.count != node.groups.count || isFirst {
             observeAbsent(heartbeat.replicas, node.groups, of: id, now: now, into: &effects)
         }
         // Every heartbeat is answered, if only with its sequence.
@@ -87,12 +92,15 @@ extension Controller {
                     id, because: "a peer finds it unreachable and its heartbeat is overdue",
                     now: now, into: &effects)
             } else if node.health == .suspect, silence > settings.nodeDownAfter {
-                nodes.update(id) { $0.health = .down }
+                nodes.update(id) { node in
+                    node.health = .down
+                    node.downSince = now
+                }
                 lastUnrest = now
-                effects.append(
-                    .decided(
-                        "node \(id) \(node.record.name) is down: silent for "
-                            + "\(silence.count / 1_000_000) ms"))
+                decide(
+                    "node \(id) \(node.record.name) is down: silent for "
+                        + "\(silence.count / 1_000_000) ms", nodes: [id], now: now,
+                    into: &effects)
             }
         }
     }
@@ -107,7 +115,9 @@ extension Controller {
             node.reporters = []
         }
         lastUnrest = now
-        effects.append(.decided("node \(id) \(node.record.name) is suspect: \(reason)"))
+        decide(
+            "node \(id) \(node.record.name) is suspect: \(reason)", nodes: [id], now: now,
+            into: &effects)
         for group in node.groups {
             guard let status = groups[group] else { continue }
             if status.leader.node == id {

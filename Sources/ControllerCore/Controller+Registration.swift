@@ -97,6 +97,7 @@ extension Controller {
             node.connection = admission.connection
             node.incarnation = admission.incarnation
             node.health = .up
+            node.downSince = nil
             node.lastHeard = now
             node.hasReported = false
             node.reporters = []

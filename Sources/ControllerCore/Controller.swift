@@ -19,6 +19,10 @@ public struct Controller: Sendable {
         case groupChanged(GroupRecord)
         case nominated([(group: GroupID, nomination: Nomination)])
         case table(TableID)
+        case operation(OperationChange)
+        /// A node is not held any more; who asked, and what is answered.
+        case released(NodeID, RequestID, OperationID)
+        case nothing
     }
 
     /// What a command is for, to be found by its id when its outcome comes.
@@ -27,6 +31,9 @@ public struct Controller: Sendable {
         case nominate(GroupID, Term)
         case transfer(GroupID)
         case shard(TableID, ShardID)
+        case operation(OperationID)
+        case removal(ReplicaID)
+        case stray(ReplicaID)
     }
 
     public let settings: ControllerSettings
@@ -80,6 +87,30 @@ public struct Controller: Sendable {
     /// The leader move for balance under way.
     var transfer: (group: GroupID, to: NodeID, command: UInt64)?
 
+    /// Unfinished ones and the last that ended.
+    public internal(set) var operations = SortedRecords<OperationID, OperationStatus>()
+    var nextOperation: UInt32 = 1
+    /// Replicas to delete when their nodes answer.
+    public internal(set) var retired = SortedRecords<ReplicaID, RetiredReplica>()
+    /// Reports of replicas that operations bring in.
+    public internal(set) var extraReports = SortedRecords<ReplicaID, ReplicaReport>()
+    var touchedOperations: [OperationID] = []
+    var operationAnswers: [(RequestID, Result<OperationID, DatabaseError>)] = []
+    /// The newest last.
+    public internal(set) var decisions: [Decision] = []
+    var newDecisions: [Decision] = []
+    var nextDecision: UInt64 = 1
+    /// The wall clock as the shell last told it.
+    var clock: (at: Instant, milliseconds: UInt64)?
+    var repairCheckAt: Instant = .origin
+    /// Where the next look of repair begins.
+    var repairCursor: GroupID = .none
+    /// When the refusal to repair a group was last noted. For look-up only.
+    var repairRefusedAt: [GroupID: Instant] = [:]
+    var retirementCheckAt: Instant = .origin
+    /// The time of the step under way.
+    var stepTime: Instant = .origin
+
     var continuations: [(ticket: StoreTicket, continuation: Continuation)] = []
     var ticketsIssued: UInt64 = 0
     var commandsIssued: UInt64 = 0
@@ -128,6 +159,16 @@ public struct Controller: Sendable {
             shards.set(shard, for: shard.id)
             shardCounts[shard.group, default: 0] += 1
         }
+        for id in durable.held { nodes.update(id) { $0.isHeld = true } }
+        for replica in durable.retired { retired.set(replica, for: replica.replica) }
+        nextOperation = durable.nextOperation
+        decisions = durable.decisions
+        nextDecision = (decisions.last?.number ?? 0) + 1
+        for record in durable.operations {
+            var status = OperationStatus(record: record, reachedAt: now)
+            status.isStoring = false
+            operations.set(status, for: record.id)
+        }
         resumeProcedures()
     }
 
@@ -140,11 +181,15 @@ public struct Controller: Sendable {
         _ event: ControllerEvent, now: Instant, into effects: inout ControllerEffects
     ) {
         if standing == .resigned {
-            if case .tableRequest(let request, _) = event {
-                effects.append(.answer(request, notActing))
+            switch event {
+            case .tableRequest(let request, _): effects.append(.answer(request, notActing))
+            case .operationRequest(let request, _):
+                effects.append(.operationAnswer(request, .failure(notActing)))
+            default: break
             }
             return
         }
+        stepTime = now
         switch event {
         case .start: takeOver(into: &effects)
         case .tick: if isActing { tick(now: now, into: &effects) }
@@ -165,6 +210,9 @@ public struct Controller: Sendable {
         case .connectionClosed(let connection): closed(connection, now: now, into: &effects)
         case .tableRequest(let request, let body):
             handle(request, body, now: now, into: &effects)
+        case .operationRequest(let request, let body):
+            handle(request, body, now: now, into: &effects)
+        case .clock(let milliseconds): clock = (now, milliseconds)
         }
         flush(now: now, into: &effects)
     }
@@ -211,6 +259,9 @@ public struct Controller: Sendable {
         for node in nodes.elements {
             nodes.update(node.record.id) { $0.lastHeard = now }
         }
+        for operation in openOperations {
+            operations.update(operation.record.id) { $0.reachedAt = now }
+        }
         for procedure in procedures.elements { touch(procedure.table.id) }
         effects.append(.acting(term))
         effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
@@ -225,6 +276,14 @@ public struct Controller: Sendable {
         }
         for (waiter, _) in parked { effects.append(.answer(waiter.request, notActing)) }
         for (request, error) in answers { effects.append(.answer(request, error ?? notActing)) }
+        for operation in operations.elements {
+            for request in operation.requests + operation.cancellations {
+                effects.append(.operationAnswer(request, .failure(notActing)))
+            }
+        }
+        for (request, _) in operationAnswers {
+            effects.append(.operationAnswer(request, .failure(notActing)))
+        }
         effects.append(.resign(error))
     }
 
@@ -270,6 +329,11 @@ public struct Controller: Sendable {
         case .groupChanged(let record): changed(record, now: now)
         case .nominated(let list): nominated(list, now: now)
         case .table(let id): tableStored(id, now: now, into: &effects)
+        case .operation(let change): operationStored(change, now: now, into: &effects)
+        case .released(let node, let request, let operation):
+            nodes.update(node) { $0.isHeld = false }
+            operationAnswers.append((request, .success(operation)))
+        case .nothing: break
         }
     }
 
@@ -280,6 +344,9 @@ public struct Controller: Sendable {
         let touched = touchedProcedures
         touchedProcedures.removeAll()
         for table in touched { pump(table, now: now, into: &effects) }
+        let moved = touchedOperations
+        touchedOperations.removeAll()
+        for operation in moved { pump(operation, now: now, into: &effects) }
         if !nominations.isEmpty {
             let list = nominations
             nominations.removeAll()
@@ -296,6 +363,7 @@ public struct Controller: Sendable {
                     "nominates " + named.joined(separator: ", ")
                         + (list.count > 8 ? " and \(list.count - 8) more" : "")))
         }
+        storeDecisions(into: &effects)
         if !changes.isEmpty {
             effects.append(.publish(map.append(changes)))
             changes.removeAll()
@@ -314,6 +382,10 @@ public struct Controller: Sendable {
         }
         for (request, error) in answers { effects.append(.answer(request, error)) }
         answers.removeAll()
+        for (request, result) in operationAnswers {
+            effects.append(.operationAnswer(request, result))
+        }
+        operationAnswers.removeAll()
     }
 
     /// Sends a command with this step's batch; returns its id.
@@ -344,6 +416,11 @@ public struct Controller: Sendable {
                 if transfer?.group == group { transfer = nil }
             case .shard(let table, let shard):
                 shardOutcome(table, shard, outcome, now: now, into: &effects)
+            case .operation(let id):
+                operationOutcome(id, outcome.id, outcome.error, now: now, into: &effects)
+            case .removal(let replica):
+                removalOutcome(replica, outcome.error, now: now, into: &effects)
+            case .stray: break
             }
         }
     }
@@ -360,6 +437,11 @@ public struct Controller: Sendable {
         expireWaiters(now: now)
         retryParked(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
+        repair(now: now, into: &effects)
+        for operation in openOperations {
+            pump(operation.record.id, now: now, into: &effects)
+        }
+        sweepRetired(now: now, into: &effects)
     }
 
     // MARK: Small helpers

@@ -22,6 +22,8 @@ public enum ControllerEffect: Hashable, Sendable {
     case publish(MapUpdate)
     /// The answer to a table request; nil is success.
     case answer(RequestID, DatabaseError?)
+    /// The answer to an operation request: the operation that is stored and under way.
+    case operationAnswer(RequestID, Result<OperationID, DatabaseError>)
     /// For the log: what was decided and on which grounds.
     case decided(String)
 }

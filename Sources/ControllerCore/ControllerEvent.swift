@@ -47,4 +47,7 @@ public enum ControllerEvent: Sendable {
     case unreachable(ConnectionID, node: NodeID)
     case connectionClosed(ConnectionID)
     case tableRequest(RequestID, TableRequest)
+    case operationRequest(RequestID, OperationRequest)
+    /// The wall clock in milliseconds since 1970, for records that operators read. Once a second.
+    case clock(UInt64)
 }

@@ -14,6 +14,18 @@ public struct ControllerSettings: Hashable, Sendable {
     /// A node not heard for this long is down.
     public var nodeDownAfter: Nanoseconds = .seconds(5)
 
+    /// Whether replicas of nodes that stay down are replaced without being asked for.
+    public var repairs = true
+    /// How long a node is down before its replicas are replaced.
+    public var repairAfter: Nanoseconds = .seconds(5)
+    /// Replacements that repair has under way at a time.
+    public var replacementsMax = 4
+    /// Groups for which one look of repair, once a second, seeks a node. Each costs a walk over the
+    /// shards.
+    public var repairLooksMax = 16
+    /// A new replica that receives nothing for this long is given up.
+    public var stallTimeout: Nanoseconds = .seconds(30)
+
     /// Nodes are awaited for this long after the first one came, so that groups can spread.
     public var formationDelay: Nanoseconds = .seconds(2)
     /// Formation starts earlier when enough nodes are there and none came for this long.

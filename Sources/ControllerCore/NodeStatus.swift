@@ -27,7 +27,12 @@ public struct NodeStatus: Sendable {
     public internal(set) var leaders = 0
     /// Whether a heartbeat came since it registered: what it hosts is known.
     public internal(set) var hasReported = false
-    /// Peers that found it unreachable since the last heartbeat, by connection.
+    /// Given no replicas: an operator drains or replaces it.
+    public internal(set) var isHeld = false
+    /// Since when one of its disks reports a failure; nil while none does.
+    var diskFailedSince: Instant?
+    /// Since when it is down; nil while it is not.
+    public internal(set) var downSince: Instant?
     /// Who found it unreachable since the last heartbeat.
     var reporters: [ConnectionID] = []
     /// Nominations under way for replicas here.
@@ -37,14 +42,15 @@ public struct NodeStatus: Sendable {
 
     public var isLive: Bool { connection != nil && health == .up }
 
-    /// `up`, `suspect`, `down` or `spare`, as operators read it.
+    /// `up`, `suspect`, `down`, `spare` or `draining`, as operators read it.
     public var stateName: String {
-        record.isSpare && health == .up ? "spare" : health.rawValue
+        guard health == .up else { return health.rawValue }
+        return isHeld ? "draining" : record.isSpare ? "spare" : "up"
     }
 
     /// Groups it leads or is about to lead.
     var expectedLeaders: Int { leaders + pledges }
 
     /// Whether new replicas may be placed on it.
-    public var isEligible: Bool { isLive && !record.isSpare }
+    public var isEligible: Bool { isLive && !record.isSpare && !isHeld }
 }

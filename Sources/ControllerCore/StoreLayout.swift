@@ -5,6 +5,11 @@
 // controller/acting    name of the holder; attached to its lease
 // controller/ids       next node, group, replica, table, shard id, 4 each
 // node/ID group/ID table/ID shard/ID   the record; ID is 4 bytes, big-endian, so that keys sort by id
+// controller/operations   next operation id 4
+// operation/ID         an `OperationRecord`
+// retired/ID           a `RetiredReplica`, by replica id
+// held/ID              a node that is given no replicas; no value
+// decision/NUMBER      a `Decision`; NUMBER is 8 bytes, big-endian
 // nomination/ID        of group ID: term 8, nominee 4
 
 import KVBase
@@ -16,17 +21,30 @@ enum StoreKey {
     static let acting = Bytes("controller/acting".utf8)
     static let ids = Bytes("controller/ids".utf8)
 
+    static let nextOperation = Bytes("controller/operations".utf8)
+
     static let nodePrefix = Bytes("node/".utf8)
     static let groupPrefix = Bytes("group/".utf8)
     static let tablePrefix = Bytes("table/".utf8)
     static let shardPrefix = Bytes("shard/".utf8)
     static let nominationPrefix = Bytes("nomination/".utf8)
+    static let operationPrefix = Bytes("operation/".utf8)
+    static let retiredPrefix = Bytes("retired/".utf8)
+    static let heldPrefix = Bytes("held/".utf8)
+    static let decisionPrefix = Bytes("decision/".utf8)
 
     static func node(_ id: NodeID) -> Bytes { key(nodePrefix, id.rawValue) }
     static func group(_ id: GroupID) -> Bytes { key(groupPrefix, id.rawValue) }
     static func table(_ id: TableID) -> Bytes { key(tablePrefix, id.rawValue) }
     static func shard(_ id: ShardID) -> Bytes { key(shardPrefix, id.rawValue) }
     static func nomination(_ id: GroupID) -> Bytes { key(nominationPrefix, id.rawValue) }
+
+    static func operation(_ id: OperationID) -> Bytes { key(operationPrefix, id.rawValue) }
+    static func retired(_ id: ReplicaID) -> Bytes { key(retiredPrefix, id.rawValue) }
+    static func held(_ id: NodeID) -> Bytes { key(heldPrefix, id.rawValue) }
+    static func decision(_ number: UInt64) -> Bytes {
+        decisionPrefix + withUnsafeBytes(of: number.bigEndian) { Bytes($0) }
+    }
 
     private static func key(_ prefix: Bytes, _ id: UInt32) -> Bytes {
         prefix + withUnsafeBytes(of: id.bigEndian) { Bytes($0) }
@@ -129,6 +147,11 @@ struct DurableState {
     var tables: [Table] = []
     var shards: [Shard] = []
     var nominations: [(GroupID, Nomination)] = []
+    var nextOperation: UInt32 = 1
+    var operations: [OperationRecord] = []
+    var retired: [RetiredReplica] = []
+    var held: [NodeID] = []
+    var decisions: [Decision] = []
 
     init(_ snapshot: MetadataSnapshot) throws(DatabaseError) {
         for record in snapshot.records {
@@ -189,6 +212,27 @@ struct DurableState {
                 try Nomination(from: &reader)
             }
             nominations.append((GroupID(id), nomination))
+        } else if key == StoreKey.nextOperation {
+            nextOperation = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try reader.readUInt32()
+            }
+        } else if key.starts(with: StoreKey.operationPrefix) {
+            operations.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try OperationRecord(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.retiredPrefix) {
+            retired.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try RetiredReplica(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.heldPrefix) {
+            held.append(NodeID(key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }))
+        } else if key.starts(with: StoreKey.decisionPrefix) {
+            decisions.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try Decision(from: &reader)
+                })
         } else {
             throw DatabaseError(.malformed, "not a record of this version")
         }

@@ -12,6 +12,12 @@ struct AdminRequest: Decodable {
         var replicas: Int?
         var splits: [String]?
         var ifMissing: Bool?
+        var node: String?
+        var group: UInt32?
+        var with: String?
+        var operation: UInt32?
+        var dryRun: Bool?
+        var limit: Int?
     }
 
     var verb: String

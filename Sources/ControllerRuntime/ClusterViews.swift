@@ -27,19 +27,36 @@ struct ClusterViews {
         controller.groups.elements.map { group in
             let leaderIndex = group.record.placements.firstIndex { $0.node == group.leader.node }
             let head = leaderIndex.flatMap { group.reports[$0]?.lastIndex.rawValue } ?? 0
+            let replicas = group.record.placements.enumerated().map { index, placement in
+                let report = group.reports[index]
+                let last = report?.lastIndex.rawValue ?? 0
+                return ReplicaView(
+                    node: name(placement.node), replica: placement.replica.rawValue,
+                    role: "\(report?.role ?? .follower)", state: state(report, placement),
+                    lag: head > last ? head - last : 0)
+            }
             return GroupView(
                 id: group.record.id.rawValue, engine: "\(group.record.engine)",
                 state: "\(group.record.state)", term: group.leader.term.rawValue,
                 leader: NullableText(text: group.hasLeader ? name(group.leader.node) : nil),
-                replicas: group.record.placements.enumerated().map { index, placement in
-                    let report = group.reports[index]
-                    let last = report?.lastIndex.rawValue ?? 0
-                    return ReplicaView(
-                        node: name(placement.node), replica: placement.replica.rawValue,
-                        role: "\(report?.role ?? .follower)", state: state(report, placement),
-                        lag: head > last ? head - last : 0)
-                })
+                replicas: replicas + incoming(group, head: head))
         }
+    }
+
+    /// The replica that an operation brings into a group.
+    private func incoming(_ group: GroupStatus, head: UInt64) -> [ReplicaView] {
+        guard
+            let record = controller.openOperations.last(where: {
+                $0.record.group == group.record.id && $0.record.kind == .replaceReplica
+            })?.record, let report = controller.extraReports[record.new.replica]
+        else { return [] }
+        let last = report.lastIndex.rawValue
+        return [
+            ReplicaView(
+                node: name(record.new.node), replica: record.new.replica.rawValue,
+                role: "\(report.role)", state: state(report, record.new),
+                lag: head > last ? head - last : 0)
+        ]
     }
 
     func shards(of table: Table? = nil) -> [ShardView] {

@@ -33,6 +33,12 @@ public enum ControllerMain {
         Setting(
             "node.down.after", .duration(.milliseconds(500)...(.seconds(86_400))),
             default: "5s", help: "A node not heard for this long is down."),
+        Setting(
+            "repair", .choice(["off", "auto"]), default: "auto",
+            help: "auto: replicas of nodes that stay down are replaced."),
+        Setting(
+            "repair.after", .duration(.milliseconds(0)...(.seconds(86_400))), default: "5s",
+            help: "How long a node is down before its replicas are replaced."),
     ]
 
     /// Runs the daemon; never returns.
@@ -58,7 +64,7 @@ public enum ControllerMain {
                 return server
             }
         } catch {
-            daemon.fail(error.message)
+            daemon.fail(error)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()
@@ -87,6 +93,8 @@ extension ControllerServerSettings {
         core.replicasDefault = Int(settings.string("replicas.default")) ?? 3
         core.nodeSuspectAfter = settings.duration("node.suspect.after")
         core.nodeDownAfter = settings.duration("node.down.after")
+        core.repairs = settings.string("repair") == "auto"
+        core.repairAfter = settings.duration("repair.after")
         guard core.nodeSuspectAfter < core.nodeDownAfter else {
             throw DatabaseError(
                 .invalidRequest, "node.suspect.after must be shorter than node.down.after")

@@ -73,11 +73,14 @@ extension ControllerServer {
             submit(
                 .drop(name: try name(arguments)),
                 for: .tool(session.id, token: token, table: nil), of: session)
+        case let verb where Self.operationVerbs.contains(verb):
+            try serveOperations(request, views, token, session)
         default:
             throw DatabaseError(
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
-                    + "table.describe, table.create and table.drop")
+                    + "table.describe, table.create, table.drop, "
+                    + Self.operationVerbs.joined(separator: ", "))
         }
     }
 

@@ -25,6 +25,7 @@ final class ControllerServer: LoopService {
     enum Requester {
         case router(ConnectionID, token: UInt32)
         case tool(ConnectionID, token: UInt32, table: String?)
+        case operation(ConnectionID, token: UInt32)
     }
 
     let settings: ControllerServerSettings
@@ -147,6 +148,12 @@ final class ControllerServer: LoopService {
             sessions[connection]?.connection.send(.nodeCommands) { commands.encode(into: &$0) }
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
+        case .operationAnswer(let request, let result):
+            guard case .operation(let id, let token) = requesters.removeValue(forKey: request),
+                let session = sessions[id]
+            else { return }
+            session.requestsWaiting -= 1
+            operationAnswer(result, token, of: session)
         case .decided(let text): log.info(text)
         }
     }
@@ -164,11 +171,16 @@ final class ControllerServer: LoopService {
                     settings: settings.core, snapshot: snapshot, lease: lease,
                     clusterCandidate: clusterCandidate, now: loop.now)
                 done(nil)
+                tellClock()
                 step(.start)
             } catch {
                 done(error)
             }
         }
+    }
+
+    private func tellClock() {
+        step(.clock(EventLoop.wallClockNanoseconds() / 1_000_000))
     }
 
     private func fail(_ error: DatabaseError) {
@@ -188,6 +200,7 @@ final class ControllerServer: LoopService {
     private func housekeep() {
         guard !isStopping else { return }
         let now = loop.now
+        tellClock()
         store.keepAlive(lease, now: now) { [unowned self] in
             if case .failure = $0 { step(.leaseLost) }
         }
@@ -277,8 +290,17 @@ final class ControllerServer: LoopService {
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             adminAnswer(error, table: table, token, of: session)
-        case nil: break
+        case .operation, nil: break
         }
+    }
+
+    /// A number for a request of an operator's tool, by which its answer finds back.
+    func operationRequest(from session: ControllerSession, _ token: UInt32) -> RequestID {
+        session.requestsWaiting += 1
+        requestsIssued += 1
+        let id = RequestID(requestsIssued)
+        requesters[id] = .operation(session.id, token: token)
+        return id
     }
 }
 

@@ -209,10 +209,20 @@ public final class DaemonContext: Sendable {
     }
 
     /// Ends the process at once with a message, code 1: for a start-up that cannot go on.
-    public func fail(_ message: String) -> Never {
+    public func fail(_ message: String) -> Never { fail(message, exitCode: 1) }
+
+    /// As above for an error: code 65 (`StartupExitCode.storage`) when a disk is the reason, so that
+    /// a service manager does not start the daemon again and again.
+    public func fail(_ error: DatabaseError) -> Never {
+        fail(
+            error.message,
+            exitCode: error.code == .storageFailed ? StartupExitCode.storage.rawValue : 1)
+    }
+
+    private func fail(_ message: String, exitCode: Int32) -> Never {
         log.component("daemon").error(message)
         ServiceManager.status("failed: \(message)")
-        exit(1)
+        exit(exitCode)
     }
 
     // MARK: Internals

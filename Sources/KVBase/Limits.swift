@@ -1,9 +1,9 @@
 // The bounds that every part agrees on. Over a bound the answer is a typed error, not growth.
 
 public enum Limits {
-    /// Longest key and longest value, in bytes (1 MB each, as the source documents say).
-    public static let keyBytesMax = 1_000_000
-    public static let valueBytesMax = 1_000_000
+    /// Longest key and longest value, in bytes (the 1 MB of the source documents, as 2^20).
+    public static let keyBytesMax = 1 << 20
+    public static let valueBytesMax = 1 << 20
     /// Longest table name, in bytes; see `isValidTableName`.
     public static let tableNameBytesMax = 128
     /// Largest frame between daemons: room for one record of the largest size many times over.

@@ -4,6 +4,7 @@
 //          value = sequencer 16 | flags 1 | value
 // State:   key   = store 4 | FF FF FF FF | one letter
 // Catalog: key   = 00 00 00 00 | "g" | group 4 | replica 4, value = store 4
+// Removed: key   = 00 00 00 00 | "x" | group 4 | replica 4, value = ranges still to be deleted
 //
 // A *store* is one replica's place in the engine of its disk. A snapshot is received into a new
 // store, and the catalog switches to it in one batch. Overhead per record: 8 + 17 bytes, 2 more in
@@ -45,6 +46,12 @@ public enum StorageLayout {
         KeyRange(start: bigEndian(store.rawValue), end: bigEndian(store.rawValue + 1))
     }
 
+    /// The store that a key lies in; nil for a key that is none of this layout.
+    public static func store(of key: UnsafeRawBufferPointer) -> StoreID? {
+        guard key.count >= 4 else { return nil }
+        return StoreID(UInt32(bigEndian: key.loadUnaligned(as: UInt32.self)))
+    }
+
     /// The applied record: index, term, floor.
     public static func appliedKey(_ store: StoreID) -> Bytes { stateKey(store, "a") }
     /// The encoded `GroupState`.
@@ -59,7 +66,15 @@ public enum StorageLayout {
     public static let catalogRange = KeyRange(
         start: catalogPrefix, end: [0, 0, 0, 0, UInt8(ascii: "g") + 1])
 
-    /// Group and replica of a catalog key; nil when it is none.
+    /// Stands for ever for a replica that was removed: it is never created again.
+    public static func tombstoneKey(_ group: GroupID, _ replica: ReplicaID) -> Bytes {
+        tombstonePrefix + bigEndian(group.rawValue) + bigEndian(replica.rawValue)
+    }
+
+    public static let tombstoneRange = KeyRange(
+        start: tombstonePrefix, end: [0, 0, 0, 0, UInt8(ascii: "x") + 1])
+
+    /// Group and replica of a catalog or tombstone key; nil when it is none.
     public static func parseCatalogKey(_ key: UnsafeRawBufferPointer) -> (GroupID, ReplicaID)? {
         guard key.count == catalogPrefix.count + 8 else { return nil }
         func integer(_ offset: Int) -> UInt32 {
@@ -88,6 +103,7 @@ public enum StorageLayout {
     }
 
     private static let catalogPrefix: Bytes = [0, 0, 0, 0, UInt8(ascii: "g")]
+    private static let tombstonePrefix: Bytes = [0, 0, 0, 0, UInt8(ascii: "x")]
 
     private static func stateKey(_ store: StoreID, _ letter: Unicode.Scalar) -> Bytes {
         bigEndian(store.rawValue) + bigEndian(UInt32.max) + [UInt8(ascii: letter)]

@@ -173,7 +173,8 @@ final class Disk {
         let positions = replicas.map { ($0, $0.state.applied) }
         checkpoint(allEngines) { [unowned self] in
             isCheckpointing = false
-            for (replica, position) in positions where !replica.isInstallingSnapshot {
+            for (replica, position) in positions
+            where !replica.isInstallingSnapshot && !replica.isFailed {
                 guard position.index <= replica.core.lastPosition.index else { continue }
                 log.release(group: replica.group, upTo: position)
                 replica.step(.compact(upTo: position.index))

@@ -45,6 +45,9 @@ extension GroupReplica {
             try engine.apply(scratch.batch)
         } catch {
             // An entry that does not decode, or an engine that fails: this replica can't go on.
+            for outcome in scratch.outcomes {
+                node.answer(outcome.waiter, error: Self.outcomeUnknown(error))
+            }
             disk.fail(error)
             return
         }
@@ -56,6 +59,7 @@ extension GroupReplica {
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
+        dropUnneededSnapshot()
         announceLeadership()
         if stateChanged {
             continueCopies()
@@ -154,6 +158,7 @@ extension GroupReplica {
     private func discard(_ removed: OwnedShard) {
         garbage.append(StorageLayout.range(store, removed.shard.table, removed.shard.range))
         node.garbageAppeared(self)
+        node.forgetReport(of: removed.shard.id)
     }
 
     /// The shard comes back to a store that may still hold records of an earlier stay: they go at
@@ -274,6 +279,15 @@ final class ApplyScratch {
         cleared.removeAll()
         touched.removeAll()
         outcomes.removeAll(keepingCapacity: true)
+    }
+
+    /// Deletes whatever an earlier, unfinished use left in a store.
+    func clear(_ store: StoreID) {
+        let range = StorageLayout.range(store)
+        guard let end = range.end else { return }
+        range.start.withUnsafeBytes { from in
+            end.withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
+        }
     }
 
     /// Adds a record: header and value are put together in the batch, without a copy in between.

@@ -233,7 +233,7 @@ extension GroupReplica {
     private func enqueueImport(
         _ record: ShardRecords.Record, _ owned: OwnedShard
     ) throws(DatabaseError) {
-        let prefix = owned.partitioning.prefixByteCount
+        let prefix = owned.partitioning == .range ? 0 : 2
         guard record.routedKey.count >= prefix, owned.shard.range.contains(record.routedKey) else {
             throw DatabaseError(.malformed, "a record outside shard \(owned.shard.id)")
         }

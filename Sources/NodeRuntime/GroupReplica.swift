@@ -30,9 +30,14 @@ final class GroupReplica {
     /// Most operation bytes in one log entry; a larger turn makes several.
     static let entryBytes = 256 << 10
     static let pendingBytesMax = 64 << 20
+    static let knownNodesMax = 256
     /// The answer to whoever waits for an entry that this leader may not see committed.
     static let leadershipLost = DatabaseError(
         .unknownOutcome, "the leader changed before the answer")
+
+    static func outcomeUnknown(_ error: DatabaseError) -> DatabaseError {
+        DatabaseError(.unknownOutcome, "the replica stopped before the answer: \(error.message)")
+    }
 
     // Leader: requests on their way into the log.
     var clock: SequencerClock
@@ -69,6 +74,9 @@ final class GroupReplica {
     private(set) var hasImports = false
     /// Shards whose records changed since they were last counted.
     var changedShards = true
+    /// Who waits for a change of membership, by the token given to the core.
+    var membershipWaiters: [UInt64: Waiter] = [:]
+    private var nextMembershipToken: UInt64 = 1
 
     /// Operations of one log entry and who waits for them, in the same order.
     struct PendingBatch {
@@ -124,18 +132,45 @@ final class GroupReplica {
         performEffects()
     }
 
+    /// Changes who belongs to the group; the waiter hears how that ended, unless this replica stops to
+    /// lead before that.
+    func changeMembership(_ change: MembershipChange, _ waiter: Waiter) {
+        let token = nextMembershipToken
+        nextMembershipToken += 1
+        membershipWaiters[token] = waiter
+        step(.changeMembership(change, token: token))
+    }
+
     func didPersist(_ ticket: PersistTicket) { step(.persisted(ticket)) }
 
     func receive(_ message: Message, from: ReplicaID, node sender: NodeID) {
-        knownNodes[from] = sender
+        guard isPlausible(message.term) else { return }
+        note(from, at: sender)
         step(.message(from: from, message))
     }
 
-    /// The disk is gone: nothing more is promised or answered from it.
+    /// Whether elections can have led from the own term to this one. A broken sender could otherwise
+    /// use up all terms there are.
+    func isPlausible(_ term: Term) -> Bool {
+        term <= core.term || term.rawValue - core.term.rawValue < 1 << 32
+    }
+
+    /// Where a replica spoke from, for answers to it.
+    func note(_ replica: ReplicaID, at sender: NodeID) {
+        guard knownNodes[replica] != nil || knownNodes.count < Self.knownNodesMax else { return }
+        knownNodes[replica] = sender
+    }
+
+    /// The disk is gone: nothing more is promised or answered from it. What was proposed may have
+    /// reached the followers, so it must not be answered as if it could be repeated.
     func fail(_ error: DatabaseError) {
+        end(DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+    }
+
+    /// Nothing happens here any more; whoever waits is told `error`.
+    func end(_ error: DatabaseError) {
         isFailed = true
-        failWaiters(
-            DatabaseError(.unavailable, "the disk of group \(group) failed: \(error.message)"))
+        failWaiters(Self.outcomeUnknown(error))
         committed.removeAll()
         abandonCopies()
         snapshotSenders.removeAll()
@@ -165,11 +200,16 @@ final class GroupReplica {
         let refused = effects.readsRefused
         let snapshots = effects.snapshotsNeeded
         let roleChanged = effects.roleChanged
+        let membershipOutcomes = effects.membershipOutcomes
         effects.removeAll()
 
         if refusedProposals { refusePending() }
         for (token, index) in ready { quorumReadReady(token, index) }
         for (token, _) in refused { quorumReadRefused(token) }
+        for (token, error) in membershipOutcomes {
+            guard let waiter = membershipWaiters.removeValue(forKey: token) else { continue }
+            node.finishCommand(waiter, error: error)
+        }
         for replica in snapshots { startSnapshot(to: replica) }
         if roleChanged { didChangeRole() }
     }
@@ -186,6 +226,9 @@ final class GroupReplica {
             snapshotSenders.removeAll()
         } else {
             clock.observe(state.floor)
+            // What an earlier leadership noted may have been replaced; all that is in the log now is
+            // applied before the first read.
+            pendingKeys = PendingKeys()
             changedShards = true
         }
         node.reportSoon()

@@ -37,7 +37,7 @@ final class InboundConnection: RPCConnectionDelegate {
         case (.snapshotChunk, .node):
             guard let sender = connection.peer?.node, sender != .none else { return }
             let chunk = try SnapshotChunk(from: &reader)
-            node.replica(chunk.group)?.receive(chunk, from: sender)
+            try node.replica(chunk.group)?.receive(chunk, from: sender)
         case (.snapshotAck, .node):
             let ack = try SnapshotAck(from: &reader)
             guard let replica = node.replica(ack.group), ack.to == replica.id,

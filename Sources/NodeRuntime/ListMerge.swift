@@ -30,6 +30,9 @@ struct ListMerge {
     private let request: ListRequest
     private var cursors: [Cursor] = []
     private let chunkRecords: Int
+    /// Most bytes of a page, and of what is read ahead of one shard. One record may exceed them.
+    private let pageBytes: Int
+    private let chunkBytes: Int
 
     /// `overlays`: what former owners hold, by the start of the range in `ranges`.
     init(
@@ -41,6 +44,8 @@ struct ListMerge {
         chunkRecords =
             parts.count == 1
             ? Int(request.limit) + 1 : max(16, 2 * Int(request.limit) / parts.count)
+        pageBytes = max(1, min(Int(request.bytesMax), Limits.listPageBytesMax))
+        chunkBytes = max(pageBytes / max(1, parts.count), min(pageBytes, 16 << 10))
         for owned in parts {
             for (range, prefixCount) in Self.keyRanges(of: owned, request) {
                 var cursor = Cursor(
@@ -68,7 +73,7 @@ struct ListMerge {
         var bytes = 0
         for position in cursors.indices { try fill(position) }
         while let next = lowest() {
-            if page.count >= request.limit || bytes >= Int(request.bytesMax) {
+            if page.count >= request.limit || bytes >= pageBytes {
                 page.hasMore = true
                 break
             }
@@ -121,7 +126,7 @@ struct ListMerge {
             bytes += former.routedKey.count + former.value.count
         }
         try engine.scan(range) { key, value in
-            if chunk.count >= chunkRecords || bytes >= Int(request.bytesMax) {
+            if chunk.count >= chunkRecords || bytes >= chunkBytes {
                 isFull = true
                 return false
             }

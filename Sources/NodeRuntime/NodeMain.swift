@@ -68,7 +68,7 @@ public enum NodeMain {
                 return server
             }
         } catch {
-            daemon.fail(error.message)
+            daemon.fail(error)
         }
         daemon.ready(status: "serving")
         daemon.runUntilStopped()

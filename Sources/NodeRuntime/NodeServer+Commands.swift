@@ -61,6 +61,16 @@ extension NodeServer {
             propose(.shardCommand, command.shard, command.epoch, in: group, waiter) {
                 command.encode(into: &$0)
             }
+        case .createLearner(let group, let placement):
+            create(group, placement, Membership.empty, waiter)
+        case .addLearner(let group, let placement):
+            change(group, .addLearner(Member(placement)), waiter)
+        case .removeLearner(let group, let replica):
+            change(group, .removeLearner(replica), waiter)
+        case .replaceVoters(let group, let voters):
+            change(group, .replaceVoters(voters.map { Member($0) }), waiter)
+        case .removeReplica(let group, let replica, let reason):
+            remove(group, replica, because: reason, waiter)
         }
     }
 
@@ -71,8 +81,21 @@ extension NodeServer {
                 waiter, error: DatabaseError(.refused, "no such replica of group \(group) here"))
             return
         }
+        if case .nominate(let term) = event, !replica.isPlausible(term) {
+            finishCommand(
+                waiter, error: DatabaseError(.refused, "term \(term) is out of all proportion"))
+            return
+        }
         replica.step(event)
         finishCommand(waiter, error: nil)
+    }
+
+    private func change(_ group: GroupID, _ change: MembershipChange, _ waiter: Waiter) {
+        guard let replica = replicas[group], !replica.isFailed, replica.isLeader else {
+            finishCommand(waiter, error: DatabaseError(.notLeader, "not the leader"))
+            return
+        }
+        replica.changeMembership(change, waiter)
     }
 
     private func propose(
@@ -104,9 +127,22 @@ extension NodeServer {
 
     // MARK: Creating replicas
 
+    /// A replica of a new group, whose members are known from the start.
+    private func createReplica(_ group: Group, _ id: ReplicaID, _ waiter: Waiter) {
+        guard let placement = group.placements.first(where: { $0.replica == id }) else {
+            finishCommand(
+                waiter, error: DatabaseError(.refused, "replica \(id) is not placed here"))
+            return
+        }
+        create(group, placement, Membership(voters: group.placements.map { Member($0) }), waiter)
+    }
+
     /// Engine first, then log, each durable, then the replica exists. A crash in between leaves
     /// something that recovery discards and the controller's repetition replaces.
-    private func createReplica(_ group: Group, _ id: ReplicaID, _ waiter: Waiter) {
+    private func create(
+        _ group: Group, _ placement: Placement, _ membership: Membership, _ waiter: Waiter
+    ) {
+        let id = placement.replica
         if let present = replicas[group.id] {
             finishCommand(
                 waiter,
@@ -117,11 +153,7 @@ extension NodeServer {
             return
         }
         guard !creating.contains(group.id) else { return }
-        guard
-            let placement = group.placements.first(where: {
-                $0.replica == id && $0.node == identity.node
-            }), Int(placement.disk) < disks.count
-        else {
+        guard placement.node == identity.node, Int(placement.disk) < disks.count else {
             finishCommand(
                 waiter, error: DatabaseError(.refused, "replica \(id) is not placed here"))
             return
@@ -132,9 +164,14 @@ extension NodeServer {
                 waiter, error: DatabaseError(.storageFailed, "disk \(disk.path) failed"))
             return
         }
+        guard !wasRemoved(group.id, id) else {
+            finishCommand(
+                waiter,
+                error: DatabaseError(
+                    .fenced, "replica \(id) of group \(group.id) was removed from this node"))
+            return
+        }
         creating.append(group.id)
-        let membership = Membership(
-            voters: group.placements.map { Member(replica: $0.replica, node: $0.node) })
         let replica = GroupReplica(
             node: self, disk: disk, group: group.id, id: id, engineKind: group.engine,
             store: disk.allocateStore(), state: GroupState(membership: membership),
@@ -143,6 +180,7 @@ extension NodeServer {
                 entries: [], compacted: LogPosition()),
             seed: random.next(), now: now)
         applyScratch.reset()
+        applyScratch.clear(replica.store)
         replica.putState(applyScratch)
         replica.putCatalog(applyScratch)
         do throws(DatabaseError) {
@@ -160,6 +198,12 @@ extension NodeServer {
                 finishCommand(waiter, error: nil)
             }
         }
+    }
+}
+
+extension Member {
+    init(_ placement: Placement) {
+        self.init(replica: placement.replica, node: placement.node)
     }
 }
 

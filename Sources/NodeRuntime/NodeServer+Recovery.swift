@@ -30,8 +30,11 @@ extension NodeServer {
                 if damaged {
                     throw DatabaseError(.storageFailed, "the catalog in \(disk.path) is damaged")
                 }
+                let known = catalog.filter { $0.3 == kind }.map(\.store)
+                try clearStores(of: disk.engine(kind), on: disk, but: known)
             }
             for entry in catalog { disk.reserveStores(through: entry.store) }
+            try recoverRemoved(on: disk)
             for recovered in disk.takeRecovered() {
                 guard
                     let entry = catalog.first(where: {
@@ -44,6 +47,37 @@ extension NodeServer {
                 try add(recover(recovered, on: disk, store: entry.store, kind: entry.3))
             }
         }
+    }
+
+    /// Empties the stores that no replica has: of snapshots that did not arrive whole before the node
+    /// died. Their numbers may be handed out again after the next start, so nothing may be left in
+    /// them.
+    private func clearStores(
+        of engine: any StorageEngine, on disk: Disk, but known: [StoreID]
+    ) throws(DatabaseError) {
+        var batch = EngineBatch()
+        var next = StoreID(1)
+        while true {
+            var found: StoreID?
+            let rest = KeyRange(start: StorageLayout.range(next).start, end: nil)
+            try engine.scan(rest) { key, _ in
+                found = StorageLayout.store(of: key)
+                return false
+            }
+            guard let store = found, store.rawValue < .max else { break }
+            disk.reserveStores(through: store)
+            next = StoreID(store.rawValue + 1)
+            guard !known.contains(store) else { continue }
+            let range = StorageLayout.range(store)
+            let end = StorageLayout.range(next).start
+            range.start.withUnsafeBytes { from in
+                end.withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
+            }
+            log.notice(
+                "clearing what no replica has",
+                [LogField("path", disk.path), LogField("store", store)])
+        }
+        if !batch.isEmpty { try engine.apply(batch) }
     }
 
     private func recover(
@@ -77,6 +111,11 @@ extension NodeServer {
             engineKind: kind, store: store, state: state, restored: restored,
             seed: random.next(), now: now)
         replica.garbage = garbage
+        for range in garbage {
+            if let named = range.start.withUnsafeBytes({ StorageLayout.store(of: $0) }) {
+                disk.reserveStores(through: named)
+            }
+        }
         if !garbage.isEmpty { garbageAppeared(replica) }
         return replica
     }

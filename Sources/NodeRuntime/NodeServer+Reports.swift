@@ -47,7 +47,10 @@ extension NodeServer {
             let results = SurveyResults()
             let number = surveys.add { [unowned self] in
                 surveyNotBefore = now + max(.seconds(1), (now - started) * Self.surveyShare)
-                for report in results.take() where shardReports[report.shard] != report {
+                for report in results.take()
+                where shardReports[report.shard] != report
+                    && replica.state.shards[report.shard] != nil
+                {
                     shardReports.set(report, for: report.shard)
                     changedReports.append(report.shard)
                 }
@@ -59,8 +62,14 @@ extension NodeServer {
                 _ = mailbox.post((number, nil))
             }
         } catch {
+            surveyNotBefore = now
             replica.disk.fail(error)
         }
+    }
+
+    /// The shard was dropped here.
+    func forgetReport(of shard: ShardID) {
+        shardReports.remove(shard)
     }
 
     private static func count(
@@ -88,6 +97,7 @@ extension NodeServer {
 
     /// Deletes a bounded piece of one replica's garbage.
     func collectGarbage() {
+        collectRemoved()
         guard let replica = withGarbage.first, !replica.isInstallingSnapshot else { return }
         guard !replica.isFailed, let range = replica.garbage.first, let end = range.end else {
             withGarbage.removeFirst()
@@ -120,7 +130,7 @@ extension NodeServer {
         }
     }
 
-    private func firstPiece(
+    func firstPiece(
         of range: KeyRange, end: Bytes, _ engine: any StorageEngine
     ) throws(DatabaseError) -> KeyRange {
         var count = 0
@@ -159,6 +169,24 @@ extension GroupReplica {
             term: core.term, lastTerm: core.lastPosition.term,
             lastIndex: core.lastPosition.index, commit: core.commit,
             applied: state.applied.index, leader: core.leader,
-            isServing: isLeader && core.canPropose)
+            isServing: isLeader && core.canPropose, members: isLeader ? memberReports() : [])
+    }
+
+    private func memberReports() -> [MemberReport] {
+        let membership = state.membership
+        let progress = core.progress
+        return membership.all.map { member in
+            let replica = member.replica
+            let role: MemberReport.Role =
+                membership.voters.contains(member)
+                ? .voter : membership.outgoing.contains(member) ? .outgoing : .learner
+            let match =
+                replica == id
+                ? core.lastPosition.index
+                : progress.first { $0.member.replica == replica }?.match ?? .none
+            return MemberReport(
+                replica: replica, role: role, match: match,
+                snapshotBytes: snapshotSenders[replica].map { UInt64($0.sentBytes) })
+        }
     }
 }

@@ -37,6 +37,9 @@ struct NodeSettings: Sendable {
 final class NodeServer: LoopService {
     static let heartbeatInterval = Nanoseconds.milliseconds(150)
     static let checkpointInterval = Nanoseconds.seconds(30)
+    /// How often routers are told again who leads: a controller that lost sight of a leader has told
+    /// them that nobody does.
+    static let reminderInterval = Nanoseconds.milliseconds(250)
     static let unflushedBytesMax: UInt64 = 64 << 20
 
     let settings: NodeSettings
@@ -54,7 +57,7 @@ final class NodeServer: LoopService {
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
     private(set) var map = ClusterMap()
-    /// The time of this turn, read once per batch of events.
+    /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
     var dirty: [GroupReplica] = []
@@ -62,7 +65,10 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
+    /// Replicas removed whose records are still to be deleted.
+    var removed: [RemovedReplica] = []
     /// Answers of groups here to groups here; taken in at the end of the turn.
     var selfAnswers: [ShardRecords] = []
     var outcomes: [CommandOutcome] = []
@@ -146,6 +152,9 @@ final class NodeServer: LoopService {
         loop.schedule(after: Self.heartbeatInterval, repeating: Self.heartbeatInterval) {
             [unowned self] in isHeartbeatDue = true
         }
+        loop.schedule(after: Self.reminderInterval, repeating: Self.reminderInterval) {
+            [unowned self] in remindRouters()
+        }
         loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
             everySecond()
         }
@@ -177,6 +186,8 @@ final class NodeServer: LoopService {
 
     /// After the loop ended: flushes and closes the disks.
     func close() {
+        // Views of an engine must be gone before it closes.
+        for replica in replicas.elements { replica.snapshotSenders.removeAll() }
         for disk in disks { disk.close() }
     }
 
@@ -276,7 +287,8 @@ final class NodeServer: LoopService {
             connection: connection, slot: Int32(slot), generation: nextGeneration)
         nextGeneration += 1
         if slot == sessions.count { sessions.append(session) } else { sessions[slot] = session }
-        for replica in replicas.elements where replica.isLeader && replica.core.canPropose {
+        for replica in replicas.elements
+        where replica.isLeader && replica.core.canPropose && !replica.isFailed {
             tell(session, replica)
         }
         return session
@@ -286,6 +298,17 @@ final class NodeServer: LoopService {
     func announce(_ replica: GroupReplica) {
         for session in sessions { if let session { tell(session, replica) } }
         reportSoon()
+    }
+
+    private func remindRouters() {
+        let now = now
+        for session in sessions {
+            guard let session, !session.connection.isCongested else { continue }
+            for replica in replicas.elements
+            where !replica.isFailed && replica.core.canServeReads(at: now) {
+                tell(session, replica)
+            }
+        }
     }
 
     private func tell(_ session: RouterSession, _ replica: GroupReplica) {
@@ -318,6 +341,9 @@ final class NodeServer: LoopService {
     func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
         if waiter.slot == Waiter.commandSlot {
             finishCommand(waiter, error: error)
+        } else if error.code == .notLeader {
+            // Routers read a hint there, never a sentence.
+            answerNotLeader(waiter, LeaderHint(term: .none, node: .none))
         } else {
             let message = Bytes(error.message.utf8)
             respond(waiter) { writer in

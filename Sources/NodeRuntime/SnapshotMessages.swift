@@ -2,6 +2,7 @@
 
 import KVBase
 import ReplicationCore
+import WireProtocol
 
 /// One piece of a snapshot. The frame's checksum covers it; chunks are numbered from 0 and installed
 /// in order, so a broken connection goes on where the receiver stands.
@@ -47,7 +48,7 @@ struct SnapshotChunk {
         term = try reader.read()
         snapshot = try reader.readUInt64()
         sequence = try reader.readUInt32()
-        position = LogPosition(index: try reader.read(), term: try reader.read())
+        position = try reader.readPosition()
         isLast = try reader.readBool()
         state = try reader.readBytes()
         floor = try reader.readSequencer()

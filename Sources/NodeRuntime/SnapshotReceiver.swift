@@ -35,6 +35,13 @@ final class SnapshotReceiver {
     func install(_ chunk: SnapshotChunk, into engine: any StorageEngine) throws(DatabaseError) {
         guard chunk.sequence == next, !isInstalling else { return }
         var batch = EngineBatch()
+        if next == 0 {
+            // A receiver that died with an earlier process may have left records in it.
+            let range = StorageLayout.range(store)
+            range.start.withUnsafeBytes { from in
+                (range.end ?? []).withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
+            }
+        }
         let prefix = withUnsafeBytes(of: store.rawValue.bigEndian) { Bytes($0) }
         for record in chunk.records {
             (prefix + record.key).withUnsafeBytes { key in
@@ -47,9 +54,10 @@ final class SnapshotReceiver {
 }
 
 extension GroupReplica {
-    func receive(_ chunk: SnapshotChunk, from sender: NodeID) {
+    /// Throws `.malformed` for a snapshot that cannot be read.
+    func receive(_ chunk: SnapshotChunk, from sender: NodeID) throws(DatabaseError) {
         guard !isFailed, chunk.to == id else { return }
-        knownNodes[chunk.from] = sender
+        note(chunk.from, at: sender)
         do throws(DatabaseError) {
             guard let receiver = try receiver(for: chunk) else {
                 acknowledge(chunk, next: 0, isRefused: true)
@@ -61,6 +69,7 @@ extension GroupReplica {
                 try install(receiver)
             }
         } catch {
+            if error.code == .malformed { throw error }
             disk.fail(error)
         }
     }
@@ -71,8 +80,8 @@ extension GroupReplica {
         guard chunk.sequence == 0, chunk.term >= core.term,
             core.needsSnapshot(at: chunk.position), snapshotReceiver?.isInstalling != true
         else { return nil }
-        if let old = snapshotReceiver { discard(old.store) }
         let receiver = try SnapshotReceiver(first: chunk, store: disk.allocateStore())
+        if let old = snapshotReceiver { discard(old.store) }
         snapshotReceiver = receiver
         node.log.notice(
             "receiving a snapshot",
@@ -123,6 +132,16 @@ extension GroupReplica {
                 [LogField("group", group), LogField("index", receiver.position.index)])
             markDirty()
         }
+    }
+
+    /// Ends the receipt of a snapshot whose sender gave up, once the log has brought what it held.
+    func dropUnneededSnapshot() {
+        guard let receiver = snapshotReceiver, !receiver.isInstalling,
+            !core.needsSnapshot(at: receiver.position)
+        else { return }
+        snapshotReceiver = nil
+        discard(receiver.store)
+        node.reportSoon()
     }
 
     /// Where the store of this replica is, and how far it is applied.

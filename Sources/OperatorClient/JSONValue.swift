@@ -45,8 +45,6 @@ public enum JSONValue: Hashable, Sendable {
         }
     }
 
-    public var isNull: Bool { self == .null }
-
     /// The value for a cell of a table: text as it is, numbers in digits, `-` for null.
     public var text: String {
         switch self {

@@ -43,13 +43,6 @@ public final class RPCClient {
         current?.close()
     }
 
-    /// Dials now instead of after the back-off.
-    public func retryNow() {
-        guard current == nil, !isClosed else { return }
-        timer?.cancel()
-        dial()
-    }
-
     private func dial() {
         current = RPCConnection(
             dialling: address, transport: transport, hello: hello(),

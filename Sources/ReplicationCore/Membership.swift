@@ -55,6 +55,9 @@ public struct Membership: Hashable, Sendable {
 }
 
 extension Membership {
+    /// Most members in each list of a membership that is read.
+    static let membersMax = 64
+
     public func encode(into writer: inout ByteWriter) {
         for list in [voters, outgoing, learners] {
             writer.write(list: list) { writer, member in
@@ -66,9 +69,13 @@ extension Membership {
 
     public init(from reader: inout ByteReader) throws(DatabaseError) {
         func members(_ reader: inout ByteReader) throws(DatabaseError) -> [Member] {
-            try reader.readList(elementBytesMin: 8) { (reader) throws(DatabaseError) in
+            let list = try reader.readList(elementBytesMin: 8) { (reader) throws(DatabaseError) in
                 Member(replica: try reader.read(), node: try reader.read())
             }
+            guard list.count <= Self.membersMax else {
+                throw DatabaseError(.malformed, "\(list.count) members of a group")
+            }
+            return list
         }
         self.init(
             voters: try members(&reader), outgoing: try members(&reader),

@@ -158,7 +158,9 @@ final class RouterLoop: LoopService {
             var hint: (term: Term, node: NodeID)?
             if response.error == .notLeader {
                 var payload = ByteReader(response.payload)
-                if let read = try? LeaderHint(from: &payload) { hint = (read.term, read.node) }
+                if let read = try? LeaderHint(from: &payload), payload.isAtEnd {
+                    hint = (read.term, read.node)
+                }
             }
             let verdict = core.receive(
                 from: node, token: response.token, error: response.error, hint: hint, now: now,

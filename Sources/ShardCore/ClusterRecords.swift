@@ -61,6 +61,18 @@ public struct Placement: Hashable, Sendable {
         self.node = node
         self.disk = disk
     }
+
+    public func encode(into writer: inout ByteWriter) {
+        writer.write(replica)
+        writer.write(node)
+        writer.write(disk)
+    }
+
+    public init(from reader: inout ByteReader) throws(DatabaseError) {
+        replica = try reader.read()
+        node = try reader.read()
+        disk = try reader.readUInt8()
+    }
 }
 
 /// A replication group as the cluster map holds it.
@@ -87,11 +99,7 @@ public struct Group: Hashable, Sendable {
     public func encode(into writer: inout ByteWriter) {
         writer.write(id)
         writer.write(engine.rawValue)
-        writer.write(list: placements) { writer, placement in
-            writer.write(placement.replica)
-            writer.write(placement.node)
-            writer.write(placement.disk)
-        }
+        writer.write(list: placements) { writer, placement in placement.encode(into: &writer) }
         writer.write(state.rawValue)
     }
 
@@ -99,8 +107,7 @@ public struct Group: Hashable, Sendable {
         id = try reader.read()
         engine = try reader.readEnum()
         placements = try reader.readList(elementBytesMin: 9) { (reader) throws(DatabaseError) in
-            Placement(
-                replica: try reader.read(), node: try reader.read(), disk: try reader.readUInt8())
+            try Placement(from: &reader)
         }
         state = try reader.readEnum()
     }

@@ -14,6 +14,16 @@ public struct NodeCommand: Hashable, Sendable {
         /// Put a shard into a group, or remove it with its data, through the group's log.
         case createShard(Shard, Partitioning)
         case dropShard(Shard)
+        /// Host an empty replica that knows no members yet: the group's leader makes it a learner and
+        /// sends it everything.
+        case createLearner(Group, Placement)
+        /// To the group's leader: give the log to a replica that does not vote, or no longer.
+        case addLearner(GroupID, Placement)
+        case removeLearner(GroupID, ReplicaID)
+        /// To the group's leader: make these the voters, by joint consensus.
+        case replaceVoters(GroupID, [Placement])
+        /// Delete a replica with its data and never create it again. `reason` is for the node's log.
+        case removeReplica(GroupID, ReplicaID, reason: String)
         /// Split or move a shard, through the log of this group.
         case shard(GroupID, ShardCommand)
     }
@@ -67,6 +77,27 @@ public struct NodeCommands: Hashable, Sendable {
             case .dropShard(let shard):
                 writer.write(UInt8(5))
                 shard.encode(into: &writer)
+            case .createLearner(let group, let placement):
+                writer.write(UInt8(6))
+                group.encode(into: &writer)
+                placement.encode(into: &writer)
+            case .addLearner(let group, let placement):
+                writer.write(UInt8(7))
+                writer.write(group)
+                placement.encode(into: &writer)
+            case .removeLearner(let group, let replica):
+                writer.write(UInt8(8))
+                writer.write(group)
+                writer.write(replica)
+            case .replaceVoters(let group, let voters):
+                writer.write(UInt8(9))
+                writer.write(group)
+                writer.write(list: voters) { writer, voter in voter.encode(into: &writer) }
+            case .removeReplica(let group, let replica, let reason):
+                writer.write(UInt8(10))
+                writer.write(group)
+                writer.write(replica)
+                writer.write(reason)
             case .shard(let group, let command):
                 writer.write(UInt8(16))
                 writer.write(group)
@@ -88,6 +119,20 @@ public struct NodeCommands: Hashable, Sendable {
             case 4:
                 action = .createShard(try Shard(from: &reader), try Partitioning(from: &reader))
             case 5: action = .dropShard(try Shard(from: &reader))
+            case 6:
+                action = .createLearner(try Group(from: &reader), try Placement(from: &reader))
+            case 7: action = .addLearner(try reader.read(), try Placement(from: &reader))
+            case 8: action = .removeLearner(try reader.read(), try reader.read())
+            case 9:
+                let group: GroupID = try reader.read()
+                action = .replaceVoters(
+                    group,
+                    try reader.readList(elementBytesMin: 9) { (reader) throws(DatabaseError) in
+                        try Placement(from: &reader)
+                    })
+            case 10:
+                action = .removeReplica(
+                    try reader.read(), try reader.read(), reason: try reader.readString())
             case 16: action = .shard(try reader.read(), try ShardCommand(from: &reader))
             case let kind: throw DatabaseError(.malformed, "node command of kind \(kind)")
             }

@@ -114,6 +114,46 @@ public struct DiskReport: Hashable, Sendable {
     }
 }
 
+/// One member of a group, as the group's leader sees it.
+public struct MemberReport: Hashable, Sendable {
+    /// Raw values are on the wire.
+    public enum Role: UInt8, Sendable {
+        case voter = 1
+        /// A voter of the membership that is being left.
+        case outgoing = 2
+        case learner = 3
+    }
+
+    public var replica: ReplicaID
+    public var role: Role
+    /// Its log is known to equal the leader's up to here.
+    public var match: LogIndex
+    /// Bytes of the snapshot under way that were sent; nil when none is.
+    public var snapshotBytes: UInt64?
+
+    public init(replica: ReplicaID, role: Role, match: LogIndex, snapshotBytes: UInt64?) {
+        self.replica = replica
+        self.role = role
+        self.match = match
+        self.snapshotBytes = snapshotBytes
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(replica)
+        writer.write(role.rawValue)
+        writer.write(match)
+        writer.write(snapshotBytes != nil)
+        if let snapshotBytes { writer.write(snapshotBytes) }
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        replica = try reader.read()
+        role = try reader.readEnum()
+        match = try reader.read()
+        snapshotBytes = try reader.readBool() ? try reader.readUInt64() : nil
+    }
+}
+
 /// One replica, as its node sees it.
 public struct ReplicaReport: Hashable, Sendable {
     public enum Role: UInt8, Sendable {
@@ -145,11 +185,14 @@ public struct ReplicaReport: Hashable, Sendable {
     public var leader: ReplicaID
     /// A leader that can serve: its own term's first entry is applied.
     public var isServing: Bool
+    /// Of a leader: who belongs to the group by the newest membership that is committed. Empty for
+    /// other roles.
+    public var members: [MemberReport]
 
     public init(
         group: GroupID, replica: ReplicaID, role: Role, state: State, term: Term, lastTerm: Term,
         lastIndex: LogIndex, commit: LogIndex, applied: LogIndex, leader: ReplicaID,
-        isServing: Bool
+        isServing: Bool, members: [MemberReport] = []
     ) {
         self.group = group
         self.replica = replica
@@ -162,6 +205,7 @@ public struct ReplicaReport: Hashable, Sendable {
         self.applied = applied
         self.leader = leader
         self.isServing = isServing
+        self.members = members
     }
 }
 
@@ -235,6 +279,7 @@ public struct NodeHeartbeat: Hashable, Sendable {
             writer.write(replica.applied)
             writer.write(replica.leader)
             writer.write(replica.isServing)
+            writer.write(list: replica.members) { writer, member in member.encode(into: &writer) }
         }
         writer.write(list: shards) { writer, shard in
             writer.write(shard.shard)
@@ -256,13 +301,16 @@ public struct NodeHeartbeat: Hashable, Sendable {
                 totalBytes: try reader.readUInt64(), freeBytes: try reader.readUInt64(),
                 dataBytes: try reader.readUInt64())
         }
-        replicas = try reader.readList(elementBytesMin: 55) { (reader) throws(DatabaseError) in
+        replicas = try reader.readList(elementBytesMin: 59) { (reader) throws(DatabaseError) in
             ReplicaReport(
                 group: try reader.read(), replica: try reader.read(), role: try reader.readEnum(),
                 state: try reader.readEnum(), term: try reader.read(),
                 lastTerm: try reader.read(), lastIndex: try reader.read(),
                 commit: try reader.read(), applied: try reader.read(), leader: try reader.read(),
-                isServing: try reader.readBool())
+                isServing: try reader.readBool(),
+                members: try reader.readList(elementBytesMin: 14) {
+                    (reader) throws(DatabaseError) in try MemberReport(from: &reader)
+                })
         }
         shards = try reader.readList(elementBytesMin: 24) { (reader) throws(DatabaseError) in
             ShardReport(

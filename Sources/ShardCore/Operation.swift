@@ -125,6 +125,9 @@ public struct CommandBatch {
         reader = ByteReader(payload)
         base = try reader.readSequencer()
         count = try reader.readUInt32()
+        guard count == 0 || count - 1 <= UInt32.max - base.counter else {
+            throw DatabaseError(.malformed, "\(count) sequencers from \(base) on")
+        }
     }
 
     /// The next operation; call `count` times.

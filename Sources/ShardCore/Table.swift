@@ -41,10 +41,6 @@ public enum Partitioning: Hashable, Sendable, CustomStringConvertible {
         }
     }
 
-    /// Bytes in front of the key in a routed key.
-    @inlinable
-    public var prefixByteCount: Int { self == .range ? 0 : 2 }
-
     /// The routed key of `key`, owned.
     public func routedKey(_ key: UnsafeRawBufferPointer) -> Bytes {
         switch self {

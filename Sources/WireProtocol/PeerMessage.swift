@@ -105,25 +105,26 @@ extension Message {
             let entries = try reader.readList(elementBytesMin: 21) {
                 (reader) throws(DatabaseError) in
                 LogEntry(
-                    term: try reader.read(), index: try reader.read(), kind: try reader.readEnum(),
+                    term: try reader.read(), index: try reader.readIndex(),
+                    kind: try reader.readEnum(),
                     payload: try reader.readBytes())
             }
             self = .append(
-                term: term, previous: previous, entries: entries, commit: try reader.read())
+                term: term, previous: previous, entries: entries, commit: try reader.readIndex())
         case 4:
             self = .appendResponse(
-                term: term, accepted: try reader.readBool(), match: try reader.read(),
+                term: term, accepted: try reader.readBool(), match: try reader.readIndex(),
                 hint: try reader.readPosition())
         case 5:
             self = .heartbeat(
-                term: term, commit: try reader.read(),
+                term: term, commit: try reader.readIndex(),
                 sentAt: Instant(nanoseconds: try reader.readUInt64()),
                 round: try reader.readUInt64())
         case 6:
             self = .heartbeatResponse(
                 term: term, accepted: try reader.readBool(),
                 sentAt: Instant(nanoseconds: try reader.readUInt64()),
-                round: try reader.readUInt64(), match: try reader.read())
+                round: try reader.readUInt64(), match: try reader.readIndex())
         case 7: self = .timeoutNow(term: term)
         case 8: self = .snapshotInstalled(term: term, position: try reader.readPosition())
         default: throw DatabaseError(.malformed, "replication message of kind \(kind)")
@@ -139,7 +140,16 @@ extension ByteWriter {
 }
 
 extension ByteReader {
-    mutating func readPosition() throws(DatabaseError) -> LogPosition {
-        LogPosition(index: try read(), term: try read())
+    public mutating func readPosition() throws(DatabaseError) -> LogPosition {
+        LogPosition(index: try readIndex(), term: try read())
+    }
+
+    /// An index that leaves room to count on from it: no log comes near the bound.
+    mutating func readIndex() throws(DatabaseError) -> LogIndex {
+        let index: LogIndex = try read()
+        guard index.rawValue <= UInt64.max / 2 else {
+            throw DatabaseError(.malformed, "log index \(index)")
+        }
+        return index
     }
 }

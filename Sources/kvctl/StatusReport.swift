@@ -61,7 +61,7 @@ struct StatusReport {
         }
         for node in nodes {
             let disks = node["disks"].elements
-            let bad = disks.compactMap { $0["state"].string }.filter { $0 != "ok" }
+            let bad = disks.compactMap { $0["state"].string }.filter { $0 != "healthy" }
             let state = palette.state(node["state"].text)
             table.add(
                 [
@@ -90,7 +90,7 @@ struct StatusReport {
                 return replica["node"].text
                     + (replica["role"].string == "learner" ? " (learner)" : "")
                     + (state == "active" ? "" : " (\(palette.state(state)))")
-                    + (lag > 0 ? " -\(Quantity.count(lag))" : "")
+                    + (lag > 0 ? " (\(Quantity.count(lag)) behind)" : "")
             }
             table.add(
                 [

@@ -40,6 +40,23 @@ final class ClusterSimulation {
         var isAdmitted = false
         var sequence: UInt64 = 0
         var seenControllerTerm: Term = .none
+        /// Of its two disks; nil when it reports none.
+        var freeBytes: UInt64?
+        /// Its first disk failed.
+        var diskFailed = false
+        /// Heard, but of no use: refuses new replicas, or takes nothing in.
+        var refusesReplicas = false
+        var isDeaf = false
+        /// Replicas removed from it.
+        var buried: Set<ReplicaID> = []
+    }
+
+    /// Who belongs to a group: in the simulation a change is committed at once or not at all.
+    struct Members {
+        var voters: [ReplicaID]
+        var learners: [ReplicaID] = []
+        /// Heartbeats of the leader since a learner came: it has everything after a few.
+        var beats: [ReplicaID: Int] = [:]
     }
 
     enum Happening {
@@ -63,6 +80,8 @@ final class ClusterSimulation {
     var lostPerMille: UInt64
     /// What each group's log holds.
     var groupShards: [GroupID: Set<ShardID>] = [:]
+    var memberships: [GroupID: Members] = [:]
+    var operationAnswers: [RequestID: Result<OperationID, DatabaseError>] = [:]
     var follower = ClusterMap()
     var answers: [RequestID: [DatabaseError?]] = [:]
     var violations: [String] = []
@@ -117,6 +136,10 @@ final class ClusterSimulation {
         send(.tableRequest(RequestID(number), request))
     }
 
+    func operate(_ number: UInt64, _ request: OperationRequest) {
+        send(.operationRequest(RequestID(number), request))
+    }
+
     func crash(node index: Int) {
         guard nodes[index].isRunning else { return }
         nodes[index].isRunning = false
@@ -137,6 +160,7 @@ final class ClusterSimulation {
         nodes[index].id = .none
         nodes[index].cluster = 0
         nodes[index].replicas = []
+        nodes[index].buried = []
         nodes[index].seenControllerTerm = .none
     }
 
@@ -251,6 +275,7 @@ final class ClusterSimulation {
         case .publish(let update):
             if !follower.apply(update) { violations.append("follower refused \(update.to)") }
         case .answer(let request, let error): answers[request, default: []].append(error)
+        case .operationAnswer(let request, let result): operationAnswers[request] = result
         case .decided(let text): log.append("\(now.nanoseconds / 1_000_000) \(text)")
         case .admit(let connection, _), .reject(let connection, _), .send(let connection, _):
             guard let index = nodes.firstIndex(where: { $0.connection == connection }) else {
@@ -336,9 +361,40 @@ final class ClusterSimulation {
         switch action {
         case .createReplica(let group, let replica):
             if nodes[index].isSpare { violations.append("spare told to host a replica") }
-            if !nodes[index].replicas.contains(where: { $0.replica.id == replica }) {
-                nodes[index].replicas.append((group, Replica(id: replica)))
+            if memberships[group.id] == nil {
+                memberships[group.id] = Members(voters: group.placements.map(\.replica))
             }
+            return create(replica, of: group, at: index)
+        case .createLearner(let group, let placement):
+            return create(placement.replica, of: group, at: index)
+        case .addLearner(let group, let placement):
+            guard nodes[index].leads[group] != nil, hasMajority(group) else {
+                return DatabaseError(.notLeader, "not leader")
+            }
+            guard memberships[group]?.voters.contains(placement.replica) != true else {
+                return DatabaseError(.refused, "is a voter")
+            }
+            if memberships[group]?.learners.contains(placement.replica) == false {
+                memberships[group]?.learners.append(placement.replica)
+            }
+            return nil
+        case .removeLearner(let group, let replica):
+            guard nodes[index].leads[group] != nil, hasMajority(group) else {
+                return DatabaseError(.notLeader, "not leader")
+            }
+            guard memberships[group]?.voters.contains(replica) != true else {
+                return DatabaseError(.refused, "is a voter")
+            }
+            memberships[group]?.learners.removeAll { $0 == replica }
+            return nil
+        case .replaceVoters(let group, let voters):
+            return swap(group, to: voters.map(\.replica), at: index)
+        case .removeReplica(let group, let replica, _):
+            if memberships[group]?.voters.contains(replica) == true {
+                violations.append("voter \(replica) of group \(group) was removed")
+            }
+            nodes[index].replicas.removeAll { $0.replica.id == replica }
+            nodes[index].buried.insert(replica)
             return nil
         case .nominate(let group, let replica, let term):
             return elect(group, replica, term, at: index)
@@ -366,6 +422,57 @@ final class ClusterSimulation {
         }
     }
 
+    private func create(_ replica: ReplicaID, of group: Group, at index: Int) -> DatabaseError? {
+        if nodes[index].refusesReplicas { return DatabaseError(.storageFailed, "disk /a failed") }
+        if nodes[index].buried.contains(replica) { return DatabaseError(.fenced, "was removed") }
+        if let held = nodes[index].replicas.first(where: { $0.group.id == group.id }) {
+            return held.replica.id == replica ? nil : DatabaseError(.refused, "holds another")
+        }
+        nodes[index].replicas.append((group, Replica(id: replica)))
+        return nil
+    }
+
+    /// Whether a majority of the voters runs.
+    private func hasMajority(_ group: GroupID, of voters: [ReplicaID]? = nil) -> Bool {
+        guard let voters = voters ?? memberships[group]?.voters else { return false }
+        let running = voters.count { voter in
+            nodes.contains { $0.isRunning && $0.replicas.contains { $0.replica.id == voter } }
+        }
+        return running > voters.count / 2
+    }
+
+    private func swap(_ group: GroupID, to voters: [ReplicaID], at index: Int) -> DatabaseError? {
+        guard let term = nodes[index].leads[group], let before = memberships[group],
+            hasMajority(group)
+        else { return DatabaseError(.notLeader, "not leader") }
+        if Set(before.voters) == Set(voters) { return nil }
+        for voter in voters where !before.voters.contains(voter) {
+            guard before.learners.contains(voter), before.beats[voter] ?? 0 >= 3 else {
+                return DatabaseError(.refused, "replica \(voter) is unknown or behind")
+            }
+        }
+        guard hasMajority(group, of: voters) else {
+            return DatabaseError(.refused, "would stop the group")
+        }
+        if voters.count != before.voters.count { violations.append("number of voters changed") }
+        memberships[group] = Members(
+            voters: voters, learners: before.learners.filter { !voters.contains($0) })
+        let own = nodes[index].replicas.first { $0.group.id == group }?.replica.id
+        if let own, !voters.contains(own) {
+            // A leader that is no voter any more hands over.
+            nodes[index].leads[group] = nil
+            for (other, node) in nodes.enumerated() where node.isRunning {
+                guard
+                    let held = node.replicas.first(where: { voters.contains($0.replica.id) })?
+                        .replica.id
+                else { continue }
+                _ = elect(group, held, term.next(), at: other)
+                if nodes[other].leads[group] != nil { break }
+            }
+        }
+        return nil
+    }
+
     private func elect(_ group: GroupID, _ replica: ReplicaID, _ term: Term, at index: Int)
         -> DatabaseError?
     {
@@ -375,17 +482,19 @@ final class ClusterSimulation {
             return DatabaseError(.fenced, "old term")
         }
         let own = nodes[index].replicas[position].replica
-        let members = nodes[index].replicas[position].group.placements.count
+        let electors = memberships[group]?.voters ?? []
+        guard electors.contains(replica) else { return DatabaseError(.refused, "not a voter") }
         var voters: [(node: Int, replica: Int)] = []
         for (other, node) in nodes.enumerated() where node.isRunning {
             for (slot, held) in node.replicas.enumerated() where held.group.id == group {
                 let behind =
                     (held.replica.lastTerm, held.replica.lastIndex) <= (own.lastTerm, own.lastIndex)
+                guard electors.contains(held.replica.id) else { continue }
                 if held.replica.term < term, behind { voters.append((other, slot)) }
             }
         }
         nodes[index].replicas[position].replica.term = term
-        guard voters.count > members / 2 else { return nil }
+        guard voters.count > electors.count / 2 else { return nil }
         let key = "\(group)/\(term)"
         if leaderOfTerm[key] != nil { violations.append("two leaders of \(key)") }
         leaderOfTerm[key] = nodes[index].id
@@ -404,14 +513,20 @@ final class ClusterSimulation {
         nodes[index].sequence += 1
         let node = nodes[index]
         if random.chance(lostPerMille, in: 1_000) { return }
-        let reports = node.replicas.map { held in
+        for group in node.leads.keys.sorted() { feedLearners(of: group, from: index) }
+        let reports = nodes[index].replicas.map { held in
             ReplicaReport(
                 group: held.group.id, replica: held.replica.id,
-                role: node.leads[held.group.id] != nil ? .leader : .follower, state: .active,
+                role: node.leads[held.group.id] != nil
+                    ? .leader
+                    : memberships[held.group.id]?.voters.contains(held.replica.id) == true
+                        ? .follower : .learner, state: node.diskFailed ? .failed : .active,
                 term: held.replica.term, lastTerm: held.replica.lastTerm,
                 lastIndex: held.replica.lastIndex, commit: held.replica.lastIndex,
                 applied: held.replica.lastIndex, leader: .none,
-                isServing: node.leads[held.group.id] != nil)
+                isServing: node.leads[held.group.id] != nil,
+                members: node.leads[held.group.id] != nil
+                    ? members(of: held.group.id, last: held.replica.lastIndex) : [])
         }
         schedule(
             .microseconds(200),
@@ -420,8 +535,47 @@ final class ClusterSimulation {
                     connection,
                     NodeHeartbeat(
                         node: node.id, incarnation: node.incarnation, sequence: node.sequence,
-                        mapRevision: .none, loopDelay: .zero, disks: [], replicas: reports,
+                        mapRevision: .none, loopDelay: .zero, disks: disks(of: node),
+                        replicas: reports,
                         shards: [])), life: life))
+    }
+
+    private func disks(of node: SimNode) -> [DiskReport] {
+        guard let free = node.freeBytes else { return [] }
+        return ["/a", "/b"].map {
+            DiskReport(
+                path: $0, state: node.diskFailed ? .failed : .healthy, totalBytes: 1 << 40,
+                freeBytes: free, dataBytes: 0)
+        }
+    }
+
+    /// A running learner is as far as its leader after three of the leader's heartbeats.
+    private func feedLearners(of group: GroupID, from index: Int) {
+        guard let learners = memberships[group]?.learners,
+            let own = nodes[index].replicas.first(where: { $0.group.id == group })?.replica
+        else { return }
+        for learner in learners {
+            for (other, node) in nodes.enumerated() where node.isRunning && !node.isDeaf {
+                guard let slot = node.replicas.firstIndex(where: { $0.replica.id == learner })
+                else { continue }
+                memberships[group]?.beats[learner, default: 0] += 1
+                nodes[other].replicas[slot].replica.term = own.term
+                nodes[other].replicas[slot].replica.lastTerm = own.lastTerm
+                nodes[other].replicas[slot].replica.lastIndex = own.lastIndex
+            }
+        }
+    }
+
+    private func members(of group: GroupID, last: LogIndex) -> [MemberReport] {
+        guard let members = memberships[group] else { return [] }
+        return members.voters.map {
+            MemberReport(replica: $0, role: .voter, match: last, snapshotBytes: nil)
+        }
+            + members.learners.map {
+                MemberReport(
+                    replica: $0, role: .learner,
+                    match: members.beats[$0] ?? 0 >= 3 ? last : .none, snapshotBytes: nil)
+            }
     }
 
     // MARK: The agenda

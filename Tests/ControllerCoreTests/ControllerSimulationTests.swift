@@ -17,13 +17,30 @@ import Testing
     }
 
     /// What must hold once everything runs again.
-    private func expectConverged(_ simulation: ClusterSimulation, _ comment: Comment) {
+    static func expectConverged(_ simulation: ClusterSimulation, _ comment: Comment) {
         #expect(simulation.violations == [], comment)
         #expect(simulation.store.violations == [], comment)
         let state = simulation.store.durable
         #expect(state.tables.allSatisfy { $0.state == .active }, comment)
         #expect(state.shards.allSatisfy { $0.state == .active }, comment)
         #expect(state.groups.allSatisfy { $0.group.state == .active }, comment)
+        #expect(state.operations.allSatisfy { $0.isFinished }, comment)
+        let present = simulation.nodes.map(\.id)
+        #expect(state.retired.allSatisfy { !present.contains($0.node) }, comment)
+        for record in state.groups {
+            let members = simulation.memberships[record.group.id]
+            #expect(members?.learners == [], comment)
+            #expect(
+                members?.voters.sorted() == record.group.placements.map(\.replica), comment)
+            for placement in record.group.placements {
+                let host = simulation.nodes.first { $0.id == placement.node }
+                #expect(
+                    host?.replicas.contains { $0.replica.id == placement.replica } == true,
+                    comment)
+            }
+        }
+        let placed = state.groups.reduce(0) { $0 + $1.group.placements.count }
+        #expect(simulation.nodes.reduce(0) { $0 + $1.replicas.count } == placed, comment)
         for shard in state.shards {
             #expect(
                 simulation.groupShards[shard.group]?.contains(shard.id) == true,
@@ -64,7 +81,7 @@ import Testing
         #expect(leaders.sorted() == [0, 1, 1, 1, 1, 1, 1])
         let replicas = simulation.controller?.nodes.elements.map(\.replicas) ?? []
         #expect(replicas.sorted() == [0, 3, 3, 3, 3, 3, 3])
-        expectConverged(simulation, "seed 1")
+        Self.expectConverged(simulation, "seed 1")
     }
 
     @Test func createsAndDropsTables() {
@@ -96,14 +113,14 @@ import Testing
             state.shards.count { $0.table == table?.id && $0.group == record.group.id }
         }
         #expect(perGroup.sorted() == [0, 0, 32, 32])
-        expectConverged(simulation, "before the drop")
+        Self.expectConverged(simulation, "before the drop")
         simulation.request(8, .drop(name: "h"))
         simulation.request(9, Self.create("h"))
         simulation.run(for: .seconds(2))
         #expect(simulation.answers[RequestID(8)] == [nil])
         #expect(simulation.answers[RequestID(9)] == [nil])
         #expect(simulation.store.durable.shards.count == 5)
-        expectConverged(simulation, "after the drop")
+        Self.expectConverged(simulation, "after the drop")
     }
 
     @Test func replacesTheLeaderOfADeadNodeAtOnce() {
@@ -160,7 +177,7 @@ import Testing
                 simulation.crashKeepsLast = keepsLast
                 workload(simulation)
                 simulation.run(for: .seconds(12))
-                expectConverged(simulation, "crash at store \(step), kept: \(keepsLast)")
+                Self.expectConverged(simulation, "crash at store \(step), kept: \(keepsLast)")
             }
         }
     }
@@ -199,7 +216,7 @@ import Testing
         simulation.request(9_999, Self.create("last", .hash(virtualRanges: 8)))
         simulation.run(for: .seconds(1))
         #expect(simulation.answers[RequestID(9_999)] == [nil], "seed \(seed)")
-        expectConverged(simulation, "seed \(seed)")
+        Self.expectConverged(simulation, "seed \(seed)")
         #expect(simulation.answers.values.allSatisfy { $0.count == 1 }, "seed \(seed)")
     }
 

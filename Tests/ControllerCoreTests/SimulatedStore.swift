@@ -30,7 +30,9 @@ struct SimulatedStore {
             if !keys.insert(change.key).inserted { violations.append("key changed twice") }
             switch change {
             case .put(let key, let value, let lease):
-                let isCounted = !key.starts(with: Bytes("controller/".utf8))
+                let isCounted =
+                    !key.starts(with: Bytes("controller/".utf8))
+                    && !key.starts(with: StoreKey.heldPrefix)
                 if isCounted, records[key] == nil, !everSeen.insert(key).inserted {
                     violations.append("id reused: \(key)")
                 }

@@ -74,8 +74,14 @@ import Testing
                 NodeCommand(id: 3, action: .transferLeadership(GroupID(4), to: ReplicaID(2))),
                 NodeCommand(id: 4, action: .createShard(shard, .hash(virtualRanges: 8))),
                 NodeCommand(id: 5, action: .dropShard(shard)),
+                NodeCommand(id: 6, action: .createLearner(group, group.placements[0])),
+                NodeCommand(id: 7, action: .addLearner(GroupID(4), group.placements[0])),
+                NodeCommand(id: 8, action: .removeLearner(GroupID(4), ReplicaID(9))),
+                NodeCommand(id: 9, action: .replaceVoters(GroupID(4), group.placements)),
                 NodeCommand(
-                    id: 6, action: .shard(GroupID(4), .fence(shard.id, Epoch(9), to: GroupID(5)))),
+                    id: 10, action: .removeReplica(GroupID(4), ReplicaID(9), reason: "replaced")),
+                NodeCommand(
+                    id: 11, action: .shard(GroupID(4), .fence(shard.id, Epoch(9), to: GroupID(5)))),
             ])
         try roundTrip(
             commands, { $0.encode(into: &$1) },
@@ -205,6 +211,22 @@ import Testing
                 let found = routed.withUnsafeBytes { index?.locate($0) }
                 #expect(found?.shard == ShardID(UInt32(expected) + 1))
             }
+        }
+    }
+
+    @Test func aBatchWithoutRoomForItsSequencersIsMalformed() throws {
+        var writer = ByteWriter()
+        writer.write(Sequencer(time: 1, counter: .max - 1, node: NodeID(1)))
+        writer.write(UInt32(2))
+        let fits = writer.take()
+        let last = try fits.withUnsafeBytes { try CommandBatch($0).last }
+        #expect(last.counter == .max)
+        writer = ByteWriter()
+        writer.write(Sequencer(time: 1, counter: .max - 1, node: NodeID(1)))
+        writer.write(UInt32(3))
+        let tooMany = writer.take()
+        #expect(throws: DatabaseError.self) {
+            try tooMany.withUnsafeBytes { _ = try CommandBatch($0) }
         }
     }
 

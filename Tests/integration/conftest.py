@@ -199,6 +199,17 @@ class Cluster:
             return True
         wait_for(check, seconds, "caught-up replicas")
 
+    def wait_until_caught_up_but(self, absent, seconds=30):
+        """Every replica that is not on the node `absent` has everything that its leader has."""
+        def check():
+            for group in self.groups():
+                assert group["leader"] not in (None, "", absent), group
+                for replica in group["replicas"]:
+                    if replica["node"] != absent:
+                        assert replica["state"] == "active" and replica["lag"] == 0, group
+            return True
+        wait_for(check, seconds, f"replicas without lag but on {absent}")
+
     def wait_until_equal(self, seconds=30):
         """Every replica has everything that its leader has. For when nobody writes."""
         def check():

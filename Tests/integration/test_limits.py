@@ -7,7 +7,7 @@ import redis
 
 from conftest import run
 
-MEGABYTE = 1_000_000
+MEGABYTE = 1 << 20
 
 
 def test_largest_record_is_kept(cluster):

@@ -211,13 +211,13 @@ def test_wrong_options_are_refused(client, options):
 
 
 def test_sizes_up_to_the_limit(client, table):
-    value = b"v" * 1_000_000
-    key = b"k" * 1_000_000
+    value = b"v" * (1 << 20)
+    key = b"k" * (1 << 20)
     assert client.hset(table, "k", value) == 1
     assert client.hget(table, "k") == value
     assert client.hset(table, key, "long") == 1
     assert client.hget(table, key) == b"long"
-    for size in (1_000_001, 2_000_000):
+    for size in ((1 << 20) + 1, 2_000_000):
         assert error_of(lambda: client.hset(table, "k", b"v" * size)).startswith("TOOLARGE ")
         assert error_of(lambda: client.hget(table, b"v" * size)).startswith("TOOLARGE ")
     assert client.hget(table, "k") == value

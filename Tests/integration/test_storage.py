@@ -1,5 +1,6 @@
 """What nodes do with their disks: snapshots for those that lag, freed space, several directories."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,46 @@ def test_snapshot_is_repeated_when_the_receiver_dies(small_log_cluster):
     leader = cluster.group_of("t")["leader"]
     cluster.kill(leader)
     wait_for(lambda: cluster.redis().hgetall("t") == records, what="all records at the new leader")
+
+
+@pytest.mark.parametrize("engine", ["LSM", "BTREE"])
+def test_nothing_of_an_interrupted_snapshot_stays(small_log_cluster, engine):
+    """A record that came with a snapshot which was interrupted, and that was deleted before the next
+    one, must not come back."""
+    cluster = small_log_cluster
+    client = cluster.redis(timeout=30)
+    client.execute_command("KV.CREATE", "t", "ENGINE", engine)
+    early = fill(client, "t", 40000, size=1200, prefix="a")
+    lagging = follower_of(cluster, "t")
+    cluster.kill(lagging)
+    fill(client, "t", 4000, prefix="b")
+    log = cluster.directory / "logs" / f"{lagging}.log"
+    cluster.start(lagging)
+    wait_for(lambda: "receiving a snapshot" in log.read_text(), what="the start of a snapshot")
+    # An orderly end makes durable what came so far.
+    cluster.kill(lagging, signal_number=signal.SIGTERM)
+    assert "snapshot installed" not in log.read_text(), "the snapshot was too quick"
+    # Some records stay, so that the group's log moves on far enough for another snapshot.
+    keys = list(early)
+    for start in range(0, len(keys), 1000):
+        client.hdel("t", *keys[start:start + 1000])
+    kept = fill(client, "t", 4000, prefix="c")
+    cluster.start(lagging)
+    wait_for(lambda: "snapshot installed" in log.read_text(), what="an installed snapshot")
+    cluster.wait_until_equal()
+    # Only the replica that got the snapshot has the newest write: it must lead without the leader.
+    group = cluster.group_of("t")
+    other = next(replica["node"] for replica in group["replicas"]
+                 if replica["node"] not in (lagging, group["leader"]))
+    cluster.kill(other)
+    client.hset("t", "last", "1")
+    cluster.wait_until_caught_up_but(other)
+    cluster.kill(group["leader"])
+    cluster.start(other)
+    wait_for(lambda: cluster.group_of("t")["leader"] == lagging, what="the receiver as leader")
+    left = {key for key in cluster.redis(timeout=30).hkeys("t") if key.startswith(b"a")}
+    assert not left, f"{len(left)} deleted records came back: {sorted(left)[:3]}"
+    assert cluster.redis(timeout=30).hlen("t") == 4000 + len(kept) + 1
 
 
 @pytest.mark.parametrize("engine", ["LSM", "BTREE"])

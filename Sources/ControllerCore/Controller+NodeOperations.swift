@@ -1,0 +1,227 @@
+// Operations on all replicas of a node, and the rule that repairs groups after a node is gone.
+
+import KVBase
+import ShardCore
+
+extension Controller {
+    // MARK: Requests
+
+    /// What `replace NODE` would do to each group of the node, or why it is refused.
+    public func planReplacements(
+        of name: String, with wanted: String?, now: Instant
+    ) throws(DatabaseError) -> [Replacement] {
+        let node = try find(node: name)
+        if let wanted {
+            let spare = try find(node: wanted)
+            guard spare.record.isSpare || spare.groups.isEmpty else {
+                let free = nodes.elements.filter { $0.record.isSpare && $0.isLive }
+                throw DatabaseError(
+                    .refused,
+                    "\(wanted) is in use: it holds \(spare.groups.count) replicas; "
+                        + (free.isEmpty
+                            ? "there is no live spare: start a node with spare = true"
+                            : "live spares: "
+                                + free.map(\.record.name).joined(separator: ", ")))
+            }
+        }
+        try checkUnoccupied(node)
+        guard !node.groups.isEmpty else {
+            throw DatabaseError(.refused, "\(name) holds no replica: there is nothing to replace")
+        }
+        var plans: [Replacement] = []
+        for group in node.groups {
+            plans.append(try planReplacement(of: name, in: group, with: wanted, now: now))
+        }
+        return plans
+    }
+
+    private func checkUnoccupied(_ node: NodeStatus) throws(DatabaseError) {
+        let running = openOperations.first {
+            ($0.record.kind == .drain || $0.record.kind == .replaceNode)
+                && $0.record.old.node == node.record.id
+        }
+        guard let running else { return }
+        throw DatabaseError(
+            .refused,
+            "operation \(running.record.id) moves the replicas of \(node.record.name); stop it "
+                + "with: kvctl ops cancel \(running.record.id)")
+    }
+
+    mutating func replaceNode(
+        _ name: String, with wanted: String?, _ request: RequestID, now: Instant,
+        into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let plans = try planReplacements(of: name, with: wanted, now: now)
+        let node = try find(node: name)
+        let target = wanted.flatMap { try? find(node: $0).record.id } ?? .none
+        beginNode(.replaceNode, node.record.id, with: target, request, plans.map(\.group), &effects)
+    }
+
+    mutating func drain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let node = try find(node: name)
+        try checkUnoccupied(node)
+        for group in node.groups {
+            try checkFree(group)
+            guard let status = groups[group],
+                let index = status.placementIndex(node: node.record.id)
+            else { continue }
+            let choice = choose(
+                group, replacing: status.record.placements[index], prefersSpares: false, now: now)
+            if case .failure(let error) = choice { throw error }
+        }
+        beginNode(.drain, node.record.id, with: .none, request, node.groups, &effects)
+    }
+
+    private mutating func beginNode(
+        _ kind: OperationRecord.Kind, _ node: NodeID, with target: NodeID, _ request: RequestID,
+        _ groups: [GroupID], _ effects: inout ControllerEffects
+    ) {
+        let record = OperationRecord(
+            id: IDAllocators.take(&nextOperation), kind: kind, step: .moving, origin: "operator",
+            reason: "asked for by the operator", group: .none,
+            old: Placement(replica: .none, node: node, disk: 0),
+            new: Placement(replica: .none, node: target, disk: 0))
+        let list = groups.map { "\($0)" }.joined(separator: ", ")
+        begin(
+            OperationChange(record: record, held: node, usesIDs: true), request: request,
+            (kind == .drain ? "drains " : "replaces ") + name(node)
+                + (groups.isEmpty ? ", which holds nothing" : ": groups \(list)"),
+            now: stepTime, into: &effects)
+    }
+
+    mutating func endDrain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let node = try find(node: name)
+        try checkUnoccupied(node)
+        guard node.isHeld else {
+            throw DatabaseError(.refused, "\(name) is not drained: it may hold replicas already")
+        }
+        let id = node.record.id
+        let last = operations.elements.last {
+            ($0.record.kind == .drain || $0.record.kind == .replaceNode)
+                && $0.record.old.node == id
+        }
+        var transaction = MetadataTransaction()
+        transaction.changes.append(.delete(key: StoreKey.held(id)))
+        decide(
+            "\(name) may hold replicas again: asked for by the operator", nodes: [id], now: now,
+            into: &effects)
+        store(
+            transaction,
+            then: .released(id, request, last?.record.id ?? .none), into: &effects)
+    }
+
+    // MARK: Driving
+
+    /// Starts the next part when the last one has ended.
+    mutating func pumpNode(
+        _ status: OperationStatus, now: Instant, into effects: inout ControllerEffects
+    ) {
+        let record = status.record
+        let parts = openOperations.filter { $0.record.parent == record.id }
+        guard parts.isEmpty, let node = nodes[record.old.node] else { return }
+        if record.isCancelled {
+            return finish(
+                OperationChange(record: record), as: .cancelled,
+                "stopped by the operator with \(node.groups.count) replicas left", now: now,
+                into: &effects)
+        }
+        guard !node.groups.isEmpty else {
+            return finish(
+                OperationChange(record: record), as: .done,
+                "\(node.record.name) holds no replica any more", now: now, into: &effects)
+        }
+        guard now >= status.sendAgainAt else { return }
+        operations.update(record.id) { $0.sendAgainAt = now + settings.commandTimeout }
+        var obstacle = ""
+        for group in node.groups {
+            guard operation(on: group) == nil, let known = groups[group],
+                let index = known.placementIndex(node: record.old.node)
+            else {
+                obstacle = "another operation works on group \(group)"
+                continue
+            }
+            guard known.hasLeader, known.isServing else {
+                obstacle = "group \(group) has no serving leader"
+                continue
+            }
+            switch choose(
+                group, replacing: known.record.placements[index], with: record.new.node,
+                prefersSpares: record.kind == .replaceNode, now: now)
+            {
+            case .failure(let error): obstacle = error.message
+            case .success(let plan):
+                operations.update(record.id) { $0.note = "" }
+                return start(
+                    plan, origin: record.origin, reason: "part of operation \(record.id)",
+                    parent: record.id, now: now, into: &effects)
+            }
+        }
+        operations.update(record.id) { $0.note = obstacle }
+    }
+
+    // MARK: Repair
+
+    /// Replaces the replicas of nodes that stay down and of disks that failed, one at a time per node
+    /// that takes over.
+    mutating func repair(now: Instant, into effects: inout ControllerEffects) {
+        guard settings.repairs, now >= repairCheckAt else { return }
+        repairCheckAt = now + settings.commandTimeout
+        var lost: [(group: GroupID, node: NodeID, reason: String)] = []
+        for node in nodes.elements where !node.groups.isEmpty {
+            let since = node.health == .down ? node.downSince : node.diskFailedSince
+            guard let since, now - since >= settings.repairAfter else { continue }
+            let silence = (now - node.lastHeard).count / 1_000_000_000
+            for group in node.groups where operation(on: group) == nil {
+                if node.health == .down {
+                    lost.append(
+                        (group, node.record.id, "\(node.record.name) is silent for \(silence) s"))
+                } else if let status = groups[group],
+                    let index = status.placementIndex(node: node.record.id),
+                    status.reports[index]?.state == .failed
+                {
+                    lost.append(
+                        (group, node.record.id, "its disk on \(node.record.name) failed"))
+                }
+            }
+        }
+        guard !lost.isEmpty else { return }
+        lost.sort { ($0.group, $0.node) < ($1.group, $1.node) }
+        // Each look goes on where the last one ended, so that no group waits behind hopeless ones.
+        let start = lost.firstIndex { $0.group > repairCursor } ?? 0
+        for (group, node, reason) in (lost[start...] + lost[..<start])
+            .prefix(settings.repairLooksMax)
+        {
+            repairCursor = group
+            guard let node = nodes[node] else { continue }
+            repair(group, on: node, because: reason, now: now, into: &effects)
+        }
+    }
+
+    private mutating func repair(
+        _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
+        into effects: inout ControllerEffects
+    ) {
+        let open = openOperations.filter { $0.record.kind == .replaceReplica }
+        guard open.count < settings.replacementsMax, operation(on: id) == nil,
+            let group = groups[id], group.record.state == .active, group.hasLeader,
+            group.isServing, let index = group.placementIndex(node: node.record.id),
+            (try? checkUnoccupied(node)) != nil
+        else { return }
+        switch choose(id, replacing: group.record.placements[index], now: now) {
+        case .success(let plan):
+            guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
+            start(plan, origin: "repair", reason: reason, now: now, into: &effects)
+        case .failure(let error):
+            // Once a minute: what it says is the same, but for its numbers.
+            if let last = repairRefusedAt[id], now - last < .seconds(60) { return }
+            repairRefusedAt[id] = now
+            decide(
+                "repair of group \(id): \(error.message)", nodes: [node.record.id], group: id,
+                now: now, into: &effects)
+        }
+    }
+}

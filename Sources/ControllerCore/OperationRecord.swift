@@ -1,0 +1,242 @@
+// Operations as the metadata store holds them.
+
+import KVBase
+import ShardCore
+
+/// Names an operation for operators. Never reused.
+public struct OperationID: IntegerIdentity {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+}
+
+/// Something that takes several steps, each stored before it is acted on, so that the next controller
+/// goes on where the last one ended.
+public struct OperationRecord: Hashable, Sendable {
+    /// Raw values are in the store.
+    public enum Kind: UInt8, Sendable {
+        /// One replica of one group gives its place to a new one on another node.
+        case replaceReplica = 1
+        /// All replicas of a node, one after the other, to a spare.
+        case replaceNode = 2
+        /// All replicas of a node, one after the other, to wherever is room.
+        case drain = 3
+        /// A group's leadership goes to another of its nodes.
+        case transfer = 4
+    }
+
+    /// Raw values are in the store. `replaceReplica` goes from `creating` to `swapping`; every other
+    /// kind has the one step `moving`.
+    public enum Step: UInt8, Sendable {
+        /// The new replica is being created, empty.
+        case creating = 1
+        /// The leader is told to give it the log.
+        case adding = 2
+        /// It receives the group: a snapshot, then the log.
+        case catchingUp = 3
+        /// The group exchanges the replicas.
+        case swapping = 4
+        /// The new replica is taken out again, after a cancellation or because its node failed.
+        case retracting = 5
+        case moving = 6
+        case done = 10
+        case cancelled = 11
+        case failed = 12
+    }
+
+    public var id: OperationID
+    public var kind: Kind
+    public var step: Step
+    /// `operator`, or the rule that asked.
+    public var origin: String
+    public var reason: String
+    /// The operation on a node that this one is part of; `.none` for none.
+    public var parent: OperationID
+    /// `.none` for operations on a node.
+    public var group: GroupID
+    /// What gives its place. Operations on a node have only its node; a transfer the leader.
+    public var old: Placement
+    /// What takes it; node `.none` when the controller chooses. For a transfer: the next leader.
+    public var new: Placement
+    /// The node of `new` was a spare before.
+    public var wasSpare: Bool
+    /// Nodes that were tried and failed.
+    public var avoided: [NodeID]
+    public var isCancelled: Bool
+    /// How it ended, or what the newest step rests on.
+    public var outcome: String
+    /// Wall clock in milliseconds since 1970; 0 for not yet.
+    public var startedAt: UInt64
+    public var changedAt: UInt64
+    public var endedAt: UInt64
+
+    init(
+        id: OperationID, kind: Kind, step: Step, origin: String, reason: String,
+        parent: OperationID = .none, group: GroupID, old: Placement, new: Placement,
+        wasSpare: Bool = false
+    ) {
+        self.id = id
+        self.kind = kind
+        self.step = step
+        self.origin = origin
+        self.reason = reason
+        self.parent = parent
+        self.group = group
+        self.old = old
+        self.new = new
+        self.wasSpare = wasSpare
+        avoided = []
+        isCancelled = false
+        outcome = ""
+        startedAt = 0
+        changedAt = 0
+        endedAt = 0
+    }
+
+    public var isFinished: Bool { step.rawValue >= Step.done.rawValue }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(id)
+        writer.write(kind.rawValue)
+        writer.write(step.rawValue)
+        writer.write(origin)
+        writer.write(reason)
+        writer.write(parent)
+        writer.write(group)
+        old.encode(into: &writer)
+        new.encode(into: &writer)
+        writer.write(wasSpare)
+        writer.write(list: avoided) { writer, node in writer.write(node) }
+        writer.write(isCancelled)
+        writer.write(outcome)
+        writer.write(startedAt)
+        writer.write(changedAt)
+        writer.write(endedAt)
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        id = try reader.read()
+        kind = try reader.readEnum()
+        step = try reader.readEnum()
+        origin = try reader.readString()
+        reason = try reader.readString()
+        parent = try reader.read()
+        group = try reader.read()
+        old = try Placement(from: &reader)
+        new = try Placement(from: &reader)
+        wasSpare = try reader.readBool()
+        avoided = try reader.readList(elementBytesMin: 4) { (reader) throws(DatabaseError) in
+            try reader.read()
+        }
+        isCancelled = try reader.readBool()
+        outcome = try reader.readString()
+        startedAt = try reader.readUInt64()
+        changedAt = try reader.readUInt64()
+        endedAt = try reader.readUInt64()
+    }
+}
+
+/// A replica that has no place in its group any more and is to be deleted when its node answers.
+public struct RetiredReplica: Hashable, Sendable {
+    public var group: GroupID
+    public var replica: ReplicaID
+    public var node: NodeID
+    /// For the log of the node.
+    public var reason: String
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(group)
+        writer.write(replica)
+        writer.write(node)
+        writer.write(reason)
+    }
+
+    init(group: GroupID, replica: ReplicaID, node: NodeID, reason: String) {
+        self.group = group
+        self.replica = replica
+        self.node = node
+        self.reason = reason
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        group = try reader.read()
+        replica = try reader.read()
+        node = try reader.read()
+        reason = try reader.readString()
+    }
+}
+
+/// Something that was decided or refused, and on which grounds. Kept for operators.
+public struct Decision: Hashable, Sendable {
+    public var number: UInt64
+    /// Wall clock in milliseconds since 1970.
+    public var at: UInt64
+    public var nodes: [NodeID]
+    /// `.none` for no group, and so on.
+    public var group: GroupID
+    public var operation: OperationID
+    public var text: String
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(number)
+        writer.write(at)
+        writer.write(list: nodes) { writer, node in writer.write(node) }
+        writer.write(group)
+        writer.write(operation)
+        writer.write(text)
+    }
+
+    init(
+        number: UInt64, at: UInt64, nodes: [NodeID], group: GroupID, operation: OperationID,
+        text: String
+    ) {
+        self.number = number
+        self.at = at
+        self.nodes = nodes
+        self.group = group
+        self.operation = operation
+        self.text = text
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        number = try reader.readUInt64()
+        at = try reader.readUInt64()
+        nodes = try reader.readList(elementBytesMin: 4) { (reader) throws(DatabaseError) in
+            try reader.read()
+        }
+        group = try reader.read()
+        operation = try reader.read()
+        text = try reader.readString()
+    }
+}
+
+/// What an operator asks for.
+public enum OperationRequest: Hashable, Sendable {
+    /// Of one group, or of all groups of the node; `with`: the name of the node that takes over.
+    case replace(node: String, group: GroupID?, with: String?)
+    case drain(node: String)
+    /// The node may hold replicas again.
+    case endDrain(node: String)
+    case transfer(GroupID, node: String)
+    case cancel(OperationID)
+}
+
+/// An operation as the acting controller drives it.
+public struct OperationStatus: Sendable {
+    public internal(set) var record: OperationRecord
+    /// A newer record is on its way to the store: nothing is done before it is there.
+    var isStoring = true
+    /// The newest command; 0 for none.
+    var command: UInt64 = 0
+    var sendAgainAt: Instant = .origin
+    /// The command of this step was answered with success.
+    var isConfirmed = false
+    /// Why the newest command was refused, or what is waited for.
+    public internal(set) var note = ""
+    /// The furthest point reached in this step, and when that was.
+    var reached: UInt64 = 0
+    var reachedAt: Instant
+    /// Who waits until the record is stored.
+    var requests: [RequestID] = []
+    /// Cancellations that wait until nothing is on its way to the store.
+    var cancellations: [RequestID] = []
+}

@@ -1,0 +1,233 @@
+// `replace`, `drain`, `transfer`, `ops`, `why`, `doctor`: changing where replicas live, and the reasons.
+
+import OperatorClient
+
+extension Command {
+    private static let waitFlags: [Flag] = [
+        .toggle("wait", "return when it has ended (the default on a terminal)"),
+        .toggle("no-wait", "return when it is stored and under way (the default elsewhere)"),
+    ]
+
+    static let operationCommands: [Command] = [
+        Command(
+            path: ["replace"], summary: "move the replicas of a node to a spare",
+            details: """
+                Each group gets a new replica on the spare, waits until it has caught up, and swaps it \
+                with the old
+                one. The node may be dead. Without --with the controller chooses; --dry-run shows what.
+                """,
+            positionals: [Positional(name: "NODE", isRequired: false, kind: .daemon)],
+            flags: [
+                .option("with", "SPARE", "the node that takes over"),
+                .option("group", "GROUP", "only in this group; then with --replica"),
+                .option("replica", "NODE", "the node whose replica of --group is replaced"),
+                .toggle("dry-run", "show the plan and do nothing"),
+            ] + waitFlags,
+            examples: [
+                "replace node-2 --dir /tmp/rk", "replace node-2 --with node-4 --wait --dir /tmp/rk",
+                "replace node-2 --dry-run --dir /tmp/rk",
+                "replace --group 1 --replica node-2 --dir /tmp/rk",
+            ],
+            run: replace),
+        Command(
+            path: ["drain"], summary: "move every replica off a node and give it none",
+            details: "A drained node is given no replica until: kvctl drain NODE --end",
+            positionals: [Positional(name: "NODE", kind: .daemon)],
+            flags: [.toggle("end", "the node may hold replicas again")] + waitFlags,
+            examples: ["drain node-2 --wait --dir /tmp/rk", "drain node-2 --end --dir /tmp/rk"],
+            run: drain),
+        Command(
+            path: ["transfer"], summary: "hand a group's leadership to another of its nodes",
+            positionals: [
+                Positional(name: "GROUP"), Positional(name: "NODE", kind: .daemon),
+            ],
+            flags: waitFlags, examples: ["transfer 1 node-3 --dir /tmp/rk"], run: transfer),
+        Command(
+            path: ["ops", "list"], summary: "operations under way and the last that ended",
+            flags: [.toggle("open", "only those under way")],
+            examples: ["ops list --dir /tmp/rk", "ops list --open --dir /tmp/rk -o json"],
+            run: listOperations),
+        Command(
+            path: ["ops", "show"], summary: "one operation: step, progress, reason, outcome",
+            positionals: [Positional(name: "ID")], examples: ["ops show 7 --dir /tmp/rk"],
+            run: showOperation),
+        Command(
+            path: ["ops", "watch"], summary: "wait until an operation has ended",
+            positionals: [Positional(name: "ID")], examples: ["ops watch 7 --dir /tmp/rk"],
+            run: watchOperation),
+        Command(
+            path: ["ops", "cancel"], summary: "stop an operation and take back what it did",
+            details: "A replacement whose group has swapped already ends as done.",
+            positionals: [Positional(name: "ID")], flags: waitFlags,
+            examples: ["ops cancel 7 --dir /tmp/rk"], run: cancelOperation),
+        Command(
+            path: ["why"], summary: "what was decided or refused, and on which grounds",
+            positionals: [
+                Positional(name: "node|group|op", isRequired: false),
+                Positional(name: "NAME|ID", isRequired: false),
+            ],
+            flags: [.option("limit", "N", "decisions shown, the newest; 50 unless told")],
+            examples: [
+                "why --dir /tmp/rk", "why node node-2 --dir /tmp/rk", "why group 1 --dir /tmp/rk",
+                "why op 7 --dir /tmp/rk -o json",
+            ],
+            run: why),
+        Command(
+            path: ["doctor"], summary: "one verdict, then everything that wants attention",
+            details: "Exits 5 when there is a finding.", examples: ["doctor --dir /tmp/rk"],
+            run: doctor),
+    ]
+
+    // MARK: Starting
+
+    private static func replace(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        var arguments: [String: JSONValue] = [:]
+        switch (invocation.argument(0), invocation.string("group"), invocation.string("replica")) {
+        case (let node?, nil, nil): arguments["node"] = .string(node)
+        case (nil, .some, let node?):
+            arguments["node"] = .string(node)
+            if let group = try invocation.int("group", in: 1...Int(UInt32.max)) {
+                arguments["group"] = .integer(Int64(group))
+            }
+        default:
+            throw invocation.usage("say either NODE, or --group GROUP --replica NODE")
+        }
+        if let spare = invocation.string("with") { arguments["with"] = .string(spare) }
+        guard invocation.has("dry-run") else {
+            return try start("replace", arguments, invocation)
+        }
+        arguments["dryRun"] = true
+        return try show("replace", .object(arguments), invocation) {
+            OperationReport.plan($0["plan"].elements, $1)
+        }
+    }
+
+    private static func drain(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let node = invocation.positionals[0]
+        guard invocation.has("end") else {
+            return try start("drain", ["node": .string(node)], invocation)
+        }
+        let answer = try Cluster(invocation).call("drain.end", ["node": .string(node)])
+        Terminal.say("\(node) may hold replicas again")
+        if invocation.wantsJSON { Terminal.data(answer.encoded(pretty: true)) }
+        return .ok
+    }
+
+    private static func transfer(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let group = try number(invocation.positionals[0], "GROUP", invocation)
+        return try start(
+            "transfer", ["group": group, "node": .string(invocation.positionals[1])], invocation)
+    }
+
+    private static func cancelOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation)
+        return try start("ops.cancel", ["operation": id], invocation, isCancel: true)
+    }
+
+    /// Sends a request that starts an operation, and waits for its end where that is wanted.
+    private static func start(
+        _ verb: String, _ arguments: [String: JSONValue], _ invocation: Invocation,
+        isCancel: Bool = false
+    ) throws(Failure) -> ExitCode {
+        if invocation.has("wait"), invocation.has("no-wait") {
+            throw invocation.usage("--wait and --no-wait exclude each other")
+        }
+        let cluster = try Cluster(invocation)
+        let operation = try cluster.call(verb, .object(arguments))["operation"]
+        let waits =
+            invocation.has("wait") || (Terminal.outputIsTTY && !invocation.has("no-wait"))
+        guard waits, let id = operation["id"].int else {
+            return finish(operation, invocation, succeeds: true)
+        }
+        let end = try OperationWatch(cluster, id).run()
+        let wanted = isCancel ? ["cancelled"] : ["done"]
+        return finish(end, invocation, succeeds: wanted.contains(end["step"].text))
+    }
+
+    private static func finish(
+        _ operation: JSONValue, _ invocation: Invocation, succeeds: Bool
+    ) -> ExitCode {
+        if invocation.wantsJSON {
+            Terminal.data(operation.encoded(pretty: true))
+        } else {
+            for line in OperationReport.details(operation, Palette(invocation)) {
+                Terminal.data(line)
+            }
+        }
+        return succeeds ? .ok : .failure
+    }
+
+    // MARK: Looking
+
+    private static func listOperations(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        var operations = try Cluster(invocation).call("ops.list")["operations"].elements
+        if invocation.has("open") { operations.removeAll { $0["finished"].bool == true } }
+        if invocation.wantsJSON {
+            let json: JSONValue = ["operations": .array(operations)]
+            Terminal.data(json.encoded(pretty: true))
+        } else {
+            for line in OperationReport.list(operations, Palette(invocation)) {
+                Terminal.data(line)
+            }
+        }
+        return .ok
+    }
+
+    private static func showOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation)
+        let operation = try Cluster(invocation).call("ops.show", ["operation": id])["operation"]
+        return finish(operation, invocation, succeeds: true)
+    }
+
+    private static func watchOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation).int ?? 0
+        let end = try OperationWatch(Cluster(invocation), id).run()
+        return finish(end, invocation, succeeds: end["step"].string == "done")
+    }
+
+    private static func why(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        var arguments: [String: JSONValue] = [:]
+        switch (invocation.argument(0), invocation.argument(1)) {
+        case (nil, _): break
+        case ("node", let name?): arguments["node"] = .string(name)
+        case ("group", let id?): arguments["group"] = try number(id, "group", invocation)
+        case ("op", let id?): arguments["operation"] = try number(id, "operation", invocation)
+        default: throw invocation.usage("say: why node NAME, why group ID or why op ID")
+        }
+        if let limit = try invocation.int("limit", in: 1...1_000) {
+            arguments["limit"] = .integer(Int64(limit))
+        }
+        return try show("why", .object(arguments), invocation) {
+            OperationReport.decisions($0["decisions"].elements, $1)
+        }
+    }
+
+    private static func doctor(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let result = try Cluster(invocation).call("doctor")
+        let findings = result["findings"].elements
+        if invocation.wantsJSON {
+            Terminal.data(result.encoded(pretty: true))
+        } else {
+            let palette = Palette(invocation)
+            Terminal.data(
+                palette.state(result["verdict"].text) + ": "
+                    + (findings.isEmpty
+                        ? "nothing to do" : Quantity.of(findings.count, "finding")))
+            for finding in findings {
+                Terminal.data(
+                    "\(finding["code"].text) \(finding["severity"].text): "
+                        + "\(finding["text"].text)\n      \(finding["advice"].text)")
+            }
+        }
+        return findings.isEmpty ? .ok : .unhealthy
+    }
+
+    private static func number(
+        _ text: String, _ what: String, _ invocation: Invocation
+    ) throws(Failure) -> JSONValue {
+        guard let number = UInt32(text), number > 0 else {
+            throw invocation.usage("\(what) is a number, not '\(text)'")
+        }
+        return .integer(Int64(number))
+    }
+}
