@@ -230,6 +230,7 @@ extension Controller {
         for request in requests { operationAnswers.append((request, .success(id))) }
         pump(id, now: now, into: &effects)
         if change.record.isFinished, change.record.parent != .none {
+            operations.update(change.record.parent) { $0.sendAgainAt = .origin }
             pump(change.record.parent, now: now, into: &effects)
         }
     }
