@@ -94,7 +94,10 @@ extension Controller {
             groups.update(id) { group in
                 group.attempt?.isStored = true
                 group.attempt?.startedAt = now
-                group.attempt?.deadline = now + settings.nominationTimeout
+                // Rounds in which nobody won take longer and longer: the voters may be bound to a
+                // leader that this controller does not hear.
+                let rounds = min(group.attempts / max(1, group.record.placements.count), 4)
+                group.attempt?.deadline = now + settings.nominationTimeout * (1 << UInt64(rounds))
             }
             let node = group.record.placements[index].node
             guard nodes[node]?.isLive == true else {

@@ -36,6 +36,8 @@ public final class RPCConnection {
     private var closeReason: DatabaseError?
     /// Keeps the connection alive while the loop knows only the TCP connection.
     private var keepAlive: RPCConnection?
+    /// Runs until the hello of an accepted connection comes.
+    private var helloTimer: LoopTimer?
 
     /// Takes over an accepted connection and says hello.
     init(
@@ -48,6 +50,9 @@ public final class RPCConnection {
         tcp.delegate = self
         configure()
         sendHello()
+        helloTimer = transport.loop.schedule(after: transport.helloTimeout) { [weak self] in
+            self?.close(DatabaseError(.malformed, "no hello came"))
+        }
     }
 
     /// Dials. `delegate` hears `connectionDidOpen` or `connectionDidClose`.
@@ -146,6 +151,7 @@ extension RPCConnection: TCPConnectionDelegate {
 
     public func connectionDidClose(_ connection: TCPConnection, reason: DatabaseError?) {
         isClosed = true
+        helloTimer?.cancel()
         let owner = delegate
         delegate = nil
         owner?.connectionDidClose(self, reason: closeReason ?? reason)
@@ -201,6 +207,7 @@ extension RPCConnection: TCPConnectionDelegate {
                     .fenced, "\(hello.name) is not node \(greeting.expects)")
             }
             peer = greeting
+            helloTimer?.cancel()
             delegate?.connectionDidOpen(self)
         case .goodbye:
             var reader = ByteReader(body)

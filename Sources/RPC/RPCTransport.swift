@@ -7,6 +7,8 @@ import KVBase
 /// the turn-end hooks that still send.
 public final class RPCTransport {
     public let loop: EventLoop
+    /// An accepted connection whose hello has not come by then is closed.
+    public var helloTimeout = Nanoseconds.seconds(10)
     private var dirty: [RPCConnection] = []
 
     public init(loop: EventLoop) {
