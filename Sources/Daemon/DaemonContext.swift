@@ -31,8 +31,6 @@ public final class DaemonContext: Sendable {
     private struct State {
         var settings: Settings
         var stopHandlers: [@Sendable () -> Void] = []
-        var reloadHandlers: [@Sendable (Settings) -> Void] = []
-        var adminHandlers: [String: AdminServer.Handler] = [:]
         var adminServer: AdminServer?
         var isStopping = false
         /// The status line that `ready` gave; nil while starting.
@@ -93,13 +91,8 @@ public final class DaemonContext: Sendable {
 
     // MARK: Settings
 
-    /// The effective settings; those that `reload` may change are read anew by its handlers.
+    /// The effective settings. SIGHUP reads them again; of what runs, only the log level follows.
     public var settings: Settings { state.withLock { $0.settings } }
-
-    /// Runs `handler` with the new settings after each successful SIGHUP, on the signal thread.
-    public func onReload(_ handler: @escaping @Sendable (Settings) -> Void) {
-        state.withLock { $0.reloadHandlers.append(handler) }
-    }
 
     // MARK: Health
 
@@ -119,22 +112,13 @@ public final class DaemonContext: Sendable {
 
     // MARK: Admin HTTP
 
-    /// Adds a page of the admin server, beside `/metrics`, `/livez` and `/readyz`. Before
-    /// `startAdmin`.
-    public func addAdminPage(_ path: String, _ handler: @escaping AdminServer.Handler) {
-        state.withLock { state in
-            precondition(state.adminServer == nil, "admin pages are registered before startAdmin")
-            state.adminHandlers[path] = handler
-        }
-    }
-
     /// Starts the admin server at `listen.admin`, if set; returns its port. Early in the start, so
     /// that a long recovery can be watched.
     @discardableResult
     public func startAdmin() throws(DatabaseError) -> UInt16? {
         guard let text = settings.optionalString("listen.admin"), !text.isEmpty else { return nil }
         let address = try SocketAddress.parse(text)
-        var handlers = state.withLock { $0.adminHandlers }
+        var handlers: [String: AdminServer.Handler] = [:]
         let (metrics, health) = (metrics, health)
         handlers["/metrics"] = { _ in
             AdminResponse(contentType: MetricsRegistry.contentType, body: metrics.render())
@@ -267,12 +251,8 @@ public final class DaemonContext: Sendable {
     }
 
     private func apply(_ settings: Settings) {
-        let handlers = state.withLock { state in
-            state.settings = settings
-            return state.reloadHandlers
-        }
+        state.withLock { $0.settings = settings }
         log.level = CommonSettings.logLevel(settings)
-        for handler in handlers { handler(settings) }
         health.recordReload()
         log.component("daemon").notice("settings read again")
     }

@@ -57,7 +57,9 @@ extension NodeServer {
             }
             let mailbox = surveys.mailbox
             replica.disk.surveyor.submit {
-                for owned in shards { results.add(Self.count(owned, store, view)) }
+                for owned in shards {
+                    if let report = Self.count(owned, store, view) { results.add(report) }
+                }
                 view.release()
                 _ = mailbox.post((number, nil))
             }
@@ -72,16 +74,21 @@ extension NodeServer {
         shardReports.remove(shard)
     }
 
+    /// Nil when the shard cannot be read to its end: no figure rather than a wrong one.
     private static func count(
         _ owned: OwnedShard, _ store: StoreID, _ view: any EngineSnapshot
-    ) -> ShardReport {
+    ) -> ShardReport? {
         var report = ShardReport(
             shard: owned.shard.id, epoch: owned.shard.epoch, bytes: 0, records: 0)
         let range = StorageLayout.range(store, owned.shard.table, owned.shard.range)
-        try? view.scan(range) { key, value in
-            report.records += 1
-            report.bytes += UInt64(key.count + value.count)
-            return true
+        do throws(DatabaseError) {
+            try view.scan(range) { key, value in
+                report.records += 1
+                report.bytes += UInt64(key.count + value.count)
+                return true
+            }
+        } catch {
+            return nil
         }
         return report
     }
