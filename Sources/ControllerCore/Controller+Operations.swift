@@ -51,6 +51,8 @@ extension Controller {
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
             case .cancel(let id): try cancel(id, request)
+            case .split, .move, .merge, .pause, .resume, .reverse, .apply:
+                throw DatabaseError(.refused, "not possible yet")
             }
         } catch {
             operationAnswers.append((request, .failure(error)))
@@ -262,6 +264,7 @@ extension Controller {
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
+        case .split, .move, .merge: break
         }
     }
 
@@ -310,6 +313,7 @@ extension Controller {
             save(
                 OperationChange(record: record, released: record.old.node), now: now,
                 into: &effects)
+        case .split, .move, .merge: break
         }
     }
 
@@ -382,7 +386,14 @@ extension OperationRequest {
         case .drain(let node): "drain \(node)"
         case .endDrain(let node): "the end of the drain of \(node)"
         case .transfer(let group, let node): "transfer of group \(group) to \(node)"
+        case .split(let split): "split of table \(split.table)"
+        case .move(let shard, _): "move of shard \(shard)"
+        case .merge(let shard): "merge of shard \(shard)"
         case .cancel(let id): "cancel of operation \(id)"
+        case .pause(let id): "pause of operation \(id)"
+        case .resume(let id): "resumption of operation \(id)"
+        case .reverse(let id): "reversal of operation \(id)"
+        case .apply(let id): "application of operation \(id)"
         }
     }
 }

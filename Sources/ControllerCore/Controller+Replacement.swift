@@ -143,7 +143,7 @@ extension Controller {
                     record.id, to: view.node,
                     .removeLearner(record.group, record.new.replica), now: now)
             }
-        case .moving, .done, .cancelled, .failed: break
+        default: break
         }
     }
 

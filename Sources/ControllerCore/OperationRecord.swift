@@ -22,10 +22,17 @@ public struct OperationRecord: Hashable, Sendable {
         case drain = 3
         /// A group's leadership goes to another of its nodes.
         case transfer = 4
+        /// A shard is cut in two; then one half moves, where the plan says so.
+        case split = 5
+        /// A shard goes to another group.
+        case move = 6
+        /// A shard takes in its right neighbour; first that one moves, where it is in another group.
+        case merge = 7
     }
 
-    /// Raw values are in the store. `replaceReplica` goes from `creating` to `swapping`; every other
-    /// kind has the one step `moving`.
+    /// Raw values are in the store. `replaceReplica` goes from `creating` to `swapping`, operations on
+    /// shards from `forming` to `merging` as far as their work asks for it; every other kind has the
+    /// one step `moving`.
     public enum Step: UInt8, Sendable {
         /// The new replica is being created, empty.
         case creating = 1
@@ -41,6 +48,26 @@ public struct OperationRecord: Hashable, Sendable {
         case done = 10
         case cancelled = 11
         case failed = 12
+        /// A rule would do it, and waits for an operator to apply it.
+        case proposed = 20
+        /// The target group is being formed.
+        case forming = 21
+        /// The owner cuts the shard.
+        case splitting = 22
+        /// The owner is fenced, the target activated: the one moment when clients wait.
+        case switching = 23
+        /// Cancelled in `switching`: the target is asked to decline, then the owner takes the shard back.
+        case declining = 24
+        /// The target copies, and answers everything with the owner's help.
+        case copying = 25
+        /// The target's replicas digest what they hold.
+        case verifying = 26
+        /// The target is told that it owns the shard alone.
+        case finishing = 27
+        /// The former owner gives up its records.
+        case releasing = 28
+        /// The group joins the two neighbours.
+        case merging = 29
     }
 
     public var id: OperationID
@@ -62,6 +89,10 @@ public struct OperationRecord: Hashable, Sendable {
     /// Nodes that were tried and failed.
     public var avoided: [NodeID]
     public var isCancelled: Bool
+    /// An operator holds it where it is; it goes no further until it is resumed.
+    public var isPaused: Bool
+    /// Of operations on shards.
+    public var work: ShardWork?
     /// How it ended, or what the newest step rests on.
     public var outcome: String
     /// Wall clock in milliseconds since 1970; 0 for not yet.
@@ -72,7 +103,7 @@ public struct OperationRecord: Hashable, Sendable {
     init(
         id: OperationID, kind: Kind, step: Step, origin: String, reason: String,
         parent: OperationID = .none, group: GroupID, old: Placement, new: Placement,
-        wasSpare: Bool = false
+        wasSpare: Bool = false, work: ShardWork? = nil
     ) {
         self.id = id
         self.kind = kind
@@ -86,13 +117,15 @@ public struct OperationRecord: Hashable, Sendable {
         self.wasSpare = wasSpare
         avoided = []
         isCancelled = false
+        isPaused = false
+        self.work = work
         outcome = ""
         startedAt = 0
         changedAt = 0
         endedAt = 0
     }
 
-    public var isFinished: Bool { step.rawValue >= Step.done.rawValue }
+    public var isFinished: Bool { step == .done || step == .cancelled || step == .failed }
 
     func encode(into writer: inout ByteWriter) {
         writer.write(id)
@@ -107,6 +140,9 @@ public struct OperationRecord: Hashable, Sendable {
         writer.write(wasSpare)
         writer.write(list: avoided) { writer, node in writer.write(node) }
         writer.write(isCancelled)
+        writer.write(isPaused)
+        writer.write(work != nil)
+        work?.encode(into: &writer)
         writer.write(outcome)
         writer.write(startedAt)
         writer.write(changedAt)
@@ -128,6 +164,8 @@ public struct OperationRecord: Hashable, Sendable {
             try reader.read()
         }
         isCancelled = try reader.readBool()
+        isPaused = try reader.readBool()
+        work = try reader.readBool() ? try ShardWork(from: &reader) : nil
         outcome = try reader.readString()
         startedAt = try reader.readUInt64()
         changedAt = try reader.readUInt64()
@@ -217,7 +255,17 @@ public enum OperationRequest: Hashable, Sendable {
     /// The node may hold replicas again.
     case endDrain(node: String)
     case transfer(GroupID, node: String)
+    case split(SplitRequest)
+    case move(ShardID, to: MoveTarget)
+    /// The shard takes in its right neighbour.
+    case merge(ShardID)
     case cancel(OperationID)
+    case pause(OperationID)
+    case resume(OperationID)
+    /// Takes back what the operation did: one under way is cancelled, a move that is done goes back.
+    case reverse(OperationID)
+    /// Starts what a rule proposed.
+    case apply(OperationID)
 }
 
 /// An operation as the acting controller drives it.

@@ -34,6 +34,7 @@ extension GroupState {
         case .finish(let id, let epoch): try finish(id, epoch)
         case .release(let id, let epoch): return try release(id, epoch)
         case .decline(let id, let epoch): try decline(id, epoch)
+        case .verify, .merge: throw DatabaseError(.refused, "not possible yet")
         }
         return CommandEffect()
     }

@@ -61,6 +61,8 @@ extension NodeServer {
             propose(.shardCommand, command.shard, command.epoch, in: group, waiter) {
                 command.encode(into: &$0)
             }
+        case .holdCopy:
+            finishCommand(waiter, error: DatabaseError(.refused, "not possible yet"))
         case .createLearner(let group, let placement):
             create(group, placement, Membership.empty, waiter)
         case .addLearner(let group, let placement):

@@ -26,7 +26,13 @@ public struct NodeCommand: Hashable, Sendable {
         case removeReplica(GroupID, ReplicaID, reason: String)
         /// Split or move a shard, through the log of this group.
         case shard(GroupID, ShardCommand)
+        /// To the leader of a group that copies this shard: rest for `holdTime`. Not durable and not
+        /// replicated, so whoever wants the copy to rest repeats it.
+        case holdCopy(GroupID, ShardID)
     }
+
+    /// How long one `holdCopy` holds.
+    public static let holdTime = Nanoseconds.seconds(3)
 
     /// Names the command in its outcome. Unique per controller term.
     public var id: UInt64
@@ -102,6 +108,10 @@ public struct NodeCommands: Hashable, Sendable {
                 writer.write(UInt8(16))
                 writer.write(group)
                 command.encode(into: &writer)
+            case .holdCopy(let group, let shard):
+                writer.write(UInt8(17))
+                writer.write(group)
+                writer.write(shard)
             }
         }
     }
@@ -134,6 +144,7 @@ public struct NodeCommands: Hashable, Sendable {
                 action = .removeReplica(
                     try reader.read(), try reader.read(), reason: try reader.readString())
             case 16: action = .shard(try reader.read(), try ShardCommand(from: &reader))
+            case 17: action = .holdCopy(try reader.read(), try reader.read())
             case let kind: throw DatabaseError(.malformed, "node command of kind \(kind)")
             }
             return NodeCommand(id: id, action: action)

@@ -102,15 +102,22 @@ public struct DiskReport: Hashable, Sendable {
     public var freeBytes: UInt64
     /// In engine and log of this directory.
     public var dataBytes: UInt64
+    /// How long the newest probe took or has been waiting: an fsynced write through the log, and a
+    /// read through the engine.
+    public var logDelay: Nanoseconds
+    public var engineDelay: Nanoseconds
 
     public init(
-        path: String, state: State, totalBytes: UInt64, freeBytes: UInt64, dataBytes: UInt64
+        path: String, state: State, totalBytes: UInt64, freeBytes: UInt64, dataBytes: UInt64,
+        logDelay: Nanoseconds = .zero, engineDelay: Nanoseconds = .zero
     ) {
         self.path = path
         self.state = state
         self.totalBytes = totalBytes
         self.freeBytes = freeBytes
         self.dataBytes = dataBytes
+        self.logDelay = logDelay
+        self.engineDelay = engineDelay
     }
 }
 
@@ -216,12 +223,17 @@ public struct ShardReport: Hashable, Sendable {
     /// Keys, values and record overhead, without the engine's own.
     public var bytes: UInt64
     public var records: UInt64
+    /// A routed key that halves the bytes; inside the shard and not its start. Nil when there is none.
+    public var middle: Bytes?
 
-    public init(shard: ShardID, epoch: Epoch, bytes: UInt64, records: UInt64) {
+    public init(
+        shard: ShardID, epoch: Epoch, bytes: UInt64, records: UInt64, middle: Bytes? = nil
+    ) {
         self.shard = shard
         self.epoch = epoch
         self.bytes = bytes
         self.records = records
+        self.middle = middle
     }
 }
 
@@ -238,11 +250,16 @@ public struct NodeHeartbeat: Hashable, Sendable {
     public var replicas: [ReplicaReport]
     /// Those whose figures changed since the last heartbeat (all of them on a new connection).
     public var shards: [ShardReport]
+    /// About once a second.
+    public var load: LoadReport?
+    public var copies: [CopyReport]
+    public var digests: [ShardDigest]
 
     public init(
         node: NodeID, incarnation: UInt64, sequence: UInt64, mapRevision: Revision,
         loopDelay: Nanoseconds, disks: [DiskReport], replicas: [ReplicaReport],
-        shards: [ShardReport]
+        shards: [ShardReport], load: LoadReport? = nil, copies: [CopyReport] = [],
+        digests: [ShardDigest] = []
     ) {
         self.node = node
         self.incarnation = incarnation
@@ -252,6 +269,9 @@ public struct NodeHeartbeat: Hashable, Sendable {
         self.disks = disks
         self.replicas = replicas
         self.shards = shards
+        self.load = load
+        self.copies = copies
+        self.digests = digests
     }
 
     public func encode(into writer: inout ByteWriter) {
@@ -266,6 +286,8 @@ public struct NodeHeartbeat: Hashable, Sendable {
             writer.write(disk.totalBytes)
             writer.write(disk.freeBytes)
             writer.write(disk.dataBytes)
+            writer.write(disk.logDelay.count)
+            writer.write(disk.engineDelay.count)
         }
         writer.write(list: replicas) { writer, replica in
             writer.write(replica.group)
@@ -286,7 +308,12 @@ public struct NodeHeartbeat: Hashable, Sendable {
             writer.write(shard.epoch)
             writer.write(shard.bytes)
             writer.write(shard.records)
+            writer.write(shard.middle)
         }
+        writer.write(load != nil)
+        load?.encode(into: &writer)
+        writer.write(list: copies) { writer, copy in copy.encode(into: &writer) }
+        writer.write(list: digests) { writer, digest in digest.encode(into: &writer) }
     }
 
     public init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -295,11 +322,13 @@ public struct NodeHeartbeat: Hashable, Sendable {
         sequence = try reader.readUInt64()
         mapRevision = try reader.read()
         loopDelay = Nanoseconds(try reader.readUInt64())
-        disks = try reader.readList(elementBytesMin: 29) { (reader) throws(DatabaseError) in
+        disks = try reader.readList(elementBytesMin: 45) { (reader) throws(DatabaseError) in
             DiskReport(
                 path: try reader.readString(), state: try reader.readEnum(),
                 totalBytes: try reader.readUInt64(), freeBytes: try reader.readUInt64(),
-                dataBytes: try reader.readUInt64())
+                dataBytes: try reader.readUInt64(),
+                logDelay: Nanoseconds(try reader.readUInt64()),
+                engineDelay: Nanoseconds(try reader.readUInt64()))
         }
         replicas = try reader.readList(elementBytesMin: 59) { (reader) throws(DatabaseError) in
             ReplicaReport(
@@ -312,10 +341,18 @@ public struct NodeHeartbeat: Hashable, Sendable {
                     (reader) throws(DatabaseError) in try MemberReport(from: &reader)
                 })
         }
-        shards = try reader.readList(elementBytesMin: 24) { (reader) throws(DatabaseError) in
+        shards = try reader.readList(elementBytesMin: 25) { (reader) throws(DatabaseError) in
             ShardReport(
                 shard: try reader.read(), epoch: try reader.read(),
-                bytes: try reader.readUInt64(), records: try reader.readUInt64())
+                bytes: try reader.readUInt64(), records: try reader.readUInt64(),
+                middle: try reader.readOptionalBytes())
+        }
+        load = try reader.readBool() ? try LoadReport(from: &reader) : nil
+        copies = try reader.readList(elementBytesMin: 26) { (reader) throws(DatabaseError) in
+            try CopyReport(from: &reader)
+        }
+        digests = try reader.readList(elementBytesMin: 40) { (reader) throws(DatabaseError) in
+            try ShardDigest(from: &reader)
         }
     }
 }

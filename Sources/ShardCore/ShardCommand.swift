@@ -28,11 +28,18 @@ public enum ShardCommand: Hashable, Sendable {
     /// The group, which does not hold the shard, will not take it with this epoch or one below: a
     /// move is given up before its activation.
     case decline(ShardID, Epoch)
+    /// Every replica digests what it holds of the shard at this place of the log and reports it.
+    case verify(ShardID, Epoch)
+    /// The shard, of this epoch, takes in its right neighbour `with` of epoch `at`, which is owned by
+    /// the same group: it has the epoch above both, the neighbour is given up through that epoch. No
+    /// record moves.
+    case merge(ShardID, Epoch, with: ShardID, at: Epoch)
 
     public var shard: ShardID {
         switch self {
         case .split(let shard, _, _, _), .fence(let shard, _, _), .advance(let shard, _, _, _),
-            .finish(let shard, _), .release(let shard, _), .decline(let shard, _):
+            .finish(let shard, _), .release(let shard, _), .decline(let shard, _),
+            .verify(let shard, _), .merge(let shard, _, _, _):
             shard
         case .activate(let shard, _, _, _): shard.id
         }
@@ -41,7 +48,8 @@ public enum ShardCommand: Hashable, Sendable {
     public var epoch: Epoch {
         switch self {
         case .split(_, let epoch, _, _), .fence(_, let epoch, _), .advance(_, let epoch, _, _),
-            .finish(_, let epoch), .release(_, let epoch), .decline(_, let epoch):
+            .finish(_, let epoch), .release(_, let epoch), .decline(_, let epoch),
+            .verify(_, let epoch), .merge(_, let epoch, _, _):
             epoch
         case .activate(let shard, _, _, _): shard.epoch
         }
@@ -69,6 +77,11 @@ public enum ShardCommand: Hashable, Sendable {
         case .finish(let shard, let epoch): Self.head(5, shard, epoch, &writer)
         case .release(let shard, let epoch): Self.head(6, shard, epoch, &writer)
         case .decline(let shard, let epoch): Self.head(7, shard, epoch, &writer)
+        case .verify(let shard, let epoch): Self.head(8, shard, epoch, &writer)
+        case .merge(let shard, let epoch, let neighbour, let other):
+            Self.head(9, shard, epoch, &writer)
+            writer.write(neighbour)
+            writer.write(other)
         }
     }
 
@@ -90,6 +103,11 @@ public enum ShardCommand: Hashable, Sendable {
         case 5: self = .finish(try reader.read(), try reader.read())
         case 6: self = .release(try reader.read(), try reader.read())
         case 7: self = .decline(try reader.read(), try reader.read())
+        case 8: self = .verify(try reader.read(), try reader.read())
+        case 9:
+            self = .merge(
+                try reader.read(), try reader.read(), with: try reader.read(),
+                at: try reader.read())
         case let kind: throw DatabaseError(.malformed, "shard command of kind \(kind)")
         }
     }

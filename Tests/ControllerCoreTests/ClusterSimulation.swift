@@ -417,6 +417,7 @@ final class ClusterSimulation {
             }
             groupShards[shard.group]?.remove(shard.id)
             return nil
+        case .holdCopy: return nil
         case .shard(let group, _):
             return DatabaseError(.refused, "group \(group) moves no shards here")
         }
