@@ -119,7 +119,9 @@ struct MigrationGroup {
         restarts += 1
         clock = SequencerClock(node: NodeID(id.rawValue * 1_000 + restarts % 1_000))
         clock.observe(leader.state.floor)
-        for entry in leader.applied..<log.count { waiters[entry] = waiters[entry].map { _ in .none } }
+        for entry in leader.applied..<log.count {
+            waiters[entry] = waiters[entry].map { _ in .none }
+        }
         while leader.applied < before.applied { _ = try applyNext() }
         guard leader.compared == before.compared else {
             throw Violation(description: "group \(id): a replay gave other records")

@@ -93,7 +93,8 @@ struct MigrationOracle {
                 held.shard.range == shard.range
             else {
                 throw Violation(
-                    description: "the map shows \(shard), its group holds \(String(describing: held))")
+                    description: "the map shows \(shard), its group holds"
+                        + " \(String(describing: held))")
             }
         }
     }
