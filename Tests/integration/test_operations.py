@@ -147,7 +147,7 @@ def test_of_three_spares_the_one_that_is_neither_dead_nor_full_takes_over(tmp_pa
                                      for nodes in holders(cluster).values()), 60, "whole groups")
                 wait_for_progress(inserts)
             why = cluster.kvctl("why", "group", 1).stdout
-            assert "skipped node-4" in why and "skipped node-5" in why, why
+            assert "skipped node-4: down" in why and "node-5: " in why and "MiB free" in why, why
             inserts.check()
     finally:
         subprocess.run(["umount", "--lazy", full], check=True)
