@@ -318,7 +318,8 @@ public struct LoadMeter: Sendable {
 
     /// Evaluates the samples of those shards whose turn was longest ago.
     private mutating func figure(_ shards: [(place: Int, owned: OwnedShard)], now: Instant) {
-        let sampled = shards.compactMap { shard -> (age: Nanoseconds, at: Int, owned: OwnedShard)? in
+        let sampled = shards.compactMap {
+            shard -> (age: Nanoseconds, at: Int, owned: OwnedShard)? in
             let at = slots[shard.place].samples
             guard at >= 0, let known = samples[at] else { return nil }
             return (now - known.figuredAt, at, shard.owned)

@@ -28,13 +28,17 @@ extension NodeServer {
 
     // MARK: Load
 
-    /// The load of the groups that are led here.
-    func measureLoad() -> LoadReport {
-        let totals = replicas.elements.filter { $0.isLeader && !$0.isFailed }.map {
+    /// Of the groups that are led here, in order of their ids.
+    var groupTotals: [LoadMeter.GroupTotals] {
+        replicas.elements.filter { $0.isLeader && !$0.isFailed }.map {
             LoadMeter.GroupTotals(
                 group: $0.group, reads: $0.admittedReads, writes: $0.admittedWrites)
         }
-        return load.report(totals, now: now) { group, shard in
+    }
+
+    /// The load of the groups that are led here.
+    func measureLoad() -> LoadReport {
+        load.report(groupTotals, now: now) { group, shard in
             guard let replica = replicas[group], replica.isLeader,
                 let owned = replica.state.shards[shard]
             else { return nil }
