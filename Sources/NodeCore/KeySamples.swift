@@ -60,7 +60,7 @@ struct KeyReservoir: Sendable {
 /// The samples of one shard in the window that runs and in the one before it.
 struct KeySamples: Sendable {
     /// With fewer samples nothing is said of the keys.
-    static let samplesMin = 32
+    static let samplesMin = 64
     /// A median leaves at least one part in so many of the load on either side; else no key halves
     /// it, since one key has the most of it.
     private static let sideShare: UInt64 = 4
@@ -81,6 +81,9 @@ struct KeySamples: Sendable {
     }
 
     var count: Int { recent.samples.count + previous.samples.count }
+
+    /// There is something to be found, or something found that may not hold any more.
+    var isWorthFiguring: Bool { count >= Self.samplesMin || figures != KeyFigures() }
 
     /// A new window begins.
     mutating func turn() {

@@ -321,7 +321,7 @@ public struct LoadMeter: Sendable {
         let sampled = shards.compactMap {
             shard -> (age: Nanoseconds, at: Int, owned: OwnedShard)? in
             let at = slots[shard.place].samples
-            guard at >= 0, let known = samples[at] else { return nil }
+            guard at >= 0, let known = samples[at], known.isWorthFiguring else { return nil }
             return (now - known.figuredAt, at, shard.owned)
         }
         // A stable order: the busiest of equals come first.
