@@ -433,7 +433,8 @@ final class NodeServer: LoopService {
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
         updatePeers(map.nodes.elements)
-        let touchesNodes = update.changes.contains {
+        // Of a whole map in pieces the nodes are known with the last.
+        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }
             return false
         }
