@@ -68,8 +68,6 @@ enum OperationReport {
                 entry["kind"].string == "move"
                 ? "" : moving == nil ? "upper half " : "shard \(moving ?? 0) "
             text += ": \(what)group \(source) to \(target)"
-        } else if work["formsGroup"].bool == true {
-            text += ": to a new group"
         }
         return text
     }
