@@ -87,7 +87,7 @@ extension Command {
             run: why),
         Command(
             path: ["doctor"], summary: "one verdict, then everything that wants attention",
-            details: "Exits 5 when there is a finding.", examples: ["doctor --dir /tmp/rk"],
+            details: "Exits 5 unless the verdict is healthy; notices leave it so.", examples: ["doctor --dir /tmp/rk"],
             run: doctor),
     ]
 
@@ -196,21 +196,13 @@ extension Command {
 
     private static func doctor(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let result = try Cluster(invocation).call("doctor")
-        let findings = result["findings"].elements
         if invocation.wantsJSON {
             Terminal.data(result.encoded(pretty: true))
         } else {
-            let palette = Palette(invocation)
-            Terminal.data(
-                palette.state(result["verdict"].text) + ": "
-                    + (findings.isEmpty
-                        ? "nothing to do" : Quantity.of(findings.count, "finding")))
-            for finding in findings {
-                Terminal.data(
-                    "\(finding["code"].text) \(finding["severity"].text): "
-                        + "\(finding["text"].text)\n      \(finding["advice"].text)")
+            for line in OperationReport.findings(result, Palette(invocation)) {
+                Terminal.data(line)
             }
         }
-        return findings.isEmpty ? .ok : .unhealthy
+        return result["verdict"].string == "healthy" ? .ok : .unhealthy
     }
 }

@@ -108,6 +108,28 @@ enum OperationReport {
         return entries.map { "\(time($0["at"].int))  \($0["text"].text)" }
     }
 
+    /// The verdict, then each finding and what to do about it.
+    static func findings(_ examination: JSONValue, _ palette: Palette) -> [String] {
+        let findings = examination["findings"].elements
+        let notices = findings.count { $0["severity"].string == "notice" }
+        let counts = [(findings.count - notices, "finding"), (notices, "notice")]
+            .filter { $0.0 > 0 }.map { Quantity.of($0.0, $0.1) }
+        var lines = [
+            palette.state(examination["verdict"].text) + ": "
+                + (counts.isEmpty ? "nothing to do" : counts.joined(separator: ", "))
+        ]
+        for finding in findings {
+            let severity = finding["severity"].text
+            let colored =
+                severity == "critical"
+                ? palette.bad(severity)
+                : severity == "warning" ? palette.warning(severity) : severity
+            lines.append("\(finding["code"].text) \(colored): \(finding["text"].text)")
+            lines.append("      \(finding["advice"].text)")
+        }
+        return lines
+    }
+
     /// Local time of day, with the date when it is another day's.
     static func time(_ milliseconds: Int?) -> String {
         guard let milliseconds, milliseconds > 0 else { return "-" }
