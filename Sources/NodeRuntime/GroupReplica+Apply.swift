@@ -138,7 +138,10 @@ extension GroupReplica {
             if operation.code == .shardCommand {
                 var reader = ByteReader(operation.value)
                 let command = try ShardCommand(from: &reader)
+                let shardCount = state.shards.count
                 let effect = try state.apply(command, sequencer: sequencer)
+                // A repeated command changes nothing.
+                if state.shards.count != shardCount { noteLoad(of: command) }
                 if let removed = effect.garbage { discard(removed) }
                 if let cleared = effect.cleared { clear(cleared, scratch) }
                 floor = effect.floor
@@ -151,6 +154,16 @@ extension GroupReplica {
         if let waiter {
             scratch.outcomes.append(
                 Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: floor))
+        }
+    }
+
+    /// The load of shards that were cut or joined follows their keys.
+    private func noteLoad(of command: ShardCommand) {
+        switch command {
+        case .split(let shard, _, let key, let right):
+            node.load.split(shard, at: key, into: right)
+        case .merge(let shard, _, let right, _): node.load.merge(shard, with: right)
+        default: break
         }
     }
 

@@ -51,6 +51,10 @@ final class NodeServer: LoopService {
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
+    /// What the groups led here are asked, and the newest report of it with its number.
+    var load: LoadMeter
+    private(set) var loadReport = LoadReport(groups: [], shards: [])
+    private(set) var loadNumber: UInt64 = 0
     let applyScratch = ApplyScratch()
     let disks: [Disk]
     private(set) var transport: RPCTransport
@@ -95,6 +99,7 @@ final class NodeServer: LoopService {
         tuning.retainedBytesMax = settings.retainedBytes
         self.tuning = tuning
         self.loop = loop
+        load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -225,6 +230,7 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
@@ -251,6 +257,8 @@ final class NodeServer: LoopService {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        loadReport = measureLoad()
+        loadNumber += 1
         publishStatus()
     }
 
