@@ -57,11 +57,11 @@ extension Controller {
         beginNode(.replaceNode, node.record.id, with: target, request, plans.map(\.group), &effects)
     }
 
-    mutating func drain(
-        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// What `drain NODE` would do to each group of the node, or why it is refused.
+    public func planDrain(of name: String, now: Instant) throws(DatabaseError) -> [Replacement] {
         let node = try find(node: name)
         try checkUnoccupied(node)
+        var plans: [Replacement] = []
         for group in node.groups {
             try checkFree(group)
             guard let status = groups[group],
@@ -69,8 +69,19 @@ extension Controller {
             else { continue }
             let choice = choose(
                 group, replacing: status.record.placements[index], prefersSpares: false, now: now)
-            if case .failure(let error) = choice { throw error }
+            switch choice {
+            case .failure(let error): throw error
+            case .success(let plan): plans.append(plan)
+            }
         }
+        return plans
+    }
+
+    mutating func drain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        _ = try planDrain(of: name, now: now)
+        let node = try find(node: name)
         beginNode(.drain, node.record.id, with: .none, request, node.groups, &effects)
     }
 
