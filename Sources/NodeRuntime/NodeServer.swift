@@ -236,6 +236,7 @@ final class NodeServer: LoopService {
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
