@@ -232,6 +232,7 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
