@@ -151,11 +151,7 @@ public struct LoadMeter: Sendable {
             keysSkipped += 1
             return
         }
-        if slots[place].samples < 0 {
-            guard let free = freeSamples.popLast() else { return }
-            slots[place].samples = free
-            samples[free] = KeySamples()
-        }
+        guard slots[place].samples >= 0 || takeSamples(for: place) else { return }
         sampleNumber += 1
         samples[slots[place].samples]?.recent.offer(
             routedKey, number: sampleNumber, &generator)
@@ -206,6 +202,14 @@ public struct LoadMeter: Sendable {
         guard place < slots.count else { return }
         slots[place] = last
         places[last.shard] = place
+    }
+
+    /// False when as many shards are sampled as may be.
+    private mutating func takeSamples(for place: Int) -> Bool {
+        guard let free = freeSamples.popLast() else { return false }
+        slots[place].samples = free
+        samples[free] = KeySamples()
+        return true
     }
 
     private mutating func releaseSamples(of place: Int) {
@@ -272,13 +276,15 @@ public struct LoadMeter: Sendable {
             slots[place].writes.turn()
             if slots[place].isIdle { remove(place) }
         }
+        let busiest = busiest(now)
         var isBusy = [Bool](repeating: false, count: slots.count)
-        for place in busiest(now) { isBusy[place] = true }
-        for place in slots.indices {
-            if isBusy[place] {
-                if slots[place].samples >= 0 { samples[slots[place].samples]?.turn() }
+        for place in busiest { isBusy[place] = true }
+        for place in slots.indices where !isBusy[place] { releaseSamples(of: place) }
+        for place in busiest {
+            if slots[place].samples >= 0 {
+                samples[slots[place].samples]?.turn()
             } else {
-                releaseSamples(of: place)
+                _ = takeSamples(for: place)
             }
         }
     }
