@@ -21,7 +21,7 @@ public struct Replacement: Sendable {
 extension Controller {
     /// Free space that a disk must have beside the group's bytes, and half as much again for the
     /// snapshot that is compacted while it arrives.
-    private static let reserveBytes: UInt64 = 256 << 20
+    static let reserveBytes: UInt64 = 256 << 20
 
     /// Records in a group, as last counted by its leader.
     public func bytes(of group: GroupID) -> UInt64 {
@@ -104,6 +104,7 @@ extension Controller {
             return "\(node.health == .down ? "down" : "suspect"), silent for \(seconds) s"
         }
         if !node.hasReported { return "has not reported yet" }
+        if let illness = node.illness { return "is ill: \(illness.reason)" }
         if node.isHeld { return "is being drained" }
         if avoided.contains(id) { return "was tried before and failed" }
         if retired.elements.contains(where: { $0.node == id && $0.group == group }) {
