@@ -43,7 +43,8 @@ struct BenchReport {
                 "\($0.name) \(Self.milliseconds(stalls.quantile($0.share)))"
             }
             lines.append(
-                "stalls      " + (quantiles + ["max \(Self.milliseconds(stalls.max))"])
+                "stalls      "
+                    + (quantiles + ["max \(Self.milliseconds(stalls.max))"])
                     .joined(separator: ", ") + " ms of \(stalls.count) keys")
         }
         lines.append("silence     \(Self.milliseconds(counters.stalls.silence.count)) ms")
