@@ -111,7 +111,7 @@ class ScriptedCluster(FakeCluster):
                 + struct.pack("<HBBB", ranges, self.engine, 3, 2))
             for shard, start, end, group, epoch in shards:
                 changes.append(b"\x03" + self.shard_bytes(group, epoch, shard, start, end))
-        head = struct.pack("<BQQ", 1, 0, self.revision)
+        head = struct.pack("<BQQIB", 1, 0, self.revision, 0, 1)
         return frame(fake_cluster.MAP_UPDATE, head + sequence(changes))
 
     def show(self, *shards):
