@@ -43,10 +43,9 @@ def listed(client, *arguments):
     """All records of the table in pages: keys and values, in the order of the pages."""
     records, cursor = [], None
     while True:
-        page = client.execute_command(
+        cursor, page = client.execute_command(
             "KV.LIST", "t", *arguments, "LIMIT", 70, *(["CURSOR", cursor] if cursor else []))
-        cursor = page[0]
-        records += zip(page[1::3], page[2::3])
+        records += zip(page[0::3], page[1::3])
         if cursor is None:
             return records
 
