@@ -35,6 +35,7 @@ extension Controller {
             {
                 groups.update(report.group) { $0.isServing = report.isServing }
                 touchProcedures(of: report.group)
+                touchMoves(of: report.group)
             }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
@@ -189,6 +190,7 @@ extension Controller {
             .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
         attend(leader.group)
         touchProcedures(of: leader.group)
+        touchMoves(of: leader.group)
     }
 
     private mutating func maybeConsider(

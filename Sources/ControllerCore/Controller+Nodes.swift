@@ -42,6 +42,8 @@ extension Controller {
         for report in heartbeat.shards where shards[report.shard] != nil {
             shardReports.set(report, for: report.shard)
         }
+        if let load = heartbeat.load { observe(load, of: id) }
+        observeMoves(heartbeat, of: id)
         if heartbeat.replicas.count != node.groups.count || isFirst {
             observeAbsent(heartbeat.replicas, node.groups, of: id, now: now, into: &effects)
         }

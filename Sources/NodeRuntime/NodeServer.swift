@@ -51,6 +51,10 @@ final class NodeServer: LoopService {
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
+    /// What the groups led here are asked, and the newest report of it with its number.
+    var load: LoadMeter
+    private(set) var loadReport = LoadReport(groups: [], shards: [])
+    private(set) var loadNumber: UInt64 = 0
     let applyScratch = ApplyScratch()
     let disks: [Disk]
     private(set) var transport: RPCTransport
@@ -65,6 +69,9 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Digests to be made, the first of them under way.
+    var digestions: [ShardDigestion] = []
+    var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
@@ -95,6 +102,7 @@ final class NodeServer: LoopService {
         tuning.retainedBytesMax = settings.retainedBytes
         self.tuning = tuning
         self.loop = loop
+        load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -188,6 +196,7 @@ final class NodeServer: LoopService {
     func close() {
         // Views of an engine must be gone before it closes.
         for replica in replicas.elements { replica.snapshotSenders.removeAll() }
+        digestions.removeAll()
         for disk in disks { disk.close() }
     }
 
@@ -225,6 +234,7 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
@@ -251,6 +261,8 @@ final class NodeServer: LoopService {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        loadReport = measureLoad()
+        loadNumber += 1
         publishStatus()
     }
 
