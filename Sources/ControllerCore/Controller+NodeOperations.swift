@@ -57,11 +57,11 @@ extension Controller {
         beginNode(.replaceNode, node.record.id, with: target, request, plans.map(\.group), &effects)
     }
 
-    mutating func drain(
-        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// What `drain NODE` would do to each group of the node, or why it is refused.
+    public func planDrain(of name: String, now: Instant) throws(DatabaseError) -> [Replacement] {
         let node = try find(node: name)
         try checkUnoccupied(node)
+        var plans: [Replacement] = []
         for group in node.groups {
             try checkFree(group)
             guard let status = groups[group],
@@ -69,8 +69,19 @@ extension Controller {
             else { continue }
             let choice = choose(
                 group, replacing: status.record.placements[index], prefersSpares: false, now: now)
-            if case .failure(let error) = choice { throw error }
+            switch choice {
+            case .failure(let error): throw error
+            case .success(let plan): plans.append(plan)
+            }
         }
+        return plans
+    }
+
+    mutating func drain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        _ = try planDrain(of: name, now: now)
+        let node = try find(node: name)
         beginNode(.drain, node.record.id, with: .none, request, node.groups, &effects)
     }
 
@@ -173,6 +184,9 @@ extension Controller {
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
         for node in nodes.elements where !node.groups.isEmpty {
+            for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
+                lost.append((group, node.record.id, reason))
+            }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
             guard let since, now - since >= settings.repairAfter else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000

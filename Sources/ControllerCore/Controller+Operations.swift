@@ -100,10 +100,10 @@ extension Controller {
                 + "for it, or stop it with: kvctl ops cancel \(running.record.id)")
     }
 
-    private mutating func transfer(
-        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
-        into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// Who leads the group and who would, or why that is refused.
+    public func planTransfer(
+        of id: GroupID, to name: String
+    ) throws(DatabaseError) -> (leader: Placement, next: Placement) {
         let node = try find(node: name)
         guard let group = groups[id] else {
             throw DatabaseError(.refused, "there is no group \(id)")
@@ -121,10 +121,18 @@ extension Controller {
         guard node.isLive, group.reports[index]?.state == .active else {
             throw DatabaseError(.refused, "the replica of group \(id) on \(name) is not active")
         }
+        return (leader, places[index])
+    }
+
+    private mutating func transfer(
+        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
+        into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let (leader, next) = try planTransfer(of: id, to: name)
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .transfer, step: .moving,
             origin: "operator", reason: "asked for by the operator", group: id, old: leader,
-            new: places[index])
+            new: next)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             "moves the leader of group \(id) from \(self.name(leader.node)) to \(name)", now: now,

@@ -242,10 +242,12 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
