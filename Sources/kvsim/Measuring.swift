@@ -85,3 +85,9 @@ func numbers(_ words: ArraySlice<String>, defaults: [(name: String, value: Int)]
     }
     return values
 }
+
+/// Ends a measurement that cannot go on.
+func fail(_ reason: String) -> Never {
+    print("kvsim: \(reason)")
+    exit(1)
+}
