@@ -141,7 +141,7 @@ extension Controller {
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -214,10 +214,10 @@ extension Controller {
                 || (created > count / 2 && leaderless >= settings.commandTimeout)
         }
         guard leaderless >= settings.leaderlessGrace else { return false }
-        let allHeard = group.record.placements.allSatisfy {
-            nodes[$0.node].map { $0.isLive && $0.hasReported } ?? false
+        let areAllKnown = group.record.placements.allSatisfy {
+            nodes[$0.node].map { ($0.isLive && $0.hasReported) || $0.isGone } ?? false
         }
-        return allHeard || now - actingSince >= settings.takeOverGrace
+        return areAllKnown || now - actingSince >= settings.takeOverGrace
     }
 
     /// Whether reports that came after the nomination show another replica ahead of the nominee, so
@@ -227,11 +227,10 @@ extension Controller {
         guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
             let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
         else { return false }
-        return group.record.placements.indices.contains { index in
+        return electablePlaces(of: group.record).contains { index in
             guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
                 report.term >= attempt.nomination.term,
-                report.lastTerm < attempt.nomination.term,
-                nodes[group.record.placements[index].node]?.isLive == true
+                report.lastTerm < attempt.nomination.term
             else { return false }
             return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)
         }
@@ -252,7 +251,7 @@ extension Controller {
         }
     }
 
-    private mutating func nominate(_ id: GroupID, now: Instant) {
+    mutating func nominate(_ id: GroupID, now: Instant) {
         guard let group = groups[id] else { return }
         let isNew = group.highestTerm == .none
         let last = group.attempt
@@ -260,8 +259,8 @@ extension Controller {
         endAttempt(id)
         attend(id)
         var nominees: [Nominee] = []
-        for (index, placement) in group.record.placements.enumerated() {
-            guard let node = nodes[placement.node], node.isLive else { continue }
+        for index in electablePlaces(of: group.record) {
+            let placement = group.record.placements[index]
             let report = group.reports[index]
             guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else {
                 continue

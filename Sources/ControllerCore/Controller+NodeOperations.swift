@@ -184,6 +184,9 @@ extension Controller {
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
         for node in nodes.elements where !node.groups.isEmpty {
+            for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
+                lost.append((group, node.record.id, reason))
+            }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
             guard let since, now - since >= settings.repairAfter else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000

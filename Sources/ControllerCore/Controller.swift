@@ -448,6 +448,7 @@ public struct Controller: Sendable {
         }
         expireWaiters(now: now)
         retryParked(now: now, into: &effects)
+        moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
         repair(now: now, into: &effects)
         for operation in openOperations {

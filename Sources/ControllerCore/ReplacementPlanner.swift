@@ -104,6 +104,7 @@ extension Controller {
             return "\(node.health == .down ? "down" : "suspect"), silent for \(seconds) s"
         }
         if !node.hasReported { return "has not reported yet" }
+        if let illness = node.illness { return "is ill: \(illness.reason)" }
         if node.isHeld { return "is being drained" }
         if avoided.contains(id) { return "was tried before and failed" }
         if retired.elements.contains(where: { $0.node == id && $0.group == group }) {

@@ -60,6 +60,9 @@ struct DiskView: Encodable {
     var totalBytes: UInt64
     var freeBytes: UInt64
     var dataBytes: UInt64
+    /// What the newest write of its log and the newest read took, or the age of those under way.
+    var logDelayMillis: UInt64
+    var engineDelayMillis: UInt64
 }
 
 struct NodeView: Encodable {

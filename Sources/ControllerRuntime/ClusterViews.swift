@@ -22,7 +22,9 @@ struct ClusterViews {
                 disks: node.disks.map { disk in
                     DiskView(
                         path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,
-                        freeBytes: disk.freeBytes, dataBytes: disk.dataBytes)
+                        freeBytes: disk.freeBytes, dataBytes: disk.dataBytes,
+                        logDelayMillis: disk.logDelay.count / 1_000_000,
+                        engineDelayMillis: disk.engineDelay.count / 1_000_000)
                 })
         }
     }
@@ -126,6 +128,8 @@ struct ClusterViews {
         for node in controller.nodes.elements {
             if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
                 degraded.append("node \(node.record.name) is \(node.stateName)")
+            } else if node.health == .up, let illness = node.illness {
+                degraded.append("node \(node.record.name) is ill: \(illness.reason)")
             }
             for disk in node.disks where disk.state != .healthy {
                 degraded.append("disk \(disk.path) of node \(node.record.name) is \(disk.state)")

@@ -79,6 +79,8 @@ extension ControllerLink: RPCConnectionDelegate {
             lastError = nil
             watch()
             sendHeartbeat()
+            // A controller that begins waits for every node, unless it is told that one is gone.
+            for peer in node.peers.lost { reportUnreachable(peer) }
         case .nodeCommands:
             node.receive(try NodeCommands(from: &reader))
         case .mapUpdate:

@@ -18,12 +18,15 @@ extension NodeServer {
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
             disks: disks.map {
                 DiskReport(
-                    path: $0.path, state: $0.failure == nil ? .healthy : .failed,
+                    path: $0.path,
+                    state: $0.failure != nil ? .failed : $0.probes.isSlow ? .slow : .healthy,
                     totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
-                    dataBytes: $0.size.dataBytes)
+                    dataBytes: $0.size.dataBytes, logDelay: $0.probes.logDelay,
+                    engineDelay: $0.probes.engineDelay)
             },
             replicas: replicas.elements.map { $0.report() }, shards: shards,
-            load: withLoad ? loadReport : nil)
+            load: withLoad ? loadReport : nil,
+            copies: replicas.elements.flatMap { $0.copyReports() }, digests: digestReports())
     }
 
     // MARK: Load

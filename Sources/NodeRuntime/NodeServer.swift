@@ -69,6 +69,9 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Digests to be made, the first of them under way.
+    var digestions: [ShardDigestion] = []
+    var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
@@ -193,6 +196,7 @@ final class NodeServer: LoopService {
     func close() {
         // Views of an engine must be gone before it closes.
         for replica in replicas.elements { replica.snapshotSenders.removeAll() }
+        digestions.removeAll()
         for disk in disks { disk.close() }
     }
 
@@ -238,10 +242,12 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
@@ -429,7 +435,8 @@ final class NodeServer: LoopService {
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
         updatePeers(map.nodes.elements)
-        let touchesNodes = update.changes.contains {
+        // Of a whole map in pieces the nodes are known with the last.
+        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }
             return false
         }
