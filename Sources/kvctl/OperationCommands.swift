@@ -114,6 +114,9 @@ extension Command {
         guard invocation.has("end") else {
             return try start("drain", ["node": .string(node)], invocation)
         }
+        guard !invocation.has("dry-run") else {
+            throw invocation.usage("--end has no plan: it only lets the node hold replicas again")
+        }
         let answer = try Cluster(invocation).call("drain.end", ["node": .string(node)])
         Terminal.say("\(node) may hold replicas again")
         if invocation.wantsJSON { Terminal.data(answer.encoded(pretty: true)) }
