@@ -157,6 +157,10 @@ final class ClusterSimulation {
         guard controller != nil else { return }
         var effects = ControllerEffects()
         controller?.step(event, now: now, into: &effects)
+        take(effects)
+    }
+
+    func take(_ effects: ControllerEffects) {
         for effect in effects.list { carryOut(effect) }
     }
 
