@@ -140,7 +140,7 @@ extension Controller {
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                guard let to = nodes[placement.node], to.isLive, !to.isHeld, !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -239,6 +239,8 @@ extension Controller {
         var index: Int
         var lastTerm: Term
         var lastIndex: LogIndex
+        /// Its node is in maintenance.
+        var isAway: Bool
         var leaders: Int
         var node: NodeID
 
@@ -246,7 +248,8 @@ extension Controller {
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
-            return (left.leaders, left.node) < (right.leaders, right.node)
+            return (left.isAway ? 1 : 0, left.leaders, left.node)
+                < (right.isAway ? 1 : 0, right.leaders, right.node)
         }
     }
 
@@ -269,6 +272,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
+                    isAway: node.isInMaintenance,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.

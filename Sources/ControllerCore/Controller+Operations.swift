@@ -51,6 +51,18 @@ extension Controller {
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
             case .cancel(let id): try cancel(id, request)
+            case .configure(let name, let value):
+                try configure(name, value, request, now: now, into: &effects)
+            case .setWeight(let node, let weight):
+                try setWeight(of: node, to: weight, request, now: now, into: &effects)
+            case .setSpare(let node, let isSpare):
+                try setSpare(node, isSpare, request, now: now, into: &effects)
+            case .removeNode(let node):
+                try removeNode(node, request, now: now, into: &effects)
+            case .maintenance(let node, let time):
+                try beginMaintenance(of: node, for: time, request, now: now, into: &effects)
+            case .endMaintenance(let node):
+                try endMaintenance(of: node, request, now: now, into: &effects)
             case .split, .move, .merge, .pause, .resume, .reverse, .apply:
                 throw DatabaseError(.refused, "not possible yet")
             }
@@ -151,6 +163,7 @@ extension Controller {
         if change.record.isFinished { change.record.endedAt = change.record.changedAt }
         var transaction = MetadataTransaction()
         transaction.put(StoreKey.operation(id)) { change.record.encode(into: &$0) }
+        keepHistory(of: change.record, now: now, in: &transaction)
         if change.usesIDs {
             transaction.put(ids)
             transaction.put(StoreKey.nextOperation) { $0.write(nextOperation) }
@@ -294,6 +307,15 @@ extension Controller {
             return
         }
         record.isCancelled = true
+        record.isStopped = !status.cancellations.isEmpty
+        if record.isStopped, let rule = RuleName(rawValue: record.origin) {
+            let setting = RuntimeSetting.holdAfterCancel
+            decide(
+                "\(rule.rawValue) leaves this alone for \(setting.write(runtime[setting])): the "
+                    + "operator stopped operation \(id)",
+                nodes: [record.old.node].filter { $0 != .none },
+                group: record.group, operation: id, now: now, into: &effects)
+        }
         switch record.kind {
         case .transfer:
             finish(
@@ -394,6 +416,12 @@ extension OperationRequest {
         case .resume(let id): "resumption of operation \(id)"
         case .reverse(let id): "reversal of operation \(id)"
         case .apply(let id): "application of operation \(id)"
+        case .configure(let name, let value): "\(name) = \(value)"
+        case .setWeight(let node, let weight): "weight \(weight) of \(node)"
+        case .setSpare(let node, let isSpare): "\(node) as \(isSpare ? "a spare" : "no spare")"
+        case .removeNode(let node): "removal of \(node)"
+        case .maintenance(let node, _): "maintenance of \(node)"
+        case .endMaintenance(let node): "the end of the maintenance of \(node)"
         }
     }
 }

@@ -22,6 +22,8 @@ public struct Controller: Sendable {
         case operation(OperationChange)
         /// A node is not held any more; who asked, and what is answered.
         case released(NodeID, RequestID, OperationID)
+        case configured(RuntimeSettings, RequestID)
+        case nodeChanged(NodeChange, RequestID?)
         case nothing
     }
 
@@ -108,6 +110,11 @@ public struct Controller: Sendable {
     /// When the refusal to repair a group was last noted. For look-up only.
     var repairRefusedAt: [GroupID: Instant] = [:]
     var retirementCheckAt: Instant = .origin
+    /// As stored, and with the changes that are on their way to the store.
+    var runtime: RuntimeSettings
+    var configured: RuntimeSettings
+    /// What the rules remember.
+    var rules = RuleState()
     /// The time of the step under way.
     var stepTime: Instant = .origin
 
@@ -139,6 +146,8 @@ public struct Controller: Sendable {
         precondition(clusterCandidate != 0)
         let durable = try DurableState(snapshot)
         self.settings = settings
+        runtime = RuntimeSettings(settings)
+        configured = runtime
         self.lease = lease
         isFounding = durable.cluster == 0
         cluster = isFounding ? clusterCandidate : durable.cluster
@@ -170,6 +179,12 @@ public struct Controller: Sendable {
             operations.set(status, for: record.id)
         }
         resumeProcedures()
+        rules.objections = adopt(durable.settings)
+        for (shard, history) in durable.histories { rules.histories.set(history, for: shard) }
+        for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
+        for (node, until) in durable.maintenances {
+            nodes.update(node) { $0.maintenanceUntil = until }
+        }
     }
 
     public var isActing: Bool { standing == .acting }
@@ -263,6 +278,7 @@ public struct Controller: Sendable {
             operations.update(operation.record.id) { $0.reachedAt = now }
         }
         for procedure in procedures.elements { touch(procedure.table.id) }
+        for objection in rules.objections { decide(objection, now: now, into: &effects) }
         effects.append(.acting(term))
         effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
     }
@@ -333,6 +349,8 @@ public struct Controller: Sendable {
         case .released(let node, let request, let operation):
             nodes.update(node) { $0.isHeld = false }
             operationAnswers.append((request, .success(operation)))
+        case .configured(let settings, let request): configurationStored(settings, request)
+        case .nodeChanged(let change, let request): nodeChanged(change, request, into: &effects)
         case .nothing: break
         }
     }
@@ -438,6 +456,7 @@ public struct Controller: Sendable {
         retryParked(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
         repair(now: now, into: &effects)
+        applyRules(now: now, into: &effects)
         for operation in openOperations {
             pump(operation.record.id, now: now, into: &effects)
         }

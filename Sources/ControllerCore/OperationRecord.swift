@@ -89,6 +89,8 @@ public struct OperationRecord: Hashable, Sendable {
     /// Nodes that were tried and failed.
     public var avoided: [NodeID]
     public var isCancelled: Bool
+    /// An operator asked for the cancellation.
+    public var isStopped: Bool
     /// An operator holds it where it is; it goes no further until it is resumed.
     public var isPaused: Bool
     /// Of operations on shards.
@@ -117,6 +119,7 @@ public struct OperationRecord: Hashable, Sendable {
         self.wasSpare = wasSpare
         avoided = []
         isCancelled = false
+        isStopped = false
         isPaused = false
         self.work = work
         outcome = ""
@@ -140,6 +143,7 @@ public struct OperationRecord: Hashable, Sendable {
         writer.write(wasSpare)
         writer.write(list: avoided) { writer, node in writer.write(node) }
         writer.write(isCancelled)
+        writer.write(isStopped)
         writer.write(isPaused)
         writer.write(work != nil)
         work?.encode(into: &writer)
@@ -164,6 +168,7 @@ public struct OperationRecord: Hashable, Sendable {
             try reader.read()
         }
         isCancelled = try reader.readBool()
+        isStopped = try reader.readBool()
         isPaused = try reader.readBool()
         work = try reader.readBool() ? try ShardWork(from: &reader) : nil
         outcome = try reader.readString()
@@ -266,6 +271,17 @@ public enum OperationRequest: Hashable, Sendable {
     case reverse(OperationID)
     /// Starts what a rule proposed.
     case apply(OperationID)
+    /// A setting that can be changed at run time; `default` goes back to its default.
+    case configure(name: String, value: String)
+    /// How many replicas a node takes in comparison with others; 0 for none.
+    case setWeight(node: String, weight: UInt8)
+    /// Puts a node that holds nothing into the spare pool, or takes it out.
+    case setSpare(node: String, Bool)
+    /// Forgets a node that holds nothing and does not run.
+    case removeNode(String)
+    /// Leaders leave the node and repair leaves its replicas alone, for so long at most.
+    case maintenance(node: String, for: Nanoseconds)
+    case endMaintenance(node: String)
 }
 
 /// An operation as the acting controller drives it.

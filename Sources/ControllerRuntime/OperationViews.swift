@@ -266,8 +266,8 @@ extension ClusterViews {
                 "RK030", "warning", "no live spare: nothing can take over from a node that fails",
                 "start a node with spare = true")
         }
-        if !controller.settings.repairs {
-            add("RK031", "warning", "automatic repair is off", "set repair = auto")
+        if controller.mode(of: .repair) == .off {
+            add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")
         }
         for operation in controller.openOperations where !operation.note.isEmpty {
             add(

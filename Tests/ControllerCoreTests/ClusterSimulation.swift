@@ -229,6 +229,7 @@ final class ClusterSimulation {
             return
         }
         send(.start)
+        send(.clock(1_800_000_000_000 + now.nanoseconds / 1_000_000))
         schedule(.milliseconds(1), .tick(life: life))
     }
 
