@@ -33,7 +33,9 @@ extension Controller {
     }
 
     mutating func configurationStored(_ settings: RuntimeSettings, _ request: RequestID) {
+        let bytes = runtime[.splitBytes]
         runtime = settings
+        if runtime[.splitBytes] != bytes { findLargeShards() }
         operationAnswers.append((request, .success(.none)))
     }
 

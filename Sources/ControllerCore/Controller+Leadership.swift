@@ -35,6 +35,7 @@ extension Controller {
             {
                 groups.update(report.group) { $0.isServing = report.isServing }
                 touchProcedures(of: report.group)
+                touchMoves(of: report.group)
             }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
@@ -51,6 +52,7 @@ extension Controller {
     mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
         guard let group = groups[id], group.hasLeader else { return }
         nodes.update(group.leader.node) { $0.leaders -= 1 }
+        rules.hot.remove(id)
         let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
         groups.update(id) { group in
             group.leader = gone
@@ -171,6 +173,7 @@ extension Controller {
         if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
         nodes.update(leader.node) { $0.leaders += 1 }
         endAttempt(leader.group)
+        rules.hot.remove(leader.group)
         groups.update(leader.group) { group in
             group.leader = leader
             group.isServing = false
@@ -189,6 +192,7 @@ extension Controller {
             .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
         attend(leader.group)
         touchProcedures(of: leader.group)
+        touchMoves(of: leader.group)
     }
 
     private mutating func maybeConsider(

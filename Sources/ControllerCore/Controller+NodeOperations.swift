@@ -129,6 +129,7 @@ extension Controller {
                 "stopped by the operator with \(node.groups.count) replicas left", now: now,
                 into: &effects)
         }
+        guard !record.isPaused else { return }
         guard !node.groups.isEmpty else {
             return finish(
                 OperationChange(record: record), as: .done,

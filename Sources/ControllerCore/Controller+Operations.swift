@@ -12,6 +12,10 @@ struct OperationChange: Sendable {
     /// Nodes to which no replica is given any more, or again.
     var held: NodeID = .none
     var released: NodeID = .none
+    /// Shards as they are from now on, and those that are no more.
+    var shards: [Shard] = []
+    var removedShards: [Shard] = []
+    var newGroups: [GroupRecord] = []
     var usesIDs = false
 }
 
@@ -23,9 +27,12 @@ extension Controller {
         operations.elements.filter { !$0.record.isFinished }
     }
 
-    /// The operation that works on a group, if any.
+    /// The operation that works on the members or the leader of a group, if any. Those on its shards
+    /// go on beside it.
     func operation(on group: GroupID) -> OperationStatus? {
-        operations.elements.last { !$0.record.isFinished && $0.record.group == group }
+        operations.elements.last {
+            !$0.record.isFinished && $0.record.group == group && $0.record.work == nil
+        }
     }
 
     // MARK: Requests
@@ -50,7 +57,26 @@ extension Controller {
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
+            case .split(let split):
+                let plan = try plan(split: split, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
+            case .move(let shard, let target):
+                let plan = try plan(moveOf: shard, to: target, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
+            case .merge(let shard):
+                let plan = try plan(mergeOf: shard, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
             case .cancel(let id): try cancel(id, request)
+            case .pause(let id): try pause(id, true, request)
+            case .resume(let id): try pause(id, false, request)
+            case .reverse(let id): try reverse(id, request, now: now, into: &effects)
+            case .apply(let id): try apply(id, request, now: now, into: &effects)
             case .configure(let name, let value):
                 try configure(name, value, request, now: now, into: &effects)
             case .setWeight(let node, let weight):
@@ -63,8 +89,6 @@ extension Controller {
                 try beginMaintenance(of: node, for: time, request, now: now, into: &effects)
             case .endMaintenance(let node):
                 try endMaintenance(of: node, request, now: now, into: &effects)
-            case .split, .move, .merge, .pause, .resume, .reverse, .apply:
-                throw DatabaseError(.refused, "not possible yet")
             }
         } catch {
             operationAnswers.append((request, .failure(error)))
@@ -119,10 +143,15 @@ extension Controller {
             into: &effects)
     }
 
-    private mutating func cancel(_ id: OperationID, _ request: RequestID) throws(DatabaseError) {
+    func find(_ id: OperationID) throws(DatabaseError) -> OperationStatus {
         guard let status = operations[id] else {
             throw DatabaseError(.refused, "there is no operation \(id); see: kvctl ops list")
         }
+        return status
+    }
+
+    mutating func cancel(_ id: OperationID, _ request: RequestID) throws(DatabaseError) {
+        let status = try find(id)
         guard !status.record.isFinished else {
             throw DatabaseError(.refused, "operation \(id) has ended: \(status.record.step)")
         }
@@ -130,6 +159,7 @@ extension Controller {
             throw DatabaseError(.overloaded, "too many cancellations of operation \(id) wait")
         }
         operations.update(id) { $0.cancellations.append(request) }
+        touchedOperations.append(id)
     }
 
     // MARK: Storing
@@ -149,7 +179,8 @@ extension Controller {
         decide(
             "operation \(change.record.id) \(decision), because \(change.record.reason)",
             nodes: [change.record.old.node, change.record.new.node].filter { $0 != .none },
-            group: change.record.group, operation: change.record.id, now: now, into: &effects)
+            group: change.record.group, operation: change.record.id,
+            shard: change.record.work?.shard ?? .none, now: now, into: &effects)
         save(change, now: now, into: &effects)
     }
 
@@ -173,6 +204,11 @@ extension Controller {
             groups.update(group.group.id) { $0.isStoring = true }
         }
         for node in change.nodes { transaction.put(node) }
+        for shard in change.shards { transaction.put(shard) }
+        for shard in change.removedShards {
+            transaction.changes.append(.delete(key: StoreKey.shard(shard.id)))
+        }
+        for group in change.newGroups { transaction.put(group) }
         for replica in change.retired {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
@@ -189,7 +225,11 @@ extension Controller {
         }
         operations.update(id) { status in
             status.isStoring = true
+            status.storing = change.record.step
+            // The outcome of a command of the same step still counts.
+            guard status.record.step != change.record.step else { return }
             commands[status.command] = nil
+            for command in status.progress.sent { commands[command] = nil }
         }
         store(transaction, then: .operation(change), into: &effects)
     }
@@ -205,7 +245,8 @@ extension Controller {
         decide(
             "operation \(change.record.id) is \(step): \(outcome)",
             nodes: [change.record.old.node, change.record.new.node].filter { $0 != .none },
-            group: change.record.group, operation: change.record.id, now: now, into: &effects)
+            group: change.record.group, operation: change.record.id,
+            shard: change.record.work?.shard ?? .none, now: now, into: &effects)
         save(change, now: now, into: &effects)
     }
 
@@ -229,6 +270,7 @@ extension Controller {
                 status.note = ""
                 status.reached = 0
                 status.reachedAt = now
+                status.progress = ShardProgress(mayHaveSent: false)
             }
         }
         for node in change.nodes {
@@ -238,9 +280,16 @@ extension Controller {
         for replica in change.retired { retired.set(replica, for: replica.replica) }
         if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
         if change.released != .none { nodes.update(change.released) { $0.isHeld = false } }
+        take(change.shards, removed: change.removedShards)
+        formed(change.newGroups, now: now)
         if let group = change.group {
             takeOver(placementsOf: group, now: now)
             consider(group.group.id, now: now, into: &effects)
+        }
+        if change.record.isFinished, let work = change.record.work {
+            // What was measured before says nothing about the groups as they are now.
+            rules.hot.remove(work.source)
+            rules.hot.remove(work.target)
         }
         for request in requests { operationAnswers.append((request, .success(id))) }
         pump(id, now: now, into: &effects)
@@ -258,26 +307,36 @@ extension Controller {
     ) {
         guard isActing, let status = operations[id], !status.isStoring else { return }
         guard !status.record.isFinished else {
-            for request in status.cancellations {
-                operationAnswers.append(
-                    (
-                        request,
-                        .failure(
-                            DatabaseError(
-                                .refused, "operation \(id) has ended: \(status.record.step)"))
-                    ))
+            let ended = DatabaseError(
+                .refused, "operation \(id) has ended: \(status.record.step)")
+            for request in status.cancellations + status.pauses.map(\.request) {
+                operationAnswers.append((request, .failure(ended)))
             }
-            operations.update(id) { $0.cancellations = [] }
+            operations.update(id) { status in
+                status.cancellations = []
+                status.pauses = []
+            }
             return
         }
+        if !status.pauses.isEmpty { return storePause(status, now: now, into: &effects) }
         if !status.cancellations.isEmpty || wantsCancel(status) {
-            return startCancel(status, now: now, into: &effects)
+            if let obstacle = obstacleToCancel(status.record) {
+                for request in status.cancellations {
+                    operationAnswers.append((request, .failure(obstacle)))
+                    decide(
+                        "refused cancel of operation \(id): \(obstacle.message)",
+                        operation: id, now: now, into: &effects)
+                }
+                operations.update(id) { $0.cancellations = [] }
+            } else {
+                return startCancel(status, now: now, into: &effects)
+            }
         }
         switch status.record.kind {
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
-        case .split, .move, .merge: break
+        case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }
     }
 
@@ -307,6 +366,7 @@ extension Controller {
             return
         }
         record.isCancelled = true
+        record.isPaused = false
         record.isStopped = !status.cancellations.isEmpty
         if record.isStopped, let rule = RuleName(rawValue: record.origin) {
             let setting = RuntimeSetting.holdAfterCancel
@@ -335,7 +395,8 @@ extension Controller {
             save(
                 OperationChange(record: record, released: record.old.node), now: now,
                 into: &effects)
-        case .split, .move, .merge: break
+        case .split, .move, .merge:
+            cancelShards(status, record, now: now, into: &effects)
         }
     }
 
@@ -376,10 +437,15 @@ extension Controller {
     }
 
     mutating func operationOutcome(
-        _ id: OperationID, _ command: UInt64, _ error: DatabaseError?, now: Instant,
+        _ id: OperationID, _ outcome: CommandOutcome, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard let status = operations[id], status.command == command else { return }
+        guard let status = operations[id] else { return }
+        if status.record.work != nil {
+            return shardsOutcome(status, outcome, now: now, into: &effects)
+        }
+        guard status.command == outcome.id else { return }
+        let error = outcome.error
         operations.update(id) { status in
             status.command = 0
             if let error {

@@ -149,6 +149,9 @@ extension Controller {
         }
         guard let procedure = procedures[id] else {
             guard let table = tables[id] else { return }
+            if let running = operation(onTable: id) {
+                return answers.append((waiter.request, isWorkedOn("table \(name)", running)))
+            }
             return beginDrop(
                 table, shards: shards.elements.filter { $0.table == id }, [waiter], into: &effects)
         }
@@ -231,6 +234,7 @@ extension Controller {
             for shard in procedure.shards {
                 shards.remove(shard.id)
                 shardReports.remove(shard.id)
+                shardLoads.remove(shard.id)
                 shardCounts[shard.group, default: 0] -= 1
             }
             procedures.remove(id)

@@ -34,6 +34,7 @@ public struct Controller: Sendable {
         case transfer(GroupID)
         case shard(TableID, ShardID)
         case operation(OperationID)
+        case hold
         case removal(ReplicaID)
         case stray(ReplicaID)
     }
@@ -62,6 +63,15 @@ public struct Controller: Sendable {
     public internal(set) var tables = SortedRecords<TableID, Table>()
     public internal(set) var shards = SortedRecords<ShardID, Shard>()
     public internal(set) var shardReports = SortedRecords<ShardID, ShardReport>()
+    /// What leaders reported last of the load on groups, and on the shards that have any.
+    public internal(set) var groupLoads = SortedRecords<GroupID, GroupLoad>()
+    public internal(set) var shardLoads = SortedRecords<ShardID, ShardLoad>()
+    /// The shards that each node named in its newest report of load.
+    var loadedShards = SortedRecords<NodeID, [ShardID]>()
+    /// Of shards that are being copied, from the leaders that copy.
+    public internal(set) var copyReports = SortedRecords<ShardID, CopyReport>()
+    /// Of shards that are being verified: the newest of each replica.
+    public internal(set) var digests = SortedRecords<ShardID, [ShardDigest]>()
 
     /// Tables that are not being dropped, by name; those being created included. For look-up only.
     var names: [String: TableID] = [:]
@@ -293,7 +303,9 @@ public struct Controller: Sendable {
         for (waiter, _) in parked { effects.append(.answer(waiter.request, notActing)) }
         for (request, error) in answers { effects.append(.answer(request, error ?? notActing)) }
         for operation in operations.elements {
-            for request in operation.requests + operation.cancellations {
+            for request in operation.requests + operation.cancellations
+                + operation.pauses.map(\.request)
+            {
                 effects.append(.operationAnswer(request, .failure(notActing)))
             }
         }
@@ -435,10 +447,10 @@ public struct Controller: Sendable {
             case .shard(let table, let shard):
                 shardOutcome(table, shard, outcome, now: now, into: &effects)
             case .operation(let id):
-                operationOutcome(id, outcome.id, outcome.error, now: now, into: &effects)
+                operationOutcome(id, outcome, now: now, into: &effects)
             case .removal(let replica):
                 removalOutcome(replica, outcome.error, now: now, into: &effects)
-            case .stray: break
+            case .hold, .stray: break
             }
         }
     }

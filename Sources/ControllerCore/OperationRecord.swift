@@ -50,7 +50,7 @@ public struct OperationRecord: Hashable, Sendable {
         case failed = 12
         /// A rule would do it, and waits for an operator to apply it.
         case proposed = 20
-        /// The target group is being formed.
+        /// Waits for its turn, and for its target group where that is being formed.
         case forming = 21
         /// The owner cuts the shard.
         case splitting = 22
@@ -91,7 +91,8 @@ public struct OperationRecord: Hashable, Sendable {
     public var isCancelled: Bool
     /// An operator asked for the cancellation.
     public var isStopped: Bool
-    /// An operator holds it where it is; it goes no further until it is resumed.
+    /// It goes no further until an operator resumes it: an operator holds it, or replicas were found
+    /// to differ.
     public var isPaused: Bool
     /// Of operations on shards.
     public var work: ShardWork?
@@ -217,6 +218,7 @@ public struct Decision: Hashable, Sendable {
     /// `.none` for no group, and so on.
     public var group: GroupID
     public var operation: OperationID
+    public var shard: ShardID
     public var text: String
 
     func encode(into writer: inout ByteWriter) {
@@ -225,18 +227,20 @@ public struct Decision: Hashable, Sendable {
         writer.write(list: nodes) { writer, node in writer.write(node) }
         writer.write(group)
         writer.write(operation)
+        writer.write(shard)
         writer.write(text)
     }
 
     init(
         number: UInt64, at: UInt64, nodes: [NodeID], group: GroupID, operation: OperationID,
-        text: String
+        shard: ShardID = .none, text: String
     ) {
         self.number = number
         self.at = at
         self.nodes = nodes
         self.group = group
         self.operation = operation
+        self.shard = shard
         self.text = text
     }
 
@@ -248,6 +252,7 @@ public struct Decision: Hashable, Sendable {
         }
         group = try reader.read()
         operation = try reader.read()
+        shard = try reader.read()
         text = try reader.readString()
     }
 }
@@ -289,6 +294,8 @@ public struct OperationStatus: Sendable {
     public internal(set) var record: OperationRecord
     /// A newer record is on its way to the store: nothing is done before it is there.
     var isStoring = true
+    /// The step of that newer record.
+    var storing = OperationRecord.Step.forming
     /// The newest command; 0 for none.
     var command: UInt64 = 0
     var sendAgainAt: Instant = .origin
@@ -296,11 +303,16 @@ public struct OperationStatus: Sendable {
     var isConfirmed = false
     /// Why the newest command was refused, or what is waited for.
     public internal(set) var note = ""
-    /// The furthest point reached in this step, and when that was.
-    var reached: UInt64 = 0
-    var reachedAt: Instant
+    /// The furthest point reached in this step, and when that was. Of a copy: bytes, as the leader
+    /// that copies now counts them.
+    public internal(set) var reached: UInt64 = 0
+    public internal(set) var reachedAt: Instant
     /// Who waits until the record is stored.
     var requests: [RequestID] = []
     /// Cancellations that wait until nothing is on its way to the store.
     var cancellations: [RequestID] = []
+    /// Wishes to pause (true) or resume, likewise.
+    var pauses: [(request: RequestID, isPaused: Bool)] = []
+    /// What is known of the step of an operation on a shard.
+    var progress = ShardProgress()
 }

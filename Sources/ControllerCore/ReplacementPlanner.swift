@@ -21,7 +21,7 @@ public struct Replacement: Sendable {
 extension Controller {
     /// Free space that a disk must have beside the group's bytes, and half as much again for the
     /// snapshot that is compacted while it arrives.
-    private static let reserveBytes: UInt64 = 256 << 20
+    static let reserveBytes: UInt64 = 256 << 20
 
     /// Records in a group, as last counted by its leader.
     public func bytes(of group: GroupID) -> UInt64 {

@@ -17,26 +17,40 @@ public struct HotKey: Hashable, Sendable {
 }
 
 struct RuleState: Sendable {
+    /// A group above its rating, and since when without a break.
+    struct HotGroup: Sendable {
+        var group: GroupID
+        var since: Instant
+    }
+
+    /// What a refusal is about.
+    enum Subject: Hashable, Sendable {
+        case group(GroupID)
+        case shard(ShardID)
+        case node(NodeID)
+        case cluster
+    }
+
+    struct Refusal: Sendable {
+        var rule: RuleName
+        var subject: Subject
+        var at: Instant
+    }
+
     /// The next look of all rules.
     var checkAt: Instant = .origin
     /// Settings in the store that are not allowed, for the decision log.
     var objections: [String] = []
     /// What shards have been through, for those that any operation has worked on.
     var histories = SortedRecords<ShardID, ShardHistory>()
-    /// The histories' shards in order of table and keys were changed since they were last sorted.
+    /// The histories have changed since `seams` were found.
     var isOrderOld = true
-    /// Since when each group is above its rating without a break.
-    var hotSince = SortedRecords<GroupID, Instant>()
+    /// When each node's newest load report came.
+    var loadedAt = SortedRecords<NodeID, Instant>()
+    var hot = SortedRecords<GroupID, HotGroup>()
     /// Shards above `split.bytes`, sorted.
     var large: [ShardID] = []
     var hotKeys: [HotKey] = []
     /// What was refused in the last minute, oldest first.
     var refusals: [Refusal] = []
-
-    struct Refusal: Sendable {
-        var rule: RuleName
-        /// Of the group, shard or node that it is about.
-        var subject: UInt32
-        var at: Instant
-    }
 }

@@ -126,8 +126,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeBytes: 1 << 30
         case .mergeQuiet: Nanoseconds.seconds(3_600).count
         case .mergeSustain: Nanoseconds.seconds(86_400).count
-        case .movesMax: 2
-        case .sparesReserved: 1
+        case .movesMax: UInt64(settings.movesMax)
+        case .sparesReserved: UInt64(settings.sparesReserved)
         case .rebalanceQuiet: Nanoseconds.seconds(60).count
         case .rebalanceSustain: Nanoseconds.seconds(300).count
         case .holdAfterCancel: Nanoseconds.seconds(600).count
@@ -151,7 +151,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeBytes: "bytes of two shards together up to which they may be joined"
         case .mergeQuiet: "how long rules do not join a shard after a split, move or merge of it"
         case .mergeSustain: "how long two shards must be cold, without a break"
-        case .movesMax: "operations on shards that rules have under way at a time"
+        case .movesMax: "moves of shards under way at a time"
         case .sparesReserved: "spares that are kept for repair when rules form groups"
         case .rebalanceQuiet: "how long nothing must have happened before rebalance acts"
         case .rebalanceSustain: "how long the load must be uneven before rebalance moves shards"
