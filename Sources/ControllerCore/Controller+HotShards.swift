@@ -218,7 +218,7 @@ extension Controller {
             guard let rate = rate(of: id, now: now), !isBusy(id),
                 group.record.placements.allSatisfy({ nodes[$0.node]?.isLive == true })
             else { continue }
-            let rank = [rate / step, rate(ofNode: group.leader.node), UInt64(id.rawValue)]
+            let rank = [rate / step, self.rate(ofNode: group.leader.node), UInt64(id.rawValue)]
             if best.map({ rank.lexicographicallyPrecedes($0.rank) }) ?? true {
                 best = (rank, id, rate)
             }
