@@ -21,6 +21,8 @@ public struct GroupState: Sendable {
     struct ReleasedShard: Hashable, Sendable {
         var shard: ShardID
         var epoch: Epoch
+        /// The neighbour that took it in; `.none` when another group took it over.
+        var into = ShardID.none
     }
 
     public init(membership: Membership) {
@@ -102,6 +104,35 @@ public struct GroupState: Sendable {
         writer.write(list: released.elements) { writer, entry in
             writer.write(entry.shard)
             writer.write(entry.epoch)
+            writer.write(entry.into)
+        }
+    }
+
+    /// How far each copy has come, on its own: it changes with every chunk, and the whole state of
+    /// a group with many shards is large.
+    public func encodeCursors(into writer: inout ByteWriter) {
+        writer.write(list: shards.elements.filter(\.isImporting)) { writer, held in
+            writer.write(held.shard.id)
+            writer.write(held.shard.epoch)
+            if case .importing(_, _, let cursor) = held.phase { writer.write(cursor) }
+        }
+    }
+
+    /// Takes over cursors that were written after this state, or before: a copy only goes forward,
+    /// so the one that is further is the newer one.
+    public mutating func takeCursors(from reader: inout ByteReader) throws(DatabaseError) {
+        let cursors = try reader.readList(elementBytesMin: 9) { (reader) throws(DatabaseError) in
+            let id: ShardID = try reader.read()
+            let epoch: Epoch = try reader.read()
+            return (id, epoch, try reader.readOptionalBytes())
+        }
+        for (id, epoch, cursor) in cursors {
+            guard var held = shards[id], held.shard.epoch == epoch,
+                case .importing(let source, let floor, let known?) = held.phase,
+                cursor.map({ compareBytes(known, $0) < 0 }) ?? true
+            else { continue }
+            held.phase = .importing(from: source, floor: floor, cursor: cursor)
+            shards.set(held, for: id)
         }
     }
 
@@ -118,9 +149,10 @@ public struct GroupState: Sendable {
             shards.set(owned, for: owned.shard.id)
         }
         for entry in try reader.readList(
-            elementBytesMin: 8,
+            elementBytesMin: 12,
             { (reader) throws(DatabaseError) in
-                ReleasedShard(shard: try reader.read(), epoch: try reader.read())
+                ReleasedShard(
+                    shard: try reader.read(), epoch: try reader.read(), into: try reader.read())
             })
         {
             released.set(entry, for: entry.shard)

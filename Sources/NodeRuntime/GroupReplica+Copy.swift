@@ -27,6 +27,16 @@ struct ShardCopies {
         var asked: Instant
         /// Logged: the cursor moves when it is applied.
         var isLogged = false
+        var bytes: UInt64 = 0
+        var records: UInt64 = 0
+    }
+
+    /// What was copied under this leadership, and whether the controller wants the copy to rest.
+    struct Account {
+        var epoch: Epoch
+        var bytes: UInt64 = 0
+        var records: UInt64 = 0
+        var heldUntil = Instant.origin
     }
 
     /// Operations on one key, in their order, that wait for what the former owner holds of it.
@@ -55,6 +65,7 @@ struct ShardCopies {
     }
 
     var chunks: [Chunk] = []
+    var accounts = SortedRecords<ShardID, Account>()
     var pages: [Page] = []
     var fetches: [Fetch] = []
     var waitingOperations = 0
@@ -133,21 +144,21 @@ extension GroupReplica {
         expireFetches(now)
         expirePages(now)
         guard hasImports || !copies.chunks.isEmpty else { return }
-        for owned in state.shards.elements {
-            guard case .importing(let source, _, let cursor) = owned.phase else { continue }
-            let place = copies.chunks.firstIndex { $0.shard == owned.shard.id }
-            guard let cursor else {
-                if let place { copies.chunks.remove(at: place) }
-                continue
-            }
-            if let place {
+        for id in imports {
+            guard let owned = state.shards[id],
+                case .importing(let source, _, let cursor) = owned.phase
+            else { continue }
+            if let place = copies.chunks.firstIndex(where: { $0.shard == id }) {
                 let chunk = copies.chunks[place]
                 let isSilent = now - chunk.asked >= ShardCopies.answerWait
                 guard chunk.cursor != cursor || isSilent else { continue }
+                if chunk.cursor != cursor { account(for: chunk, of: owned) }
                 if isSilent, !chunk.isLogged { copies.turn += 1 }
                 copies.chunks.remove(at: place)
             }
-            guard now >= copies.notBefore else { continue }
+            guard let cursor, now >= copies.notBefore,
+                now >= copies.accounts[id]?.heldUntil ?? .origin
+            else { continue }
             let token = node.random.next()
             copies.chunks.append(
                 ShardCopies.Chunk(
@@ -157,6 +168,44 @@ extension GroupReplica {
                     source: source, target: group, shard: owned.shard.id,
                     epoch: owned.shard.epoch, token: token, from: cursor, to: nil,
                     bytesMax: ShardCopies.chunkBytes))
+        }
+    }
+
+    /// The chunk is applied: the cursor stands behind it.
+    private func account(for chunk: ShardCopies.Chunk, of owned: OwnedShard) {
+        guard chunk.isLogged else { return }
+        var account = account(of: owned)
+        account.bytes += chunk.bytes
+        account.records += chunk.records
+        copies.accounts.set(account, for: owned.shard.id)
+    }
+
+    private func account(of owned: OwnedShard) -> ShardCopies.Account {
+        if let known = copies.accounts[owned.shard.id], known.epoch == owned.shard.epoch {
+            return known
+        }
+        return ShardCopies.Account(epoch: owned.shard.epoch)
+    }
+
+    /// Lets the copy of a shard rest for a while; operations still fetch what they need.
+    func holdCopy(of shard: ShardID) {
+        guard let owned = state.shards[shard] else { return }
+        var account = account(of: owned)
+        account.heldUntil = node.now + NodeCommand.holdTime
+        copies.accounts.set(account, for: shard)
+    }
+
+    /// Of every copy that this replica leads.
+    func copyReports() -> [CopyReport] {
+        guard isLeader, core.canPropose, !isFailed else { return [] }
+        return imports.compactMap { id in
+            guard let owned = state.shards[id],
+                case .importing(_, _, let cursor) = owned.phase
+            else { return nil }
+            let account = account(of: owned)
+            return CopyReport(
+                shard: id, epoch: owned.shard.epoch, isWhole: cursor == nil,
+                bytes: account.bytes, records: account.records, isThrottled: false)
         }
     }
 
@@ -221,10 +270,13 @@ extension GroupReplica {
             return
         }
         chunk.isLogged = true
+        chunk.bytes = answer.records.reduce(0) {
+            $0 + UInt64($1.routedKey.count + $1.value.count)
+        }
+        chunk.records = UInt64(answer.records.count)
         let now = node.now
         // Half of the time belongs to requests.
-        let bytes = answer.records.reduce(0) { $0 + $1.routedKey.count + $1.value.count }
-        let rest = Nanoseconds(UInt64(bytes) * 1_000_000_000 / node.settings.copyBytesPerSecond)
+        let rest = Nanoseconds(chunk.bytes * 1_000_000_000 / node.settings.copyBytesPerSecond)
         copies.notBefore = now + max(now - chunk.asked, rest)
         chunk.asked = now
         copies.chunks[place] = chunk

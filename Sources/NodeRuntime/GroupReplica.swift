@@ -70,8 +70,8 @@ final class GroupReplica {
     var garbage: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
     var copies = ShardCopies()
-    /// Some shard is being copied here; kept by `noteShards`.
-    private(set) var hasImports = false
+    /// Shards that are being copied here; kept by `noteShards`.
+    private(set) var imports: [ShardID] = []
     /// Shards whose records changed since they were last counted.
     var changedShards = true
     /// Who waits for a change of membership, by the token given to the core.
@@ -122,7 +122,11 @@ final class GroupReplica {
     var isLeader: Bool { core.role == .leader }
 
     /// The shards, or what the group may do with them, changed.
-    func noteShards() { hasImports = state.shards.elements.contains { $0.isImporting } }
+    func noteShards() {
+        imports = state.shards.elements.filter(\.isImporting).map(\.shard.id)
+    }
+
+    var hasImports: Bool { !imports.isEmpty }
 
     // MARK: Events
 

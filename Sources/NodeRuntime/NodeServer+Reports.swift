@@ -22,7 +22,8 @@ extension NodeServer {
                     totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
                     dataBytes: $0.size.dataBytes)
             },
-            replicas: replicas.elements.map { $0.report() }, shards: shards)
+            replicas: replicas.elements.map { $0.report() }, shards: shards,
+            copies: replicas.elements.flatMap { $0.copyReports() }, digests: digestReports())
     }
 
     // MARK: Shard sizes

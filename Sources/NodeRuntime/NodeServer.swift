@@ -65,6 +65,9 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Digests to be made, the first of them under way.
+    var digestions: [ShardDigestion] = []
+    var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
@@ -188,6 +191,7 @@ final class NodeServer: LoopService {
     func close() {
         // Views of an engine must be gone before it closes.
         for replica in replicas.elements { replica.snapshotSenders.removeAll() }
+        digestions.removeAll()
         for disk in disks { disk.close() }
     }
 

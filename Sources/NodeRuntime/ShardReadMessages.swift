@@ -1,6 +1,7 @@
 // Reading a shard that moves, from its former owner: chunks of the copy, and single keys.
 
 import KVBase
+import NodeCore
 import ShardCore
 
 /// Asks a replica of the former owner for records. Any replica that has applied the fence may
@@ -119,16 +120,15 @@ struct ShardRecords {
 
     /// Over keys, sequencers, tombstones and values, in order.
     static func digest(of records: [Record]) -> UInt64 {
-        var digest: UInt64 = 0
+        var digest = RecordDigest()
         for record in records {
-            digest = SeededRandom.mix(digest ^ record.routedKey.withUnsafeBytes { stableHash($0) })
-            digest = SeededRandom.mix(digest &+ record.sequencer.time)
-            digest = SeededRandom.mix(
-                digest &+ UInt64(record.sequencer.counter) << 32
-                    &+ UInt64(record.sequencer.node.rawValue))
-            let value = record.value.withUnsafeBytes { stableHash($0) }
-            digest = SeededRandom.mix(digest ^ value &+ (record.isTombstone ? 1 : 0))
+            record.routedKey.withUnsafeBytes { routedKey in
+                record.value.withUnsafeBytes { value in
+                    digest.add(
+                        routedKey, record.sequencer, isTombstone: record.isTombstone, value)
+                }
+            }
         }
-        return digest
+        return digest.value
     }
 }
