@@ -198,8 +198,10 @@ extension Controller {
                     + "requests/s: nothing would be gained there")
             return [.new]
         }
-        return least.rate + moved <= runtime[.splitRate]
-            ? [.group(least.group), .new] : [.new, .group(least.group)]
+        let rated = runtime[.splitRate]
+        // A group that has nearly nothing to do is as good as a new one.
+        let hasRoom = least.rate + moved <= rated || least.rate <= rated / 10
+        return hasRoom ? [.group(least.group), .new] : [.new, .group(least.group)]
     }
 
     /// The group of the table's kind with the fewest requests; of about equal ones the one whose
