@@ -93,10 +93,19 @@ extension ClusterViews {
                 "RK030", "warning", "no live spare: nothing can take over from a node that fails",
                 "start a node with spare = true")
         }
-        if !controller.settings.repairs {
-            add("RK031", "warning", "automatic repair is off", "set repair = auto")
+        if controller.mode(of: .repair) == .off {
+            add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")
         }
         findings += operationFindings()
+        for hot in controller.hotKeys {
+            guard let table = controller.tables[hot.table] else { continue }
+            add(
+                "RK050", "notice",
+                "the key \(routedKey(hot.key, table)) of table \(table.name) takes \(hot.percent) % of "
+                    + "\(hot.operations) requests/s to shard \(hot.shard) in group \(hot.group)",
+                "no split spreads one key: change how clients use it, or give it a group with few "
+                    + "others: kvctl move \(hot.shard)")
+        }
         let order = ["critical", "warning", "notice"]
         findings = order.flatMap { severity in findings.filter { $0.severity == severity } }
         let verdict =
@@ -121,7 +130,8 @@ extension ClusterViews {
                     FindingView(
                         code: "RK042", severity: "critical",
                         text: "operation \(record.id) is stopped: \(record.outcome)",
-                        advice: "keep both groups as they are and find the replica that is wrong; go "
+                        advice:
+                            "keep both groups as they are and find the replica that is wrong; go "
                             + "back with: kvctl ops cancel \(record.id)"))
             } else if record.isPaused {
                 findings.append(
@@ -143,9 +153,11 @@ extension ClusterViews {
             findings.append(
                 FindingView(
                     code: "RK043", severity: "notice",
-                    text: "proposals wait for an operator: operation\(proposals.count == 1 ? "" : "s") "
+                    text:
+                        "proposals wait for an operator: operation\(proposals.count == 1 ? "" : "s") "
                         + list + rest,
-                    advice: "kvctl ops show \(first), then kvctl apply \(first) or kvctl ops cancel "
+                    advice:
+                        "kvctl ops show \(first), then kvctl apply \(first) or kvctl ops cancel "
                         + "\(first)"))
         }
         return findings

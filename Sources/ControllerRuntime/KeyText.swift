@@ -55,7 +55,8 @@ enum KeyText {
         guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else { return [] }
         guard range < ranges else {
             throw DatabaseError(
-                .refused, "the table has the virtual ranges hash:0 to hash:\(ranges - 1), not \(text)")
+                .refused,
+                "the table has the virtual ranges hash:0 to hash:\(ranges - 1), not \(text)")
         }
         return [UInt8(range >> 8), UInt8(range & 0xFF)]
     }

@@ -7,7 +7,8 @@ extension Command {
 
     static let nodeCommands: [Command] = [
         Command(
-            path: ["node", "list"], summary: "same as: nodes", examples: ["node list --dir /tmp/rk"],
+            path: ["node", "list"], summary: "same as: nodes",
+            examples: ["node list --dir /tmp/rk"],
             run: { (invocation) throws(Failure) in
                 try show("nodes", [:], invocation) { StatusReport($0).nodes($1) }
             }),
@@ -40,7 +41,9 @@ extension Command {
             path: ["node", "remove"], summary: "forget a node that holds nothing and does not run",
             details: "Asks for the node's name on a terminal; elsewhere --yes is needed.",
             positionals: [node], flags: [.toggle("yes", "do not ask")],
-            examples: ["node remove node-2 --dir /tmp/rk", "node remove node-2 --yes --dir /tmp/rk"],
+            examples: [
+                "node remove node-2 --dir /tmp/rk", "node remove node-2 --yes --dir /tmp/rk",
+            ],
             run: removeNode),
     ]
 

@@ -87,7 +87,8 @@ extension Command {
             run: why),
         Command(
             path: ["doctor"], summary: "one verdict, then everything that wants attention",
-            details: "Exits 5 unless the verdict is healthy; notices leave it so.", examples: ["doctor --dir /tmp/rk"],
+            details: "Exits 5 unless the verdict is healthy; notices leave it so.",
+            examples: ["doctor --dir /tmp/rk"],
             run: doctor),
     ]
 
