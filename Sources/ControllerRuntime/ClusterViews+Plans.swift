@@ -92,9 +92,7 @@ extension ClusterViews {
                 }
             }
         }
-        if verb != "drain", arguments.group == nil || verb == "replace" {
-            steps.append("the old replicas are deleted")
-        }
+        if !plans.isEmpty { steps.append("the old replicas are deleted") }
         return PlanDocument(
             request: PlanRequest(
                 plan: PlanDocument.version, verb: verb, arguments: arguments, basis: basis),

@@ -140,7 +140,7 @@ extension ClusterViews {
                         text: "operation \(record.id) (\(record.kind)) is paused in the step "
                             + "\(record.step)",
                         advice: "kvctl ops resume \(record.id), or: kvctl ops cancel \(record.id)"))
-            } else if !operation.note.isEmpty {
+            } else if !operation.note.isEmpty, record.work == nil || isLasting(record) {
                 findings.append(
                     FindingView(
                         code: "RK040", severity: "warning",
@@ -161,6 +161,11 @@ extension ClusterViews {
                         + "\(first)"))
         }
         return findings
+    }
+
+    /// Steps of operations on shards wait a moment for many things; that is no news.
+    private func isLasting(_ record: OperationRecord) -> Bool {
+        wallClock > record.changedAt + 5_000
     }
 
     /// Whether replicas reported different digests of the shard at one place of one log.
