@@ -108,7 +108,8 @@ extension Controller {
         }
         if record.step != .retracting, record.step != .swapping, record.origin == "repair",
             let index = group.placementIndex(replica: record.old.replica),
-            nodes[record.old.node]?.isLive == true, group.reports[index]?.state == .active
+            nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
+            group.reports[index]?.state == .active
         {
             return abandon(
                 record, "\(name(record.old.node)) is back with its replica", now: now, &effects)

@@ -23,6 +23,8 @@ final class ClusterSimulation {
         var repeatedPerMille: UInt64 = 0
         /// Chunks in which a shard is copied.
         var chunks = 4
+        var tickInterval: Nanoseconds = .milliseconds(20)
+        var beatInterval: Nanoseconds = .milliseconds(150)
     }
 
     struct Replica {
@@ -104,6 +106,8 @@ final class ClusterSimulation {
     /// What leaders report, by group.
     var loads: [GroupID: LoadReport] = [:]
     var sizes: [ShardID: ShardReport] = [:]
+    /// Requests and records that follow the shards; takes the place of `loads` and `sizes`.
+    var traffic: SimulatedTraffic?
     var latePerMille: UInt64
     var repeatedPerMille: UInt64
     var memberships: [GroupID: Members] = [:]
@@ -231,7 +235,7 @@ final class ClusterSimulation {
         case .tick(let life):
             guard life == self.life else { return }
             send(.tick)
-            schedule(.milliseconds(20), .tick(life: life))
+            schedule(options.tickInterval, .tick(life: life))
         case .storeDone(let life): if life == self.life { completeStore() }
         case .connect(let index, let incarnation):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
@@ -243,7 +247,7 @@ final class ClusterSimulation {
                 nodes[index].connection != nil
             else { return }
             beat(index)
-            schedule(.milliseconds(150), .beat(index, incarnation: incarnation))
+            schedule(options.beatInterval, .beat(index, incarnation: incarnation))
         case .toNode(let index, let incarnation, let effect):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation else { return }
             receive(effect, at: index)
@@ -278,6 +282,7 @@ final class ClusterSimulation {
             return
         }
         send(.start)
+        send(.clock(1_800_000_000_000 + now.nanoseconds / 1_000_000))
         schedule(.milliseconds(1), .tick(life: life))
     }
 
@@ -598,7 +603,7 @@ final class ClusterSimulation {
                         node: node.id, incarnation: node.incarnation, sequence: node.sequence,
                         mapRevision: .none, loopDelay: .zero, disks: disks(of: node),
                         replicas: reports,
-                        shards: sizes.keys.sorted().compactMap { sizes[$0] },
+                        shards: sizes(of: node),
                         load: load(of: node), copies: copies(of: node),
                         digests: isSilentAboutMoves
                             ? [] : node.digests.keys.sorted().compactMap { node.digests[$0] })),

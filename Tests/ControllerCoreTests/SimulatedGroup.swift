@@ -168,6 +168,7 @@ extension ClusterSimulation {
     }
 
     func load(of node: SimNode) -> LoadReport? {
+        if let traffic { return traffic.load(of: node, states) }
         var report = LoadReport(groups: [], shards: [])
         for group in node.leads.keys.sorted() {
             guard let load = loads[group] else { continue }
