@@ -402,6 +402,7 @@ extension Controller {
             transaction.changes.append(.delete(key: StoreKey.table(id)))
             for shard in procedure.shards {
                 transaction.changes.append(.delete(key: StoreKey.shard(shard.id)))
+                forgetHistory(of: shard.id, in: &transaction)
             }
             procedures.update(id) { $0.phase = .finishing }
         } else {
