@@ -220,3 +220,7 @@ extension SortedRecords {
 extension SortedRecords: Sendable where Record: Sendable {}
 extension SortedRecords.Chunk: Sendable where Record: Sendable {}
 extension SortedRecords.Elements: Sendable where Record: Sendable {}
+
+extension SortedRecords.Elements: Equatable where Record: Equatable {
+    public static func == (left: Self, right: Self) -> Bool { left.elementsEqual(right) }
+}
