@@ -16,6 +16,8 @@ final class ControllerLink {
     private var sequence: UInt64 = 0
     /// Shards that this controller has no figures of yet.
     private var reportsAllShards = true
+    /// Shards whose figures changed since the last heartbeat that was sent here.
+    private var changedShards: [ShardID] = []
     /// The newest report of the load that was sent here.
     private var loadNumber: UInt64 = 0
     private var lastError: DatabaseError?
@@ -31,17 +33,25 @@ final class ControllerLink {
 
     func sendHeartbeat() {
         guard isRegistered, let connection = client?.connection, !connection.isCongested else {
-            // What changed is not told twice.
-            reportsAllShards = true
             return
         }
         sequence += 1
         let heartbeat = node.heartbeat(
-            sequence: sequence, allShards: reportsAllShards,
+            sequence: sequence, shards: reportsAllShards ? nil : changedShards,
             withLoad: loadNumber != node.loadNumber)
         reportsAllShards = false
+        changedShards.removeAll(keepingCapacity: true)
         loadNumber = node.loadNumber
         connection.send(.nodeHeartbeat) { heartbeat.encode(into: &$0) }
+    }
+
+    /// The next heartbeat has the figures of these shards.
+    func note(changed shards: [ShardID]) {
+        changedShards += shards
+        // A controller that takes nothing in: all figures are told when it does again.
+        guard changedShards.count > max(1_024, node.shardReports.count) else { return }
+        changedShards.removeAll()
+        reportsAllShards = true
     }
 
     func send(_ outcomes: [CommandOutcome]) {

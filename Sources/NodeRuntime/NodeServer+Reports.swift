@@ -9,11 +9,10 @@ import StorageAPI
 import Synchronization
 
 extension NodeServer {
-    /// `withLoad`: the newest report of the load was not sent there yet.
-    func heartbeat(sequence: UInt64, allShards: Bool, withLoad: Bool) -> NodeHeartbeat {
-        let shards =
-            allShards
-            ? Array(shardReports.elements) : changedReports.compactMap { shardReports[$0] }
+    /// `shards`: those whose figures changed; nil for all. `withLoad`: the newest report of the load
+    /// was not sent there yet.
+    func heartbeat(sequence: UInt64, shards: [ShardID]?, withLoad: Bool) -> NodeHeartbeat {
+        let shards = shards?.compactMap { shardReports[$0] } ?? Array(shardReports.elements)
         return NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
@@ -58,11 +57,12 @@ extension NodeServer {
 
     /// Counts the shards of led groups that changed, off the loop, one group at a time.
     func surveyShards() {
+        let due = replicas.elements.filter { $0.isLeader && $0.changedShards && !$0.isFailed }
+        // In turn: a group that is always written to must not keep the others waiting.
         guard now >= surveyNotBefore,
-            let replica = replicas.elements.first(where: {
-                $0.isLeader && $0.changedShards && !$0.isFailed
-            })
+            let replica = due.first(where: { $0.group > surveyedLast }) ?? due.first
         else { return }
+        surveyedLast = replica.group
         replica.changedShards = false
         surveyNotBefore = .distantFuture
         let shards = replica.state.shards.elements
@@ -73,13 +73,15 @@ extension NodeServer {
             let results = SurveyResults()
             let number = surveys.add { [unowned self] in
                 surveyNotBefore = now + max(.seconds(1), (now - started) * Self.surveyShare)
+                var changed: [ShardID] = []
                 for report in results.take()
                 where shardReports[report.shard] != report
                     && replica.state.shards[report.shard] != nil
                 {
                     shardReports.set(report, for: report.shard)
-                    changedReports.append(report.shard)
+                    changed.append(report.shard)
                 }
+                reportChanged(changed)
             }
             let mailbox = surveys.mailbox
             replica.disk.surveyor.submit {
