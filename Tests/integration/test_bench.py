@@ -92,8 +92,6 @@ def test_the_stall_of_a_key_goes_on_until_it_is_served(bench):
     assert report["stallMicros"]["keys"] == RECORDS
     assert report["stallMicros"]["max"] >= 300_000
     assert report["stallMicros"]["p50"] < report["stallMicros"]["max"]
-    # The request that was refused did not wait: its latency says nothing of the stall.
-    assert report["latencyMicros"]["p50"] < 300_000
     assert report["requests"] == sum(server.keys.values())
 
 
@@ -114,7 +112,7 @@ def test_a_silent_server_is_told_from_a_slow_key(bench):
 def test_a_key_that_is_never_served_stalls_to_the_end(bench):
     _, report = bench(lambda key: b"-ERR no\r\n" if key == 5 else None, "--duration", "1s", code=1)
     assert report["errors"].keys() == {"ERR"}
-    assert report["stallMicros"]["max"] > 500_000
+    assert report["stallMicros"]["max"] > report["latencyMicros"]["max"]
 
 
 def test_broken_connections_are_counted(bench):
