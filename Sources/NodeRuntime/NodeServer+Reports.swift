@@ -9,11 +9,9 @@ import StorageAPI
 import Synchronization
 
 extension NodeServer {
-    /// `shards`: those whose figures changed; nil for all. `withLoad`: the newest report of the load
-    /// was not sent there yet.
-    func heartbeat(sequence: UInt64, shards: [ShardID]?, withLoad: Bool) -> NodeHeartbeat {
-        let shards = shards?.compactMap { shardReports[$0] } ?? Array(shardReports.elements)
-        return NodeHeartbeat(
+    /// `withLoad`: the newest report of the load was not sent there yet.
+    func heartbeat(sequence: UInt64, shards: [ShardReport], withLoad: Bool) -> NodeHeartbeat {
+        NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
             disks: disks.map {
@@ -73,15 +71,13 @@ extension NodeServer {
             let results = SurveyResults()
             let number = surveys.add { [unowned self] in
                 surveyNotBefore = now + max(.seconds(1), (now - started) * Self.surveyShare)
-                var changed: [ShardID] = []
                 for report in results.take()
                 where shardReports[report.shard] != report
                     && replica.state.shards[report.shard] != nil
                 {
                     shardReports.set(report, for: report.shard)
-                    changed.append(report.shard)
+                    changedReports.append(report.shard)
                 }
-                reportChanged(changed)
             }
             let mailbox = surveys.mailbox
             replica.disk.surveyor.submit {

@@ -68,6 +68,7 @@ final class NodeServer: LoopService {
     var replicas = SortedRecords<GroupID, GroupReplica>()
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
+    var changedReports: [ShardID] = []
     /// Digests to be made, the first of them under way.
     var digestions: [ShardDigestion] = []
     var digests: [ShardDigest] = []
@@ -245,6 +246,7 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
         measureAnswers()
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
@@ -281,11 +283,6 @@ final class NodeServer: LoopService {
 
     func checkpoint(_ disk: Disk) {
         disk.checkpoint(replicas.elements.filter { $0.disk === disk && !$0.isFailed })
-    }
-
-    /// The figures of shards changed: the controllers hear of them with their next heartbeats.
-    func reportChanged(_ shards: [ShardID]) {
-        for controller in controllers { controller.note(changed: shards) }
     }
 
     /// A role, a term or the membership changed: the controllers hear of it with this turn.
