@@ -90,6 +90,7 @@ final class NodeServer: LoopService {
     var controllerTerm = Term.none
     var isHeartbeatDue = false
     var surveyNotBefore = Instant.origin
+    var surveyedLast = GroupID.none
 
     private var server: RPCServer?
     private var controllers: [ControllerLink] = []
