@@ -230,6 +230,59 @@ import Testing
         #expect(replacement()?.isCancelled == true)
     }
 
+    // MARK: Simulation
+
+    @Test func leadersLeaveAnIllNodeAndItsReplicasFollowThem() {
+        var options = ClusterSimulation.Options()
+        options.nodes = 3
+        options.spares = 1
+        let simulation = ClusterSimulation(seed: 5, options)
+        simulation.run(for: .seconds(4))
+        simulation.nodes[0].loopDelay = .seconds(2)
+        simulation.run(for: .seconds(1))
+        #expect(simulation.nodes[0].leads.isEmpty)
+        #expect(simulation.nodes[0].replicas.count == 2)
+        simulation.run(for: .seconds(45))
+        #expect(simulation.nodes[0].replicas.isEmpty)
+        simulation.nodes[0].loopDelay = .zero
+        simulation.run(for: .seconds(15))
+        #expect(simulation.controller?.nodes[simulation.nodes[0].id]?.stateName == "up")
+        ControllerSimulationTests.expectConverged(simulation, "ill for long")
+    }
+
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func survivesIllnessAmongOtherFaults(seed: UInt64) {
+        var draw = SeededRandom(seed: seed &+ 9_000)
+        var options = ClusterSimulation.Options()
+        options.nodes = 3 + Int(draw.below(3))
+        options.spares = 1 + Int(draw.below(2))
+        options.settings.illAfter = .seconds(3)
+        options.settings.wellAfter = .seconds(1)
+        options.settings.repairAfter = .seconds(1)
+        options.settings.nodeDownAfter = .seconds(2)
+        options.lostPerMille = draw.chance(1, in: 2) ? draw.below(100) : 0
+        let simulation = ClusterSimulation(seed: seed, options)
+        simulation.run(for: .seconds(4))
+        for _ in 0..<50 {
+            simulation.run(for: .milliseconds(draw.below(900)))
+            let node = Int(draw.below(UInt64(simulation.nodes.count)))
+            switch draw.below(8) {
+            case 0: simulation.crash(node: node)
+            case 1, 2: simulation.start(node: node)
+            case 3, 4, 5: simulation.nodes[node].loopDelay = .seconds(2)
+            case 6: simulation.nodes[node].loopDelay = .zero
+            default: simulation.crashController()
+            }
+        }
+        simulation.lostPerMille = 0
+        for index in simulation.nodes.indices {
+            simulation.nodes[index].loopDelay = .zero
+            simulation.start(node: index)
+        }
+        simulation.run(for: .seconds(30))
+        ControllerSimulationTests.expectConverged(simulation, "seed \(seed)")
+    }
+
     // MARK: Who is gone
 
     @Test func afterARestartOfTheControllerADeadLeaderIsNotWaitedFor() throws {
