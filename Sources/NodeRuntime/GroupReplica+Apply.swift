@@ -17,14 +17,17 @@ extension GroupReplica {
         var sequencer: Sequencer
     }
 
-    /// Writes everything committed to the engine in one atomic batch, then answers.
+    /// Writes what is committed to the engine in one atomic batch, then answers. What is over
+    /// `applyBytesMax` (a restart has everything since the last checkpoint to apply) has to wait for
+    /// the next turn.
     func applyCommitted() {
-        guard !committed.isEmpty, !isFailed, !isInstallingSnapshot else { return }
+        guard !committed.isEmpty, !isFailed, !isInstallingSnapshot, !isPostponed else { return }
+        let count = countToApply()
         let scratch = node.applyScratch
         scratch.reset()
         var stateChanged = false
         do throws(DatabaseError) {
-            for entry in committed {
+            for entry in committed[..<count] {
                 switch entry.kind {
                 case .noop: _ = takeWaiters(for: entry)
                 case .membership:
@@ -52,9 +55,13 @@ extension GroupReplica {
             disk.fail(error)
             return
         }
-        node.metrics.appliedEntries.increment(by: UInt64(committed.count))
+        node.metrics.appliedEntries.increment(by: UInt64(count))
         node.metrics.engineBatches.increment()
-        committed.removeAll(keepingCapacity: true)
+        committed.removeFirst(count)
+        if !committed.isEmpty {
+            isPostponed = true
+            node.postpone(self)
+        }
         changedShards = true
         if stateChanged { noteShards() }
         for outcome in scratch.outcomes { answer(outcome) }
@@ -66,6 +73,22 @@ extension GroupReplica {
             continueCopies()
             node.reportSoon()
         }
+    }
+
+    /// How many of the committed entries make one batch: at least one.
+    private func countToApply() -> Int {
+        var bytes = 0
+        for (place, entry) in committed.enumerated() {
+            bytes += entry.payload.count
+            if bytes > Self.applyBytesMax { return max(1, place) }
+        }
+        return committed.count
+    }
+
+    /// The next turn has come.
+    func resumeApplying() {
+        isPostponed = false
+        markDirty()
     }
 
     /// State besides records, for the batch under construction.
