@@ -60,7 +60,14 @@ extension GroupReplica {
         committed.removeFirst(count)
         if !committed.isEmpty {
             isPostponed = true
+            hasReplayed = hasReplayed || isFresh
+            isFresh = false
             node.postpone(self)
+        } else if hasReplayed {
+            // What a start has replayed is made durable, once: a process that keeps dying would
+            // replay more each time.
+            hasReplayed = false
+            node.checkpoint(disk)
         }
         changedShards = true
         if stateChanged { noteShards() }

@@ -67,6 +67,10 @@ final class GroupReplica {
     var committed: [LogEntry] = []
     /// The rest of `committed` waits for the next turn.
     var isPostponed = false
+    /// Nothing was postponed since the replica was opened.
+    var isFresh = true
+    /// What was postponed first, after the start, is not all applied yet.
+    var hasReplayed = false
     var isDirty = false
     var isFailed = false
     private var wasLeader = false
