@@ -35,6 +35,7 @@ extension Controller {
             {
                 groups.update(report.group) { $0.isServing = report.isServing }
                 touchProcedures(of: report.group)
+                touchMoves(of: report.group)
             }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
@@ -51,6 +52,7 @@ extension Controller {
     mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
         guard let group = groups[id], group.hasLeader else { return }
         nodes.update(group.leader.node) { $0.leaders -= 1 }
+        rules.hot.remove(id)
         let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
         groups.update(id) { group in
             group.leader = gone
@@ -141,6 +143,7 @@ extension Controller {
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
                 guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
+                    !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -171,6 +174,7 @@ extension Controller {
         if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
         nodes.update(leader.node) { $0.leaders += 1 }
         endAttempt(leader.group)
+        rules.hot.remove(leader.group)
         groups.update(leader.group) { group in
             group.leader = leader
             group.isServing = false
@@ -189,6 +193,7 @@ extension Controller {
             .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
         attend(leader.group)
         touchProcedures(of: leader.group)
+        touchMoves(of: leader.group)
     }
 
     private mutating func maybeConsider(
@@ -238,6 +243,8 @@ extension Controller {
         var index: Int
         var lastTerm: Term
         var lastIndex: LogIndex
+        /// Its node is in maintenance.
+        var isAway: Bool
         var leaders: Int
         var node: NodeID
         /// It has so much left to apply (it has just been started) that it could not serve at once.
@@ -248,7 +255,8 @@ extension Controller {
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
-            return (left.leaders, left.node) < (right.leaders, right.node)
+            return (left.isAway ? 1 : 0, left.leaders, left.node)
+                < (right.isAway ? 1 : 0, right.leaders, right.node)
         }
     }
 
@@ -276,6 +284,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
+                    isAway: nodes[placement.node]?.isInMaintenance == true,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node,
                     isLagging: !wasBehind && (unapplied ?? 0) > settings.unappliedMax))
         }

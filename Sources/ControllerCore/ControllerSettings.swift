@@ -40,6 +40,22 @@ public struct ControllerSettings: Hashable, Sendable {
     /// A new replica that receives nothing for this long is given up.
     public var stallTimeout: Nanoseconds = .seconds(30)
 
+    /// Moves of shards that a group takes part in at a time, as source or target.
+    public var movesPerGroupMax = 1
+    /// Moves of shards under way at a time.
+    public var movesMax = 4
+    /// Proposals that wait; the oldest gives way.
+    public var proposalsMax = 100
+    /// Live spares that no new group takes.
+    public var sparesReserved = 1
+    /// A shard with fewer requests per second is halved by its bytes, not by its load.
+    public var splitLoadMin: UInt64 = 50
+    /// A target that does not tell how far its copy is counts as ready to be asked after this.
+    public var copySilence: Nanoseconds = .seconds(2)
+    /// Digests that are still missing after this are asked for again; then after twice as long, and
+    /// so on.
+    public var digestPatience: Nanoseconds = .seconds(3)
+
     /// Nodes are awaited for this long after the first one came, so that groups can spread.
     public var formationDelay: Nanoseconds = .seconds(2)
     /// Formation starts earlier when enough nodes are there and none came for this long.
@@ -69,7 +85,7 @@ public struct ControllerSettings: Hashable, Sendable {
     /// Time between two leader moves for balance.
     public var rebalanceInterval: Nanoseconds = .seconds(1)
     /// Total bytes of a new table's split points.
-    public var splitBytesMax = 4 << 20
+    public var splitBytesMax = Limits.splitBytesMax
     /// Table requests that wait.
     public var requestsWaitingMax = 10_000
 

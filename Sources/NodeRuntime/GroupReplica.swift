@@ -83,11 +83,14 @@ final class GroupReplica {
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
-    var copies = ShardCopies()
-    /// Some shard is being copied here; kept by `noteShards`.
-    private(set) var hasImports = false
+    var copies: ShardCopies
+    /// Shards that are being copied here; kept by `noteShards`.
+    private(set) var imports: [ShardID] = []
     /// Shards whose records changed since they were last counted.
     var changedShards = true
+    /// Requests of routers that were taken in here, ever since this object began.
+    private(set) var admittedReads: UInt64 = 0
+    private(set) var admittedWrites: UInt64 = 0
     /// Who waits for a change of membership, by the token given to the core.
     var membershipWaiters: [UInt64: Waiter] = [:]
     private var nextMembershipToken: UInt64 = 1
@@ -126,6 +129,7 @@ final class GroupReplica {
         engine = disk.engine(engineKind)
         self.store = store
         self.state = state
+        copies = ShardCopies(bytesPerSecond: node.settings.copyBytesPerSecond)
         clock = SequencerClock(node: node.identity.node)
         clock.observe(state.floor)
         core = Replica(
@@ -135,8 +139,28 @@ final class GroupReplica {
 
     var isLeader: Bool { core.role == .leader }
 
+    /// Counts a request for one record; `node.storageKey` holds its key. What is carried out again
+    /// after it waited for the former owner was counted before.
+    func count(_ operation: Operation, _ owned: OwnedShard) {
+        guard !operation.flags.contains(.previousImported) else { return }
+        if operation.code.isWrite { admittedWrites += 1 } else { admittedReads += 1 }
+        node.load.count(
+            owned, group: group, isWrite: operation.code.isWrite,
+            routedKey: node.storageKey.routedKey)
+    }
+
+    /// Counts one page of a list.
+    func countList(_ parts: [OwnedShard], from: Bytes) {
+        admittedReads += 1
+        node.load.countList(parts, group: group, from: from)
+    }
+
     /// The shards, or what the group may do with them, changed.
-    func noteShards() { hasImports = state.shards.elements.contains { $0.isImporting } }
+    func noteShards() {
+        imports = state.shards.elements.filter(\.isImporting).map(\.shard.id)
+    }
+
+    var hasImports: Bool { !imports.isEmpty }
 
     // MARK: Events
 

@@ -26,6 +26,11 @@ final class NodeStatus: Sendable {
         /// Payload bytes of log entries held in memory.
         var retainedBytes = 0
         var disks: [DiskStatus] = []
+        var load = LoadReport(groups: [], shards: [])
+        /// Of the groups led here that are asked most.
+        var groups: [LoadMeter.GroupTotals] = []
+        /// Keys that were too long to be sampled.
+        var keysSkipped: UInt64 = 0
     }
 
     struct DiskStatus: Sendable {
@@ -81,6 +86,7 @@ final class NodeStatus: Sendable {
         registry.gauge(
             "kvnode_retained_log_bytes", "Payload bytes of log entries held in memory."
         ) { [self] in Double(read().retainedBytes) }
+        registerLoad(in: registry)
         registerDisks(in: registry)
     }
 
@@ -171,6 +177,9 @@ extension NodeServer {
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
                 logBytes: disk.log.totalBytes, log: disk.log.statistics)
         }
+        snapshot.load = loadReport
+        snapshot.groups = NodeStatus.busiest(groupTotals, by: loadReport)
+        snapshot.keysSkipped = load.keysSkipped
         status.publish(snapshot)
     }
 }
