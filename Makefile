@@ -95,6 +95,10 @@ sim: ## the simulator; ARGS="..." goes to kvsim
 bench: build ## puts and gets beside those of Redis, on this machine (needs redis-server)
 	scripts/bench.sh .build/release
 
+.PHONY: failover
+failover: build ## how long clients wait when a leader is killed or stopped; ARGS="--kills 100"
+	scripts/failover.py --binaries .build/release $(ARGS)
+
 .PHONY: clean
 clean: ## remove everything that was built
 	rm -rf .build

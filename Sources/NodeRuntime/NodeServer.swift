@@ -65,6 +65,8 @@ final class NodeServer: LoopService {
     var now: Instant { loop.now }
 
     var dirty: [GroupReplica] = []
+    /// Those that have more to apply than fits in a turn.
+    private var postponed: [GroupReplica] = []
     var replicas = SortedRecords<GroupID, GroupReplica>()
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
@@ -252,6 +254,18 @@ final class NodeServer: LoopService {
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
         peers.flush()
+    }
+
+    /// Lets a replica go on applying in the next turn, after whatever else has arrived.
+    func postpone(_ replica: GroupReplica) {
+        if postponed.isEmpty {
+            loop.schedule(after: .zero) { [unowned self] in
+                var batch: [GroupReplica] = []
+                swap(&batch, &postponed)
+                for replica in batch { replica.resumeApplying() }
+            }
+        }
+        postponed.append(replica)
     }
 
     private func tick() {
@@ -450,10 +464,12 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
-            if case .node = $0 { return true }
-            return false
-        }
+        let touchesNodes =
+            (update.isFull && update.isLast)
+            || update.changes.contains {
+                if case .node = $0 { return true }
+                return false
+            }
         if touchesNodes { writeAddressBook() }
         return true
     }
