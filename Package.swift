@@ -118,7 +118,9 @@ let package = Package(
             "NodeCoreTests",
             ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
-        tests("ControllerCoreTests", ["KVBase", "ShardCore", "ControllerCore"]),
+        tests(
+            "ControllerCoreTests",
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),

@@ -176,7 +176,8 @@ extension Controller {
             }
             candidates.append(
                 ReplicaPlanner.Candidate(
-                    node: node.record.id, zone: node.record.zone, replicasPerDisk: disks))
+                    node: node.record.id, zone: node.record.zone,
+                    weight: max(1, node.weight), replicasPerDisk: disks))
         }
         return candidates
     }

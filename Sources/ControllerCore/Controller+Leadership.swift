@@ -52,6 +52,7 @@ extension Controller {
     mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
         guard let group = groups[id], group.hasLeader else { return }
         nodes.update(group.leader.node) { $0.leaders -= 1 }
+        rules.hot.remove(id)
         let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
         groups.update(id) { group in
             group.leader = gone
@@ -142,6 +143,7 @@ extension Controller {
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
                 guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
+                    !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -172,6 +174,7 @@ extension Controller {
         if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
         nodes.update(leader.node) { $0.leaders += 1 }
         endAttempt(leader.group)
+        rules.hot.remove(leader.group)
         groups.update(leader.group) { group in
             group.leader = leader
             group.isServing = false
@@ -240,6 +243,8 @@ extension Controller {
         var index: Int
         var lastTerm: Term
         var lastIndex: LogIndex
+        /// Its node is in maintenance.
+        var isAway: Bool
         var leaders: Int
         var node: NodeID
 
@@ -247,7 +252,8 @@ extension Controller {
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
-            return (left.leaders, left.node) < (right.leaders, right.node)
+            return (left.isAway ? 1 : 0, left.leaders, left.node)
+                < (right.isAway ? 1 : 0, right.leaders, right.node)
         }
     }
 
@@ -270,6 +276,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
+                    isAway: nodes[placement.node]?.isInMaintenance == true,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.

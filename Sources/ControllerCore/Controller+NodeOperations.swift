@@ -35,7 +35,7 @@ extension Controller {
         return plans
     }
 
-    private func checkUnoccupied(_ node: NodeStatus) throws(DatabaseError) {
+    func checkUnoccupied(_ node: NodeStatus) throws(DatabaseError) {
         let running = openOperations.first {
             ($0.record.kind == .drain || $0.record.kind == .replaceNode)
                 && $0.record.old.node == node.record.id
@@ -180,7 +180,7 @@ extension Controller {
     /// Replaces the replicas of nodes that stay down and of disks that failed, one at a time per node
     /// that takes over.
     mutating func repair(now: Instant, into effects: inout ControllerEffects) {
-        guard settings.repairs, now >= repairCheckAt else { return }
+        guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
         for node in nodes.elements where !node.groups.isEmpty {
@@ -188,7 +188,8 @@ extension Controller {
                 lost.append((group, node.record.id, reason))
             }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
-            guard let since, now - since >= settings.repairAfter else { continue }
+            guard let since, now - since >= runtime.time(.repairAfter), !node.isInMaintenance
+            else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
             for group in node.groups where operation(on: group) == nil {
                 if node.health == .down {
@@ -221,10 +222,11 @@ extension Controller {
         into effects: inout ControllerEffects
     ) {
         let open = openOperations.filter { $0.record.kind == .replaceReplica }
-        guard open.count < settings.replacementsMax, operation(on: id) == nil,
+        guard open.count < runtime[.replacementsMax], operation(on: id) == nil,
             let group = groups[id], group.record.state == .active, group.hasLeader,
             group.isServing, let index = group.placementIndex(node: node.record.id),
-            (try? checkUnoccupied(node)) != nil
+            (try? checkUnoccupied(node)) != nil,
+            stopped(.repair, now: now, where: { $0.group == id }) == nil
         else { return }
         switch choose(id, replacing: group.record.placements[index], now: now) {
         case .success(let plan):

@@ -42,8 +42,12 @@ extension Controller {
         for report in heartbeat.replicas { observe(report, of: id, now: now, into: &effects) }
         for report in heartbeat.shards where shards[report.shard] != nil {
             shardReports.set(report, for: report.shard)
+            note(report)
         }
-        if let load = heartbeat.load { observe(load, of: id) }
+        if let load = heartbeat.load {
+            observe(load, of: id)
+            note(load, of: id, now: now)
+        }
         observeMoves(heartbeat, of: id)
         if heartbeat.replicas.count != node.groups.count || isFirst {
             observeAbsent(heartbeat.replicas, node.groups, of: id, now: now, into: &effects)

@@ -77,6 +77,18 @@ extension Controller {
             case .resume(let id): try pause(id, false, request)
             case .reverse(let id): try reverse(id, request, now: now, into: &effects)
             case .apply(let id): try apply(id, request, now: now, into: &effects)
+            case .configure(let name, let value):
+                try configure(name, value, request, now: now, into: &effects)
+            case .setWeight(let node, let weight):
+                try setWeight(of: node, to: weight, request, now: now, into: &effects)
+            case .setSpare(let node, let isSpare):
+                try setSpare(node, isSpare, request, now: now, into: &effects)
+            case .removeNode(let node):
+                try removeNode(node, request, now: now, into: &effects)
+            case .maintenance(let node, let time):
+                try beginMaintenance(of: node, for: time, request, now: now, into: &effects)
+            case .endMaintenance(let node):
+                try endMaintenance(of: node, request, now: now, into: &effects)
             }
         } catch {
             operationAnswers.append((request, .failure(error)))
@@ -190,6 +202,7 @@ extension Controller {
         if change.record.isFinished { change.record.endedAt = change.record.changedAt }
         var transaction = MetadataTransaction()
         transaction.put(StoreKey.operation(id)) { change.record.encode(into: &$0) }
+        keepHistory(of: change.record, now: now, in: &transaction)
         if change.usesIDs {
             transaction.put(ids)
             transaction.put(StoreKey.nextOperation) { $0.write(nextOperation) }
@@ -281,6 +294,11 @@ extension Controller {
             takeOver(placementsOf: group, now: now)
             consider(group.group.id, now: now, into: &effects)
         }
+        if change.record.isFinished, let work = change.record.work {
+            // What was measured before says nothing about the groups as they are now.
+            rules.hot.remove(work.source)
+            rules.hot.remove(work.target)
+        }
         for request in requests { operationAnswers.append((request, .success(id))) }
         pump(id, now: now, into: &effects)
         if change.record.isFinished, change.record.parent != .none {
@@ -357,6 +375,15 @@ extension Controller {
         }
         record.isCancelled = true
         record.isPaused = false
+        record.isStopped = !status.cancellations.isEmpty
+        if record.isStopped, let rule = RuleName(rawValue: record.origin) {
+            let setting = RuntimeSetting.holdAfterCancel
+            decide(
+                "\(rule.rawValue) leaves this alone for \(setting.write(runtime[setting])): the "
+                    + "operator stopped operation \(id)",
+                nodes: [record.old.node].filter { $0 != .none },
+                group: record.group, operation: id, now: now, into: &effects)
+        }
         switch record.kind {
         case .transfer:
             finish(
@@ -463,6 +490,12 @@ extension OperationRequest {
         case .resume(let id): "resumption of operation \(id)"
         case .reverse(let id): "reversal of operation \(id)"
         case .apply(let id): "application of operation \(id)"
+        case .configure(let name, let value): "\(name) = \(value)"
+        case .setWeight(let node, let weight): "weight \(weight) of \(node)"
+        case .setSpare(let node, let isSpare): "\(node) as \(isSpare ? "a spare" : "no spare")"
+        case .removeNode(let node): "removal of \(node)"
+        case .maintenance(let node, _): "maintenance of \(node)"
+        case .endMaintenance(let node): "the end of the maintenance of \(node)"
         }
     }
 }

@@ -94,7 +94,8 @@ extension Controller {
             guard record.kind != .transfer else {
                 throw DatabaseError(
                     .refused,
-                    "operation \(id) takes some seconds at most; stop it with: kvctl ops cancel \(id)")
+                    "operation \(id) takes some seconds at most; stop it with: kvctl ops cancel \(id)"
+                )
             }
             guard !record.isCancelled else {
                 throw DatabaseError(.refused, "operation \(id) is being cancelled")

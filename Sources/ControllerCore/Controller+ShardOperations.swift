@@ -274,8 +274,8 @@ extension Controller {
             status.record.id != record.id && !status.record.isFinished && hasBegun(status)
                 && status.record.work.map { $0.moving != .none } == true
         }
-        guard moving.count < settings.movesMax else {
-            return "\(moving.count) shards move already, at most \(settings.movesMax) at a time"
+        guard moving.count < runtime[.movesMax] else {
+            return "\(moving.count) shards move already, at most \(runtime[.movesMax]) at a time"
         }
         for group in [work.source, work.target] {
             let busy = moving.filter {

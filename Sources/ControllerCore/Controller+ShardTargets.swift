@@ -173,7 +173,7 @@ extension Controller {
     }
 
     /// Records in each group, as last counted. For look-up only.
-    private func heldBytes() -> [GroupID: UInt64] {
+    func heldBytes() -> [GroupID: UInt64] {
         var held: [GroupID: UInt64] = [:]
         for shard in shards.elements {
             held[shard.group, default: 0] += shardReports[shard.id]?.bytes ?? 0
@@ -191,7 +191,8 @@ extension Controller {
         }
         let count = Int(table.replicas)
         let needed = spaceNeeded(bytes)
-        let usable = spares.prefix(max(0, spares.count - settings.sparesReserved)).map(\.record.id)
+        let usable = spares.prefix(max(0, spares.count - Int(runtime[.sparesReserved]))).map(
+            \.record.id)
         var candidates = candidates(spares: usable, freeBytesMin: needed)
         guard let places = ReplicaPlanner.place(count: count, on: &candidates) else {
             let there = candidates.count(where: \.isUsable)
@@ -255,6 +256,6 @@ extension Controller {
                 nodes.set(node, for: placement.node)
             }
         }
-        return nodes.elements
+        return Array(nodes.elements)
     }
 }

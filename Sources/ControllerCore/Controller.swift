@@ -22,6 +22,8 @@ public struct Controller: Sendable {
         case operation(OperationChange)
         /// A node is not held any more; who asked, and what is answered.
         case released(NodeID, RequestID, OperationID)
+        case configured(RuntimeSettings, RequestID)
+        case nodeChanged(NodeChange, RequestID?)
         case nothing
     }
 
@@ -118,6 +120,11 @@ public struct Controller: Sendable {
     /// When the refusal to repair a group was last noted. For look-up only.
     var repairRefusedAt: [GroupID: Instant] = [:]
     var retirementCheckAt: Instant = .origin
+    /// As stored, and with the changes that are on their way to the store.
+    var runtime: RuntimeSettings
+    var configured: RuntimeSettings
+    /// What the rules remember.
+    var rules = RuleState()
     /// The time of the step under way.
     var stepTime: Instant = .origin
 
@@ -149,6 +156,8 @@ public struct Controller: Sendable {
         precondition(clusterCandidate != 0)
         let durable = try DurableState(snapshot)
         self.settings = settings
+        runtime = RuntimeSettings(settings)
+        configured = runtime
         self.lease = lease
         isFounding = durable.cluster == 0
         cluster = isFounding ? clusterCandidate : durable.cluster
@@ -180,6 +189,12 @@ public struct Controller: Sendable {
             operations.set(status, for: record.id)
         }
         resumeProcedures()
+        rules.objections = adopt(durable.settings)
+        for (shard, history) in durable.histories { rules.histories.set(history, for: shard) }
+        for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
+        for (node, until) in durable.maintenances {
+            nodes.update(node) { $0.maintenanceUntil = until }
+        }
     }
 
     public var isActing: Bool { standing == .acting }
@@ -273,6 +288,7 @@ public struct Controller: Sendable {
             operations.update(operation.record.id) { $0.reachedAt = now }
         }
         for procedure in procedures.elements { touch(procedure.table.id) }
+        for objection in rules.objections { decide(objection, now: now, into: &effects) }
         effects.append(.acting(term))
         effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
     }
@@ -345,6 +361,8 @@ public struct Controller: Sendable {
         case .released(let node, let request, let operation):
             nodes.update(node) { $0.isHeld = false }
             operationAnswers.append((request, .success(operation)))
+        case .configured(let settings, let request): configurationStored(settings, request)
+        case .nodeChanged(let change, let request): nodeChanged(change, request, into: &effects)
         case .nothing: break
         }
     }
@@ -451,6 +469,7 @@ public struct Controller: Sendable {
         moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
         repair(now: now, into: &effects)
+        applyRules(now: now, into: &effects)
         for operation in openOperations {
             pump(operation.record.id, now: now, into: &effects)
         }

@@ -89,6 +89,8 @@ public struct OperationRecord: Hashable, Sendable {
     /// Nodes that were tried and failed.
     public var avoided: [NodeID]
     public var isCancelled: Bool
+    /// An operator asked for the cancellation.
+    public var isStopped: Bool
     /// It goes no further until an operator resumes it: an operator holds it, or replicas were found
     /// to differ.
     public var isPaused: Bool
@@ -118,6 +120,7 @@ public struct OperationRecord: Hashable, Sendable {
         self.wasSpare = wasSpare
         avoided = []
         isCancelled = false
+        isStopped = false
         isPaused = false
         self.work = work
         outcome = ""
@@ -141,6 +144,7 @@ public struct OperationRecord: Hashable, Sendable {
         writer.write(wasSpare)
         writer.write(list: avoided) { writer, node in writer.write(node) }
         writer.write(isCancelled)
+        writer.write(isStopped)
         writer.write(isPaused)
         writer.write(work != nil)
         work?.encode(into: &writer)
@@ -165,6 +169,7 @@ public struct OperationRecord: Hashable, Sendable {
             try reader.read()
         }
         isCancelled = try reader.readBool()
+        isStopped = try reader.readBool()
         isPaused = try reader.readBool()
         work = try reader.readBool() ? try ShardWork(from: &reader) : nil
         outcome = try reader.readString()
@@ -271,6 +276,17 @@ public enum OperationRequest: Hashable, Sendable {
     case reverse(OperationID)
     /// Starts what a rule proposed.
     case apply(OperationID)
+    /// A setting that can be changed at run time; `default` goes back to its default.
+    case configure(name: String, value: String)
+    /// How many replicas a node takes in comparison with others; 0 for none.
+    case setWeight(node: String, weight: UInt8)
+    /// Puts a node that holds nothing into the spare pool, or takes it out.
+    case setSpare(node: String, Bool)
+    /// Forgets a node that holds nothing and does not run.
+    case removeNode(String)
+    /// Leaders leave the node and repair leaves its replicas alone, for so long at most.
+    case maintenance(node: String, for: Nanoseconds)
+    case endMaintenance(node: String)
 }
 
 /// An operation as the acting controller drives it.

@@ -451,7 +451,7 @@ final class NodeServer: LoopService {
     /// Takes over a step of the cluster map; false when it does not fit.
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
-        updatePeers(map.nodes.elements)
+        updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
         let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }
