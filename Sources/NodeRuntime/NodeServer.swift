@@ -449,10 +449,12 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
-            if case .node = $0 { return true }
-            return false
-        }
+        let touchesNodes =
+            (update.isFull && update.isLast)
+            || update.changes.contains {
+                if case .node = $0 { return true }
+                return false
+            }
         if touchesNodes { writeAddressBook() }
         return true
     }
