@@ -100,7 +100,9 @@ let package = Package(
         program("kvcontrollerd", ["ControllerRuntime"]),
         program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
-        program("kvsim", ["KVBase", "ReplicationCore", "SimulationKit"]),
+        program(
+            "kvsim",
+            ["KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "SimulationKit"]),
 
         // Tests
         .target(

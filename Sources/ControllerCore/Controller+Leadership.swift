@@ -135,14 +135,21 @@ extension Controller {
         if let transfer { commands[transfer.command] = nil }
         transfer = nil
         var best: (gain: Int, group: GroupID, placement: Placement)?
+        let kept = transferred(now: now)
         for group in groups.elements where group.hasLeader && group.isServing {
+            if kept.contains(
+                GroupLeader(group: group.record.id, term: .none, node: group.leader.node))
+            {
+                continue
+            }
             guard let from = nodes[group.leader.node],
                 let leaderIndex = group.placementIndex(node: group.leader.node),
                 let leading = group.reports[leaderIndex]
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, !to.isHeld, !to.isInMaintenance,
+                guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
+                    !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -162,6 +169,15 @@ extension Controller {
             .decided(
                 "moves the leader of group \(best.group) from node \(leader) to node "
                     + "\(best.placement.node): it leads \(best.gain) groups more"))
+    }
+
+    /// Leaders that an operator has put where they are, a short while ago; without terms. A group
+    /// that lost that leader since is balanced like the others.
+    private func transferred(now: Instant) -> [GroupLeader] {
+        let hold = runtime.time(.holdAfterTransfer)
+        return operations.elements.filter {
+            $0.record.kind == .transfer && $0.record.step == .done && age($0, now: now) < hold
+        }.map { GroupLeader(group: $0.record.group, term: .none, node: $0.record.new.node) }
     }
 
     // MARK: Helpers
@@ -216,10 +232,10 @@ extension Controller {
                 || (created > count / 2 && leaderless >= settings.commandTimeout)
         }
         guard leaderless >= settings.leaderlessGrace else { return false }
-        let allHeard = group.record.placements.allSatisfy {
-            nodes[$0.node].map { $0.isLive && $0.hasReported } ?? false
+        let areAllKnown = group.record.placements.allSatisfy {
+            nodes[$0.node].map { ($0.isLive && $0.hasReported) || $0.isGone } ?? false
         }
-        return allHeard || now - actingSince >= settings.takeOverGrace
+        return areAllKnown || now - actingSince >= settings.takeOverGrace
     }
 
     /// Whether reports that came after the nomination show another replica ahead of the nominee, so
@@ -229,11 +245,10 @@ extension Controller {
         guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
             let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
         else { return false }
-        return group.record.placements.indices.contains { index in
+        return electablePlaces(of: group.record).contains { index in
             guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
                 report.term >= attempt.nomination.term,
-                report.lastTerm < attempt.nomination.term,
-                nodes[group.record.placements[index].node]?.isLive == true
+                report.lastTerm < attempt.nomination.term
             else { return false }
             return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)
         }
@@ -257,7 +272,7 @@ extension Controller {
         }
     }
 
-    private mutating func nominate(_ id: GroupID, now: Instant) {
+    mutating func nominate(_ id: GroupID, now: Instant) {
         guard let group = groups[id] else { return }
         let isNew = group.highestTerm == .none
         let last = group.attempt
@@ -265,8 +280,8 @@ extension Controller {
         endAttempt(id)
         attend(id)
         var nominees: [Nominee] = []
-        for (index, placement) in group.record.placements.enumerated() {
-            guard let node = nodes[placement.node], node.isLive else { continue }
+        for index in electablePlaces(of: group.record) {
+            let placement = group.record.placements[index]
             let report = group.reports[index]
             guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else {
                 continue
@@ -276,7 +291,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
-                    isAway: node.isInMaintenance,
+                    isAway: nodes[placement.node]?.isInMaintenance ?? false,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.

@@ -57,11 +57,11 @@ extension Controller {
         beginNode(.replaceNode, node.record.id, with: target, request, plans.map(\.group), &effects)
     }
 
-    mutating func drain(
-        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// What `drain NODE` would do to each group of the node, or why it is refused.
+    public func planDrain(of name: String, now: Instant) throws(DatabaseError) -> [Replacement] {
         let node = try find(node: name)
         try checkUnoccupied(node)
+        var plans: [Replacement] = []
         for group in node.groups {
             try checkFree(group)
             guard let status = groups[group],
@@ -69,8 +69,19 @@ extension Controller {
             else { continue }
             let choice = choose(
                 group, replacing: status.record.placements[index], prefersSpares: false, now: now)
-            if case .failure(let error) = choice { throw error }
+            switch choice {
+            case .failure(let error): throw error
+            case .success(let plan): plans.append(plan)
+            }
         }
+        return plans
+    }
+
+    mutating func drain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        _ = try planDrain(of: name, now: now)
+        let node = try find(node: name)
         beginNode(.drain, node.record.id, with: .none, request, node.groups, &effects)
     }
 
@@ -172,10 +183,12 @@ extension Controller {
         guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
-        for node in nodes.elements where !node.groups.isEmpty {
+        for node in nodes.elements where !node.groups.isEmpty && !node.isInMaintenance {
+            for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
+                lost.append((group, node.record.id, reason))
+            }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
-            guard let since, now - since >= runtime.time(.repairAfter), !node.isInMaintenance
-            else { continue }
+            guard let since, now - since >= runtime.time(.repairAfter) else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
             for group in node.groups where operation(on: group) == nil {
                 if node.health == .down {
@@ -207,7 +220,9 @@ extension Controller {
         _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        let open = openOperations.filter { $0.record.kind == .replaceReplica }
+        let open = openOperations.filter {
+            $0.record.kind == .replaceReplica && $0.record.step != .proposed
+        }
         guard open.count < runtime[.replacementsMax], operation(on: id) == nil,
             let group = groups[id], group.record.state == .active, group.hasLeader,
             group.isServing, let index = group.placementIndex(node: node.record.id),
@@ -216,6 +231,12 @@ extension Controller {
         else { return }
         switch choose(id, replacing: group.record.placements[index], now: now) {
         case .success(let plan):
+            if mode(of: .repair) == .propose {
+                guard !isProposed(.repair, where: { $0.group == id && $0.old == plan.old }) else {
+                    return
+                }
+                return propose(plan, origin: "repair", reason: reason, now: now, into: &effects)
+            }
             guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
             start(plan, origin: "repair", reason: reason, now: now, into: &effects)
         case .failure(let error):

@@ -31,7 +31,8 @@ extension Controller {
     /// go on beside it.
     func operation(on group: GroupID) -> OperationStatus? {
         operations.elements.last {
-            !$0.record.isFinished && $0.record.group == group && $0.record.work == nil
+            !$0.record.isFinished && $0.record.step != .proposed && $0.record.group == group
+                && $0.record.work == nil
         }
     }
 
@@ -112,10 +113,10 @@ extension Controller {
                 + "for it, or stop it with: kvctl ops cancel \(running.record.id)")
     }
 
-    private mutating func transfer(
-        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
-        into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// Who leads the group and who would, or why that is refused.
+    public func planTransfer(
+        of id: GroupID, to name: String
+    ) throws(DatabaseError) -> (leader: Placement, next: Placement) {
         let node = try find(node: name)
         guard let group = groups[id] else {
             throw DatabaseError(.refused, "there is no group \(id)")
@@ -133,10 +134,18 @@ extension Controller {
         guard node.isLive, group.reports[index]?.state == .active else {
             throw DatabaseError(.refused, "the replica of group \(id) on \(name) is not active")
         }
+        return (leader, places[index])
+    }
+
+    private mutating func transfer(
+        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
+        into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let (leader, next) = try planTransfer(of: id, to: name)
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .transfer, step: .moving,
             origin: "operator", reason: "asked for by the operator", group: id, old: leader,
-            new: places[index])
+            new: next)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             "moves the leader of group \(id) from \(self.name(leader.node)) to \(name)", now: now,
@@ -333,6 +342,7 @@ extension Controller {
             }
         }
         switch status.record.kind {
+        case .replaceReplica where status.record.step == .proposed: break
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
@@ -380,6 +390,10 @@ extension Controller {
         case .transfer:
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
+                now: now, into: &effects)
+        case .replaceReplica where record.step == .proposed:
+            finish(
+                OperationChange(record: record), as: .cancelled, "the proposal was withdrawn",
                 now: now, into: &effects)
         case .replaceReplica where record.step == .creating:
             endReplacement(record, as: .cancelled, "stopped before it began", now: now, &effects)

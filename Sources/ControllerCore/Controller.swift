@@ -190,7 +190,7 @@ public struct Controller: Sendable {
         }
         resumeProcedures()
         rules.objections = adopt(durable.settings)
-        for (shard, history) in durable.histories { rules.histories.set(history, for: shard) }
+        for history in durable.histories { rules.histories.set(history, for: history.shard) }
         for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
         for (node, until) in durable.maintenances {
             nodes.update(node) { $0.maintenanceUntil = until }
@@ -466,6 +466,7 @@ public struct Controller: Sendable {
         }
         expireWaiters(now: now)
         retryParked(now: now, into: &effects)
+        moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
         repair(now: now, into: &effects)
         applyRules(now: now, into: &effects)

@@ -14,6 +14,20 @@ public struct ControllerSettings: Hashable, Sendable {
     /// A node not heard for this long is down.
     public var nodeDownAfter: Nanoseconds = .seconds(5)
 
+    /// A node whose event loop stood still for longer between two heartbeats is ill. A disk is ill
+    /// when its node says that it is slow.
+    public var loopDelayMax: Nanoseconds = .seconds(1)
+    /// An ill node is well again after good reports for this long.
+    public var wellAfter: Nanoseconds = .seconds(10)
+    /// Replicas of a node or disk that is ill for this long are replaced, like those of a disk that
+    /// failed.
+    public var illAfter: Nanoseconds = .seconds(30)
+    /// A leader on an ill disk that is asked to hand over is asked again after this: more than a
+    /// replica takes to give a hand-over up.
+    public var moveTimeout: Nanoseconds = .milliseconds(600)
+    /// After so many vain hand-overs another replica is nominated in its place.
+    public var moveAttemptsMax = 2
+
     /// Whether replicas of nodes that stay down are replaced without being asked for.
     public var repairs = true
     /// How long a node is down before its replicas are replaced.

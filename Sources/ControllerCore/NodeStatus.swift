@@ -38,6 +38,9 @@ public struct NodeStatus: Sendable {
     public internal(set) var maintenanceUntil: UInt64?
     /// Since when one of its disks reports a failure; nil while none does.
     var diskFailedSince: Instant?
+    /// What ails its event loop, and each of its disks; see `Controller+Illness`.
+    public internal(set) var loopIllness: Illness?
+    public internal(set) var diskIllnesses: [Illness?] = []
     /// Since when it is down; nil while it is not.
     public internal(set) var downSince: Instant?
     /// Who found it unreachable since the last heartbeat.
@@ -47,14 +50,19 @@ public struct NodeStatus: Sendable {
     /// Groups with a replica here, sorted.
     var groups: [GroupID] = []
 
+    /// Whether its process has ended, as far as others can tell: it is not connected, and two
+    /// connections were refused or reset.
+    var isGone: Bool { connection == nil && reporters.count >= 2 }
+
     public var isLive: Bool { connection != nil && health == .up }
 
     public var isInMaintenance: Bool { maintenanceUntil != nil }
 
-    /// `up`, `suspect`, `down`, `spare`, `draining` or `maintenance`, as operators read it.
+    /// `up`, `ill`, `suspect`, `down`, `spare`, `draining` or `maintenance`, as operators read it.
     public var stateName: String {
         guard health == .up else { return health.rawValue }
         if isInMaintenance { return "maintenance" }
+        if isIll { return "ill" }
         return isHeld ? "draining" : record.isSpare ? "spare" : "up"
     }
 
@@ -63,6 +71,6 @@ public struct NodeStatus: Sendable {
 
     /// Whether new replicas may be placed on it.
     public var isEligible: Bool {
-        isLive && !record.isSpare && !isHeld && !isInMaintenance && weight > 0
+        isLive && !record.isSpare && !isHeld && !isIll && !isInMaintenance && weight > 0
     }
 }

@@ -106,6 +106,7 @@ extension Controller {
             return "\(node.health == .down ? "down" : "suspect"), silent for \(seconds) s"
         }
         if !node.hasReported { return "has not reported yet" }
+        if let illness = node.illness { return "is ill: \(illness.reason)" }
         if node.isHeld { return "is being drained" }
         if node.isInMaintenance { return "is in maintenance" }
         if node.weight == 0 { return "has the weight 0" }

@@ -20,8 +20,13 @@ extension ControllerServer {
             return session.adminFailure(
                 token, DatabaseError(.unavailable, "this controller does not act; ask another"))
         }
+        let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            try serve(request, ClusterViews(controller: controller, now: loop.now), token, session)
+            if request.verb == "apply" {
+                try apply(try plan(in: bytes), views, token, session)
+            } else {
+                try serve(request, views, token, session)
+            }
         } catch {
             session.adminFailure(token, error)
         }
@@ -41,6 +46,16 @@ extension ControllerServer {
                 token, DatabaseError(.tableNotFound, "table \(table) was dropped meanwhile"))
         }
         session.adminSuccess(token, CreatedView(table: view))
+    }
+
+    private func plan(in bytes: Bytes) throws(DatabaseError) -> PlanRequest {
+        do {
+            let request: ApplyRequest = try AdminJSON.decode(bytes)
+            return request.arguments.plan
+        } catch {
+            throw DatabaseError(
+                .invalidRequest, "this is no plan; make one with --dry-run -o json")
+        }
     }
 
     private func serve(
@@ -88,7 +103,7 @@ extension ControllerServer {
         let (verdict, findings) = views.judge()
         let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
         return StatusView(
-            cluster: hexadecimal(views.controller.cluster),
+            cluster: views.hexadecimal(views.controller.cluster),
             controllers: [
                 ControllerView(
                     name: settings.core.name, rpc: settings.rpcAddress.description,
@@ -113,7 +128,7 @@ extension ControllerServer {
         return name
     }
 
-    private func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
+    func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
         let named = controller.tables.elements.filter { $0.name == name }
         guard let table = named.first(where: { $0.state != .dropping }) ?? named.first else {
             throw DatabaseError(.tableNotFound, "there is no table named \(name)")
@@ -166,11 +181,6 @@ extension ControllerServer {
                 name: name, partitioning: partitioning, engine: engine, replicas: replicas,
                 splitPoints: splits, ifMissing: arguments?.ifMissing ?? false)
         )
-    }
-
-    private func hexadecimal(_ value: UInt64) -> String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.utf8.count) + digits
     }
 }
 

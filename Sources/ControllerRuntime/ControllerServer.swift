@@ -239,14 +239,18 @@ final class ControllerServer: LoopService {
             return
         }
         for update in controller.mapUpdates(since: revision) {
-            session.connection.send(.mapUpdate) { update.encode(into: &$0) }
+            for piece in update.pieces() {
+                session.connection.send(.mapUpdate) { piece.encode(into: &$0) }
+            }
         }
         session.followsMap = true
     }
 
     private func publish(_ update: MapUpdate) {
         var frame = ByteWriter()
-        Frame.append(.mapUpdate, to: &frame) { update.encode(into: &$0) }
+        for piece in update.pieces() {
+            Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
+        }
         for session in sessions.values where session.followsMap {
             if session.connection.pendingBytes > Self.followerBytesMax {
                 session.connection.close(

@@ -42,4 +42,21 @@ enum KeyText {
         let range = routed.count >= 2 ? UInt16(routed[0]) << 8 | UInt16(routed[1]) : 0
         return "hash:\(range)"
     }
+
+    /// Reads what `bound` writes: the routed key of a cut.
+    static func cut(_ text: String, of partitioning: Partitioning) throws(DatabaseError) -> Bytes {
+        guard case .hash(let ranges) = partitioning else {
+            guard let key = key(text) else {
+                throw DatabaseError(.invalidRequest, "key \(text): after a backslash comes xNN")
+            }
+            return key
+        }
+        guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else {
+            throw DatabaseError(
+                .refused,
+                "a hash table is cut between virtual ranges: hash:1 to hash:\(ranges - 1), not "
+                    + "'\(text)'")
+        }
+        return [UInt8(range >> 8), UInt8(range & 0xFF)]
+    }
 }

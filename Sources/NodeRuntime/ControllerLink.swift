@@ -16,6 +16,8 @@ final class ControllerLink {
     private var sequence: UInt64 = 0
     /// Shards that this controller has no figures of yet.
     private var reportsAllShards = true
+    /// The newest report of the load that was sent here.
+    private var loadNumber: UInt64 = 0
     private var lastError: DatabaseError?
 
     init(node: NodeServer, address: SocketAddress) {
@@ -29,11 +31,16 @@ final class ControllerLink {
 
     func sendHeartbeat() {
         guard isRegistered, let connection = client?.connection, !connection.isCongested else {
+            // What changed is not told twice.
+            reportsAllShards = true
             return
         }
         sequence += 1
-        let heartbeat = node.heartbeat(sequence: sequence, allShards: reportsAllShards)
+        let heartbeat = node.heartbeat(
+            sequence: sequence, allShards: reportsAllShards,
+            withLoad: loadNumber != node.loadNumber)
         reportsAllShards = false
+        loadNumber = node.loadNumber
         connection.send(.nodeHeartbeat) { heartbeat.encode(into: &$0) }
     }
 
@@ -72,6 +79,8 @@ extension ControllerLink: RPCConnectionDelegate {
             lastError = nil
             watch()
             sendHeartbeat()
+            // A controller that begins waits for every node, unless it is told that one is gone.
+            for peer in node.peers.lost { reportUnreachable(peer) }
         case .nodeCommands:
             node.receive(try NodeCommands(from: &reader))
         case .mapUpdate:

@@ -35,8 +35,9 @@ extension GroupReplica {
                 let entry = committed[count]
                 count += 1
                 switch entry.kind {
-                case .noop: break
+                case .noop: _ = takeWaiters(for: entry)
                 case .membership:
+                    _ = takeWaiters(for: entry)
                     state.membership = try ByteReader.decode(entry.payload) {
                         (reader) throws(DatabaseError) in try Membership(from: &reader)
                     }
@@ -102,26 +103,39 @@ extension GroupReplica {
         }
     }
 
+    /// Who waits for a command that is about to be applied. Ends those whose entries `entry` rules out.
     private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
         var waiters: [Waiter]?
         while inFlightHead < inFlight.count, inFlight[inFlightHead].index <= entry.index {
             let candidate = inFlight[inFlightHead]
+            // One of an older term is left to `refuseReplaced`.
+            if candidate.index == entry.index, candidate.term != entry.term { break }
             inFlight[inFlightHead].waiters = []
             inFlightHead += 1
-            if candidate.index == entry.index, candidate.term == entry.term {
+            if candidate.index == entry.index {
                 waiters = candidate.waiters
             } else {
-                // Logged in an earlier leadership of this replica, and replaced since.
+                // Passed over by a snapshot: nothing is known of it.
                 for waiter in candidate.waiters {
                     node.answer(waiter, error: Self.leadershipLost)
                 }
             }
         }
+        refuseReplaced(by: entry)
         if inFlightHead > 1_024 || inFlightHead == inFlight.count {
             inFlight.removeFirst(inFlightHead)
             inFlightHead = 0
         }
         return waiters
+    }
+
+    /// Behind a committed entry no entry of a lower term is ever committed: what this replica logged
+    /// in an earlier leadership at or behind `entry` is not applied anywhere and may be repeated.
+    private func refuseReplaced(by entry: LogEntry) {
+        while inFlightHead < inFlight.count, let last = inFlight.last, last.term < entry.term {
+            inFlight.removeLast()
+            for waiter in last.waiters { answerNotLeader(waiter) }
+        }
     }
 
     private func apply(
@@ -153,12 +167,15 @@ extension GroupReplica {
             if operation.code == .shardCommand {
                 var reader = ByteReader(operation.value)
                 let command = try ShardCommand(from: &reader)
+                let shardCount = state.shards.count
                 let effect = try state.apply(command, sequencer: sequencer)
                 if case .advance(_, _, _, .some) = command {
                     scratch.movedCursor = true
                 } else {
                     scratch.changedState = true
                 }
+                // A repeated command changes nothing.
+                if state.shards.count != shardCount { noteLoad(of: command) }
                 if let removed = effect.garbage { discard(removed) }
                 if let cleared = effect.cleared { clear(cleared, scratch) }
                 if let absorbed = effect.absorbed { node.forgetReport(of: absorbed) }
@@ -176,6 +193,16 @@ extension GroupReplica {
         if let waiter {
             scratch.outcomes.append(
                 Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: floor))
+        }
+    }
+
+    /// The load of shards that were cut or joined follows their keys.
+    private func noteLoad(of command: ShardCommand) {
+        switch command {
+        case .split(let shard, _, let key, let right):
+            node.load.split(shard, at: key, into: right)
+        case .merge(let shard, _, let right, _): node.load.merge(shard, with: right)
+        default: break
         }
     }
 

@@ -55,6 +55,7 @@ extension NodeServer {
             guard owned.shard.range.contains(storageKey.routedKey) else {
                 throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
             }
+            replica.count(operation, owned)
             if try replica.holds(operation, owned, waiter: waiter) { return }
             try replica.enqueue(
                 operation.bytes, keyHash: stableHash(storageKey.bytes), waiter: waiter)

@@ -51,6 +51,10 @@ final class NodeServer: LoopService {
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
+    /// What the groups led here are asked, and the newest report of it with its number.
+    var load: LoadMeter
+    private(set) var loadReport = LoadReport(groups: [], shards: [])
+    private(set) var loadNumber: UInt64 = 0
     let applyScratch = ApplyScratch()
     let disks: [Disk]
     private(set) var transport: RPCTransport
@@ -98,6 +102,7 @@ final class NodeServer: LoopService {
         tuning.retainedBytesMax = settings.retainedBytes
         self.tuning = tuning
         self.loop = loop
+        load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -229,6 +234,7 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
@@ -236,10 +242,12 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
@@ -255,6 +263,8 @@ final class NodeServer: LoopService {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        loadReport = measureLoad()
+        loadNumber += 1
         publishStatus()
     }
 
@@ -425,7 +435,8 @@ final class NodeServer: LoopService {
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
         updatePeers(map.nodes.elements)
-        let touchesNodes = update.changes.contains {
+        // Of a whole map in pieces the nodes are known with the last.
+        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }
             return false
         }

@@ -240,7 +240,7 @@ extension ClientSession {
             return reply(DatabaseError(.tableNotFound, "no such table"))
         }
         var groups: [GroupID] = []
-        for place in 0..<named.index.count { groups.append(named.index[place].group) }
+        named.index.forEach { groups.append($0.group) }
         groups.sort()
         var distinct: [GroupID] = []
         for group in groups where distinct.last != group { distinct.append(group) }

@@ -80,8 +80,8 @@ struct StatusReport {
 
     func groups(_ palette: Palette) -> [String] {
         var table = TextTable([
-            .number("GROUP"), .text("ENGINE"), .text("STATE"), .number("TERM"), .text("LEADER"),
-            .text("REPLICAS"),
+            .number("GROUP"), .text("ENGINE"), .text("STATE"), .number("TERM"),
+            .number("READS/S"), .number("WRITES/S"), .text("LEADER"), .text("REPLICAS"),
         ])
         for group in status["groups"].elements {
             let replicas = group["replicas"].elements.map { replica in
@@ -95,7 +95,9 @@ struct StatusReport {
             table.add(
                 [
                     group["id"].text, group["engine"].text, palette.state(group["state"].text),
-                    group["term"].text, group["leader"].string ?? palette.bad("none"),
+                    group["term"].text, Quantity.count(group["reads"].int),
+                    Quantity.count(group["writes"].int),
+                    group["leader"].string ?? palette.bad("none"),
                     replicas.joined(separator: ", "),
                 ])
         }
@@ -106,6 +108,7 @@ struct StatusReport {
         var table = TextTable([
             .number("SHARD"), .text("TABLE"), .text("FROM"), .text("TO"), .number("GROUP"),
             .text("STATE"), .number("EPOCH"), .number("RECORDS"), .number("SIZE"),
+            .number("READS/S"), .number("WRITES/S"),
         ])
         for shard in shards {
             let start = shard["start"].text
@@ -115,6 +118,7 @@ struct StatusReport {
                     shard["end"].string ?? "(last)", shard["group"].text,
                     palette.state(shard["state"].text), shard["epoch"].text,
                     Quantity.count(shard["records"].int), Quantity.bytes(shard["bytes"].int),
+                    Quantity.count(shard["reads"].int), Quantity.count(shard["writes"].int),
                 ])
         }
         return table.lines(palette)

@@ -50,7 +50,7 @@ import Testing
         #expect(
             simulation.follower.activeTables.map(\.table.name).sorted()
                 == state.tables.map(\.name).sorted(), comment)
-        #expect(simulation.follower.shards.count == state.shards.count, comment)
+        #expect(simulation.follower.shardCount == state.shards.count, comment)
         #expect(simulation.follower.nodes.count == state.nodes.count, comment)
         #expect(simulation.controller?.mapRevision == simulation.follower.revision, comment)
     }
