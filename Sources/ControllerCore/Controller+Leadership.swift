@@ -291,7 +291,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
-                    isAway: nodes[placement.node]?.isInMaintenance ?? false,
+                    isAway: nodes[placement.node]?.isInMaintenance == true,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.

@@ -61,8 +61,8 @@ public struct NodeStatus: Sendable {
     /// `up`, `ill`, `suspect`, `down`, `spare`, `draining` or `maintenance`, as operators read it.
     public var stateName: String {
         guard health == .up else { return health.rawValue }
-        if isInMaintenance { return "maintenance" }
         if isIll { return "ill" }
+        if isInMaintenance { return "maintenance" }
         return isHeld ? "draining" : record.isSpare ? "spare" : "up"
     }
 

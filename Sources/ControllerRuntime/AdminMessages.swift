@@ -75,6 +75,10 @@ struct NodeView: Encodable {
     var replicas: Int
     var leaders: Int
     var heartbeatAgeMillis: UInt64
+    /// Share of load and replicas beside other nodes.
+    var weight: UInt8
+    /// When its maintenance ends by itself, in milliseconds since 1970.
+    var maintenanceUntil: UInt64?
     var disks: [DiskView]
 }
 

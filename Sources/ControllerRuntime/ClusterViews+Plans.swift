@@ -34,7 +34,8 @@ extension ClusterViews {
             arguments.node = node
             return document(
                 "drain", arguments, plans,
-                "moves the replicas of \(count(plans.count, "group")) off \(node) and gives it none")
+                "moves the replicas of \(count(plans.count, "group")) off \(node) and gives it none"
+            )
         case .transfer(let group, let node):
             return try planTransfer(of: group, to: node)
         case .split(let split):
@@ -86,12 +87,12 @@ extension ClusterViews {
             if group.leader.node == plan.old.node {
                 isLeader = true
                 let load = controller.groupLoads[plan.group]?.operations ?? 0
-                nodes.update(plan.old.node) { $0.after.operations -= min(load, $0.after.operations) }
+                nodes.update(plan.old.node) {
+                    $0.after.operations -= min(load, $0.after.operations)
+                }
             }
         }
-        if verb != "drain", arguments.group == nil || verb == "replace" {
-            steps.append("the old replicas are deleted")
-        }
+        if !plans.isEmpty { steps.append("the old replicas are deleted") }
         return PlanDocument(
             request: PlanRequest(
                 plan: PlanDocument.version, verb: verb, arguments: arguments, basis: basis),
@@ -175,7 +176,9 @@ extension ClusterViews {
             leader: withLeader && group.hasLeader ? nodeName(group.leader.node) : nil)
     }
 
-    func count(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }
+    func count(_ count: Int, _ noun: String) -> String {
+        "\(count) \(noun)\(count == 1 ? "" : "s")"
+    }
 
     func hexadecimal(_ value: UInt64) -> String {
         let digits = String(value, radix: 16)

@@ -19,6 +19,7 @@ struct ClusterViews {
                 zone: node.record.zone, rpc: node.record.rpcAddress,
                 admin: node.record.adminAddress, replicas: node.replicas, leaders: node.leaders,
                 heartbeatAgeMillis: (now - node.lastHeard).count / 1_000_000,
+                weight: node.weight, maintenanceUntil: node.maintenanceUntil,
                 disks: node.disks.map { disk in
                     DiskView(
                         path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,

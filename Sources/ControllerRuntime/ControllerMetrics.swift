@@ -6,7 +6,7 @@ import Metrics
 import ShardCore
 
 struct ControllerMetrics: Sendable {
-    static let nodeStates = ["up", "ill", "suspect", "down", "spare", "draining"]
+    static let nodeStates = ["up", "ill", "suspect", "down", "spare", "draining", "maintenance"]
     static let shardHealths = ["ok", "under_replicated", "unavailable", "misplaced"]
 
     let isServing: Gauge

@@ -90,12 +90,14 @@ extension ControllerServer {
                 for: .tool(session.id, token: token, table: nil), of: session)
         case let verb where Self.operationVerbs.contains(verb):
             try serveOperations(request, views, token, session)
+        case let verb where Self.settingVerbs.contains(verb):
+            try serveSettings(request, views, token, session)
         default:
             throw DatabaseError(
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + Self.operationVerbs.joined(separator: ", "))
+                    + (Self.operationVerbs + Self.settingVerbs).joined(separator: ", "))
         }
     }
 

@@ -64,7 +64,9 @@ extension ControllerServer {
         let operation = try planned(plan.verb, plan.arguments, views)
         let anew = try views.plan(operation).request.basis
         // What the plan leaves out counts as changed too: nobody gets past this by deleting lines.
-        try check(anew.changes(until: plan.basis).isEmpty ? [] : ["a plan made now rests on other records"])
+        try check(
+            anew.changes(until: plan.basis).isEmpty
+                ? [] : ["a plan made now rests on other records"])
         try check(plan.basis.choices(otherThanIn: anew))
         submit(operation, token, session)
     }
@@ -145,14 +147,14 @@ extension ControllerServer {
         ShardID(try required(arguments.shard, "shard"))
     }
 
-    private func required<Value>(_ value: Value?, _ name: String) throws(DatabaseError) -> Value {
+    func required<Value>(_ value: Value?, _ name: String) throws(DatabaseError) -> Value {
         guard let value else {
             throw DatabaseError(.invalidRequest, "the argument \(name) is missing")
         }
         return value
     }
 
-    private func submit(
+    func submit(
         _ request: OperationRequest, _ token: UInt32, _ session: ControllerSession
     ) {
         step(.operationRequest(operationRequest(from: session, token), request))

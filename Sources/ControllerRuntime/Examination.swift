@@ -46,7 +46,9 @@ extension ClusterViews {
                         ? "an election is under way: look again in a second"
                         : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
             case .underReplicated:
-                let running = controller.openOperations.first { $0.record.group == id }
+                let running = controller.openOperations.first {
+                    $0.record.group == id && $0.record.kind == .replaceReplica
+                }
                 add(
                     "RK011", "warning", "group \(id) lacks a replica",
                     running.map {
@@ -94,16 +96,86 @@ extension ClusterViews {
         if controller.mode(of: .repair) == .off {
             add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")
         }
-        for operation in controller.openOperations where !operation.note.isEmpty {
+        findings += operationFindings()
+        for hot in controller.hotKeys {
+            guard let table = controller.tables[hot.table] else { continue }
             add(
-                "RK040", "warning", "operation \(operation.record.id) waits: \(operation.note)",
-                "kvctl ops show \(operation.record.id)")
+                "RK050", "notice",
+                "the key \(routedKey(hot.key, table)) of table \(table.name) takes \(hot.percent) % of "
+                    + "\(hot.operations) requests/s to shard \(hot.shard) in group \(hot.group)",
+                "no split spreads one key: change how clients use it, or give it a group with few "
+                    + "others: kvctl move \(hot.shard)")
         }
-        findings.sort { $0.severity == "critical" && $1.severity != "critical" }
+        let order = ["critical", "warning", "notice"]
+        findings = order.flatMap { severity in findings.filter { $0.severity == severity } }
         let verdict =
             findings.contains { $0.severity == "critical" }
             ? "unavailable"
             : findings.contains { $0.severity == "warning" } ? "degraded" : "healthy"
         return DoctorView(verdict: verdict, findings: findings)
+    }
+
+    private func operationFindings() -> [FindingView] {
+        var findings: [FindingView] = []
+        var proposals: [OperationID] = []
+        for operation in controller.openOperations {
+            let record = operation.record
+            let show = "kvctl ops show \(record.id)"
+            if record.step == .proposed {
+                proposals.append(record.id)
+            } else if record.isPaused, record.step == .verifying, let shard = record.work?.moving,
+                differs(shard)
+            {
+                findings.append(
+                    FindingView(
+                        code: "RK042", severity: "critical",
+                        text: "operation \(record.id) is stopped: \(record.outcome)",
+                        advice:
+                            "keep both groups as they are and find the replica that is wrong; go "
+                            + "back with: kvctl ops cancel \(record.id)"))
+            } else if record.isPaused {
+                findings.append(
+                    FindingView(
+                        code: "RK041", severity: "warning",
+                        text: "operation \(record.id) (\(record.kind)) is paused in the step "
+                            + "\(record.step)",
+                        advice: "kvctl ops resume \(record.id), or: kvctl ops cancel \(record.id)"))
+            } else if !operation.note.isEmpty, record.work == nil || isLasting(record) {
+                findings.append(
+                    FindingView(
+                        code: "RK040", severity: "warning",
+                        text: "operation \(record.id) waits: \(operation.note)", advice: show))
+            }
+        }
+        if let first = proposals.first {
+            let list = proposals.prefix(10).map { "\($0)" }.joined(separator: ", ")
+            let rest = proposals.count > 10 ? " and \(proposals.count - 10) more" : ""
+            findings.append(
+                FindingView(
+                    code: "RK043", severity: "notice",
+                    text:
+                        "proposals wait for an operator: operation\(proposals.count == 1 ? "" : "s") "
+                        + list + rest,
+                    advice:
+                        "kvctl ops show \(first), then kvctl apply \(first) or kvctl ops cancel "
+                        + "\(first)"))
+        }
+        return findings
+    }
+
+    /// Steps of operations on shards wait a moment for many things; that is no news.
+    private func isLasting(_ record: OperationRecord) -> Bool {
+        wallClock > record.changedAt + 5_000
+    }
+
+    /// Whether replicas reported different digests of the shard at one place of one log.
+    private func differs(_ shard: ShardID) -> Bool {
+        let digests = controller.digests[shard] ?? []
+        return digests.contains { one in
+            digests.contains { other in
+                (one.group, one.epoch, one.index) == (other.group, other.epoch, other.index)
+                    && (one.digest, one.records) != (other.digest, other.records)
+            }
+        }
     }
 }

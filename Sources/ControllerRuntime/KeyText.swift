@@ -51,11 +51,12 @@ enum KeyText {
             }
             return key
         }
-        guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else {
+        // The empty key is none of a virtual range: the core says what would be one.
+        guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else { return [] }
+        guard range < ranges else {
             throw DatabaseError(
                 .refused,
-                "a hash table is cut between virtual ranges: hash:1 to hash:\(ranges - 1), not "
-                    + "'\(text)'")
+                "the table has the virtual ranges hash:0 to hash:\(ranges - 1), not \(text)")
         }
         return [UInt8(range >> 8), UInt8(range & 0xFF)]
     }

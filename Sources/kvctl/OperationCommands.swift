@@ -87,7 +87,8 @@ extension Command {
             run: why),
         Command(
             path: ["doctor"], summary: "one verdict, then everything that wants attention",
-            details: "Exits 5 unless the verdict is healthy; notices leave it so.", examples: ["doctor --dir /tmp/rk"],
+            details: "Exits 5 unless the verdict is healthy; notices leave it so.",
+            examples: ["doctor --dir /tmp/rk"],
             run: doctor),
     ]
 
@@ -113,6 +114,9 @@ extension Command {
         let node = invocation.positionals[0]
         guard invocation.has("end") else {
             return try start("drain", ["node": .string(node)], invocation)
+        }
+        guard !invocation.has("dry-run") else {
+            throw invocation.usage("--end has no plan: it only lets the node hold replicas again")
         }
         let answer = try Cluster(invocation).call("drain.end", ["node": .string(node)])
         Terminal.say("\(node) may hold replicas again")

@@ -43,7 +43,7 @@ enum OperationReport {
         }
         if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
-            lines.append("  outcome  \(outcome)")
+            lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
         }
         if entry["step"].string == "proposed" {
             lines.append("  to do it kvctl apply \(id); to drop it: kvctl ops cancel \(id)")
@@ -51,7 +51,7 @@ enum OperationReport {
         return lines
     }
 
-    /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: group 1 to 2`.
+    /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
         let work = entry["work"]
         guard let shard = work["shard"].int else {
@@ -66,8 +66,8 @@ enum OperationReport {
             let moving = work["moving"].int
             let what =
                 entry["kind"].string == "move"
-                ? "" : moving == nil ? "upper half " : "shard \(moving ?? 0) "
-            text += ": \(what)group \(source) to \(target)"
+                ? "" : moving.map { "shard \($0) " } ?? "upper half "
+            text += ": \(what)from group \(source) to \(target)"
         }
         return text
     }

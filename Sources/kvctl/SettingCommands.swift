@@ -69,7 +69,7 @@ extension Command {
 enum SettingReport {
     static func lines(_ settings: [JSONValue], _ palette: Palette) -> [String] {
         var table = TextTable([
-            .text("SETTING"), .text("VALUE"), .text("DEFAULT"), .text("ALLOWED"), .text("MEANING"),
+            .text("SETTING"), .text("VALUE"), .text("DEFAULT"), .text("MEANING"),
         ])
         for setting in settings {
             let isDefault = setting["isDefault"].bool == true
@@ -77,8 +77,7 @@ enum SettingReport {
             table.add(
                 [
                     setting["name"].text, isDefault ? value : palette.warning(value + " *"),
-                    setting["default"].text, setting["allowed"].text,
-                    setting["description"].text,
+                    setting["default"].text, setting["description"].text,
                 ])
         }
         return table.lines(palette)

@@ -49,11 +49,14 @@ struct StatusReport {
     }
 
     func nodes(_ palette: Palette) -> [String] {
-        var table = TextTable([
-            .text("NODE"), .number("ID"), .text("STATE"), .text("ZONE"), .number("REPLICAS"),
-            .number("LEADERS"), .number("HEARTBEAT"), .number("DATA"), .number("DISK FREE"),
-            .text("RPC"), .text("ADMIN"),
-        ])
+        // Weights are shown where there are any to compare.
+        let hasWeights = Set(status["nodes"].elements.compactMap { $0["weight"].int }).count > 1
+        var table = TextTable(
+            [.text("NODE"), .number("ID"), .text("STATE"), .text("ZONE")]
+                + (hasWeights ? [.number("WEIGHT")] : []) + [
+                    .number("REPLICAS"), .number("LEADERS"), .number("HEARTBEAT"),
+                    .number("DATA"), .number("DISK FREE"), .text("RPC"), .text("ADMIN"),
+                ])
         let nodes = status["nodes"].elements.sorted {
             // node-2 before node-10.
             let (left, right) = ($0["name"].text, $1["name"].text)
@@ -63,11 +66,14 @@ struct StatusReport {
             let disks = node["disks"].elements
             let bad = disks.compactMap { $0["state"].string }.filter { $0 != "healthy" }
             let state = palette.state(node["state"].text)
+            let until = node["maintenanceUntil"].int.map { " until " + OperationReport.time($0) }
             table.add(
                 [
                     node["name"].text, node["id"].text,
-                    bad.isEmpty ? state : state + " (disk \(bad.joined(separator: ",")))",
+                    state + (until ?? "")
+                        + (bad.isEmpty ? "" : " (disk \(bad.joined(separator: ",")))"),
                     node["zone"].string.flatMap { $0.isEmpty ? nil : $0 } ?? "-",
+                ] + (hasWeights ? [node["weight"].text] : []) + [
                     node["replicas"].text, node["leaders"].text,
                     Quantity.milliseconds(node["heartbeatAgeMillis"].int),
                     Quantity.bytes(Self.sum("dataBytes", disks)),

@@ -88,7 +88,7 @@ def test_the_bar_tells_bytes_rate_and_time_left():
                      copies[-1])
     assert last, copies[-1]
     assert 9 <= float(last[1]) <= 11 and 5 <= int(last[2]) <= 8, copies[-1]
-    assert output.splitlines()[0] == "operation 7: move shard 3 of stocks: group 1 to 2"
+    assert output.splitlines()[0] == "operation 7: move shard 3 of stocks: from group 1 to 2"
     assert "  outcome  group 2 has it" in output
 
 
@@ -146,7 +146,7 @@ def test_a_rule_s_proposals_are_listed_with_their_reason():
     assert header.split() == ["ID", "KIND", "WHAT", "STEP", "DONE", "BY", "STARTED", "NOTE"]
     assert "shard 3 of stocks at m\\x00" in first and "proposed" in first
     assert first.endswith("4310 requests/s") and "split.hot" in first
-    assert "shard 3 of stocks: group 1 to 2" in second
+    assert "shard 3 of stocks: from group 1 to 2" in second
     assert "kvctl apply 7" in shown.stdout
 
 

@@ -57,7 +57,7 @@ def test_replace_of_a_live_node_under_load(fresh_cluster, role, engine):
         replica["node"] for replica in group["replicas"] if replica["node"] != group["leader"])
     with Inserts(cluster, "inserts") as inserts, Workload(cluster, "register") as workload:
         wait_for_progress(workload, inserts)
-        plan = cluster.json("replace", victim, "--dry-run")["plan"]
+        plan = cluster.json("replace", victim, "--dry-run")["replacements"]
         assert {step["to"] for step in plan} == {"node-4"}, plan
         assert operations(cluster) == []
         result = cluster.kvctl("replace", victim, "--wait")
