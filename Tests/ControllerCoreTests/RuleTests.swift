@@ -48,7 +48,8 @@ import Testing
         simulation.traffic?.setRate(100)
         simulation.run(for: .seconds(500))
         #expect(HotShardTests.operations(simulation).count == 2)
-        #expect(HotShardTests.why(simulation).contains { $0.contains("it was joined less than 10m") })
+        #expect(
+            HotShardTests.why(simulation).contains { $0.contains("it was joined less than 10m") })
         simulation.run(for: .seconds(200))
         #expect(simulation.store.durable.shards.count == 2)
         ControllerSimulationTests.expectConverged(simulation, "cold")
@@ -92,7 +93,8 @@ import Testing
     /// Twelve times as fast as a day: load that is high for half of it, and nearly nothing at night.
     @Test(arguments: [71, 72] as [UInt64])
     func aDailyRhythmMakesNothingFlap(seed: UInt64) {
-        let simulation = HotShardTests.cluster(seed: seed, .even(64, rate: 1), spares: 4) { options in
+        let simulation = HotShardTests.cluster(seed: seed, .even(64, rate: 1), spares: 4) {
+            options in
             options.tickInterval = .milliseconds(100)
             options.beatInterval = .milliseconds(500)
             options.settings.nodeSuspectAfter = .seconds(2)
