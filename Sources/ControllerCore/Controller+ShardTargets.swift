@@ -256,6 +256,6 @@ extension Controller {
                 nodes.set(node, for: placement.node)
             }
         }
-        return nodes.elements
+        return Array(nodes.elements)
     }
 }

@@ -254,25 +254,27 @@ extension Controller {
         _ table: TableID, _ shard: ShardID, _ outcome: CommandOutcome, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard let procedure = procedures[table], procedure.phase == .commanding else { return }
-        // A removal that overtook the creation's commands does not count their outcomes.
-        guard let index = procedure.pending.firstIndex(where: { $0.command == outcome.id }) else {
-            return
-        }
-        if let error = outcome.error {
+        let retryAt = now + settings.commandRetryDelay
+        var problem: String?
+        // Changed in place: there may be thousands of shards.
+        procedures.update(table) { procedure in
+            // A removal that overtook the creation's commands does not count their outcomes.
+            guard procedure.phase == .commanding,
+                let index = procedure.pending.firstIndex(where: { $0.command == outcome.id })
+            else { return }
+            guard let error = outcome.error else {
+                procedure.pending.remove(at: index)
+                return
+            }
             if error.code != .notLeader, error.code != .unavailable {
-                effects.append(
-                    .decided(
-                        "\(procedure.isDrop ? "dropShard" : "createShard") of shard \(shard) at "
-                            + "node \(procedure.pending[index].sentTo): \(error)"))
+                problem =
+                    "\(procedure.isDrop ? "dropShard" : "createShard") of shard \(shard) at node "
+                    + "\(procedure.pending[index].sentTo): \(error)"
             }
-            procedures.update(table) { procedure in
-                procedure.pending[index].command = 0
-                procedure.pending[index].sendAgainAt = now + settings.commandRetryDelay
-            }
-        } else {
-            procedures.update(table) { _ = $0.pending.remove(at: index) }
+            procedure.pending[index].command = 0
+            procedure.pending[index].sendAgainAt = retryAt
         }
+        if let problem { effects.append(.decided(problem)) }
         touch(table)
     }
 
@@ -280,16 +282,23 @@ extension Controller {
     mutating func pump(_ id: TableID, now: Instant, into effects: inout ControllerEffects) {
         guard let procedure = procedures[id], procedure.phase == .commanding else { return }
         if procedure.pending.isEmpty { return finish(procedure, into: &effects) }
-        // Look-up only.
+        // Both for look-up only.
+        var leaders: [GroupID: NodeID] = [:]
         var underWay: [GroupID: Int] = [:]
-        for pending in procedure.pending where isUnderWay(pending, now: now) {
-            underWay[pending.shard.group, default: 0] += 1
+        for pending in procedure.pending {
+            let group = pending.shard.group
+            if leaders[group] == nil {
+                let leader = groups[group]?.leader.node ?? .none
+                leaders[group] = nodes[leader]?.isLive == true ? leader : NodeID.none
+            }
+            if isUnderWay(pending, leader: leaders[group], now: now) {
+                underWay[group, default: 0] += 1
+            }
         }
-        for (index, pending) in procedure.pending.enumerated()
-        where !isUnderWay(pending, now: now) && pending.sendAgainAt <= now {
+        for (index, pending) in procedure.pending.enumerated() where pending.sendAgainAt <= now {
             let groupID = pending.shard.group
-            guard underWay[groupID, default: 0] < settings.shardCommandsMax,
-                let leader = groups[groupID]?.leader.node, nodes[leader]?.isLive == true
+            guard let leader = leaders[groupID], leader != .none,
+                underWay[groupID, default: 0] < settings.shardCommandsMax
             else { continue }
             underWay[groupID, default: 0] += 1
             if pending.command != 0 { commands[pending.command] = nil }
@@ -380,8 +389,9 @@ extension Controller {
     }
 
     /// Sent to the present leader and not yet overdue.
-    private func isUnderWay(_ pending: TableProcedure.Pending, now: Instant) -> Bool {
-        pending.command != 0 && pending.sendAgainAt > now
-            && groups[pending.shard.group]?.leader.node == pending.sentTo
+    private func isUnderWay(
+        _ pending: TableProcedure.Pending, leader: NodeID?, now: Instant
+    ) -> Bool {
+        pending.command != 0 && pending.sendAgainAt > now && leader == pending.sentTo
     }
 }

@@ -3,8 +3,9 @@
 import KVBase
 import ShardCore
 
-/// The load of everything that one node leads. Counting costs a few tens of nanoseconds and, but for
-/// one operation in `sampleInterval` on average, no allocation.
+/// The load of everything that one node leads. Counting costs some ten nanoseconds (a few hundred when
+/// many thousand shards are asked in turn) and, but for one operation in `sampleInterval`
+/// on average, no allocation.
 ///
 /// A rate is that of the last ten seconds: what the window that runs has counted, and of the window
 /// before the part that still lies within ten seconds, as if it had come evenly. So a rate
@@ -82,6 +83,9 @@ public struct LoadMeter: Sendable {
     private var slots: [Slot] = []
     /// From shard to place in `slots`. Never walked.
     private var places: [ShardID: Int] = [:]
+    /// Places of shards asked lately, by the lowest bits of their ids: cheaper than `places`.
+    private var recent = [(shard: ShardID, place: Int)](repeating: (.none, 0), count: recentMax)
+    private static let recentMax = 512
     /// In order of their ids.
     private var groups: [GroupSlot] = []
     private var samples = [KeySamples?](repeating: nil, count: sampledShardsMax)
@@ -130,12 +134,28 @@ public struct LoadMeter: Sendable {
     }
 
     private mutating func place(of shard: ShardID, _ group: GroupID) -> Int? {
+        let entry = recent[Self.recentPlace(shard)]
+        if entry.shard == shard {
+            slots[entry.place].group = group
+            return entry.place
+        }
         if let place = places[shard] {
             slots[place].group = group
+            recent[Self.recentPlace(shard)] = (shard, place)
             return place
         }
         guard slots.count < Self.countedShardsMax else { return nil }
         return add(Slot(shard: shard, group: group))
+    }
+
+    private static func recentPlace(_ shard: ShardID) -> Int {
+        Int(shard.rawValue % UInt32(recentMax))
+    }
+
+    /// The shard's slot moves or goes.
+    private mutating func forgetPlace(of shard: ShardID) {
+        let place = Self.recentPlace(shard)
+        if recent[place].shard == shard { recent[place] = (.none, 0) }
     }
 
     private mutating func add(_ slot: Slot) -> Int {
@@ -151,11 +171,7 @@ public struct LoadMeter: Sendable {
             keysSkipped += 1
             return
         }
-        if slots[place].samples < 0 {
-            guard let free = freeSamples.popLast() else { return }
-            slots[place].samples = free
-            samples[free] = KeySamples()
-        }
+        guard slots[place].samples >= 0 || takeSamples(for: place) else { return }
         sampleNumber += 1
         samples[slots[place].samples]?.recent.offer(
             routedKey, number: sampleNumber, &generator)
@@ -202,10 +218,20 @@ public struct LoadMeter: Sendable {
     private mutating func remove(_ place: Int) {
         releaseSamples(of: place)
         places[slots[place].shard] = nil
+        forgetPlace(of: slots[place].shard)
         let last = slots.removeLast()
+        forgetPlace(of: last.shard)
         guard place < slots.count else { return }
         slots[place] = last
         places[last.shard] = place
+    }
+
+    /// False when as many shards are sampled as may be.
+    private mutating func takeSamples(for place: Int) -> Bool {
+        guard let free = freeSamples.popLast() else { return false }
+        slots[place].samples = free
+        samples[free] = KeySamples()
+        return true
     }
 
     private mutating func releaseSamples(of place: Int) {
@@ -272,13 +298,15 @@ public struct LoadMeter: Sendable {
             slots[place].writes.turn()
             if slots[place].isIdle { remove(place) }
         }
+        let busiest = busiest(now)
         var isBusy = [Bool](repeating: false, count: slots.count)
-        for place in busiest(now) { isBusy[place] = true }
-        for place in slots.indices {
-            if isBusy[place] {
-                if slots[place].samples >= 0 { samples[slots[place].samples]?.turn() }
+        for place in busiest { isBusy[place] = true }
+        for place in slots.indices where !isBusy[place] { releaseSamples(of: place) }
+        for place in busiest {
+            if slots[place].samples >= 0 {
+                samples[slots[place].samples]?.turn()
             } else {
-                releaseSamples(of: place)
+                _ = takeSamples(for: place)
             }
         }
     }

@@ -1,6 +1,7 @@
 // A shard on its way from another group: the new owner's leader copies it, and fetches at once what
 // an operation must know of a key that is not copied yet.
 
+import EventLoop
 import KVBase
 import Metrics
 import NodeCore
@@ -12,7 +13,7 @@ import WireProtocol
 /// What the leader of a group that takes shards over has asked for. Everything that must survive a
 /// leader is in the replicated state; this is lost with the leadership and begun anew.
 struct ShardCopies {
-    static let chunkBytes: UInt32 = 256 << 10
+    static let pageBytesMax: UInt32 = 256 << 10
     /// Silence after which the next replica of the former owner is asked.
     static let answerWait = Nanoseconds.milliseconds(500)
     /// An operation that learns nothing of its key in this time is given back.
@@ -69,10 +70,14 @@ struct ShardCopies {
     var pages: [Page] = []
     var fetches: [Fetch] = []
     var waitingOperations = 0
+    var pace: CopyPace
     /// No chunk is asked for before: the copy gives way to requests.
     var notBefore = Instant.origin
+    var isTimerSet = false
     /// Which replica of the former owner to ask; moves on when one does not answer.
     var turn = 0
+
+    init(bytesPerSecond: UInt64) { pace = CopyPace(limit: bytesPerSecond) }
 }
 
 extension GroupReplica {
@@ -130,8 +135,10 @@ extension GroupReplica {
         if isDamaged {
             throw DatabaseError(.storageFailed, "a record of shard \(held.shard.id) is damaged")
         }
-        return ShardRecords(
+        var answer = ShardRecords(
             target: request.target, token: request.token, to: next, records: records)
+        answer.strain = node.foreground.strain
+        return answer
     }
 
     // MARK: The copy
@@ -156,9 +163,11 @@ extension GroupReplica {
                 if isSilent, !chunk.isLogged { copies.turn += 1 }
                 copies.chunks.remove(at: place)
             }
-            guard let cursor, now >= copies.notBefore,
-                now >= copies.accounts[id]?.heldUntil ?? .origin
-            else { continue }
+            guard let cursor, now >= copies.accounts[id]?.heldUntil ?? .origin else { continue }
+            guard now >= copies.notBefore else {
+                awaitPace(now)
+                continue
+            }
             let token = node.random.next()
             copies.chunks.append(
                 ShardCopies.Chunk(
@@ -167,7 +176,17 @@ extension GroupReplica {
                 ShardReadRequest(
                     source: source, target: group, shard: owned.shard.id,
                     epoch: owned.shard.epoch, token: token, from: cursor, to: nil,
-                    bytesMax: ShardCopies.chunkBytes))
+                    bytesMax: copies.pace.chunkBytes, isGentle: copies.pace.isSlowest))
+        }
+    }
+
+    /// Ticks are too far apart for a fast copy.
+    private func awaitPace(_ now: Instant) {
+        guard !copies.isTimerSet else { return }
+        copies.isTimerSet = true
+        node.loop.schedule(after: copies.notBefore - now) { [weak self] in
+            self?.copies.isTimerSet = false
+            self?.continueCopies()
         }
     }
 
@@ -205,7 +224,8 @@ extension GroupReplica {
             let account = account(of: owned)
             return CopyReport(
                 shard: id, epoch: owned.shard.epoch, isWhole: cursor == nil,
-                bytes: account.bytes, records: account.records, isThrottled: false)
+                bytes: account.bytes, records: account.records, isThrottled: copies.pace.isThrottled
+            )
         }
     }
 
@@ -218,6 +238,7 @@ extension GroupReplica {
                 copies.turn += 1
                 return
             }
+            if request.to == nil, !request.isGentle { node.noteDisturbance() }
             node.selfAnswers.append(replica.answer(request))
             return
         }
@@ -275,9 +296,10 @@ extension GroupReplica {
         }
         chunk.records = UInt64(answer.records.count)
         let now = node.now
-        // Half of the time belongs to requests.
-        let rest = Nanoseconds(chunk.bytes * 1_000_000_000 / node.settings.copyBytesPerSecond)
-        copies.notBefore = now + max(now - chunk.asked, rest)
+        copies.pace.observe(strain: max(answer.strain, node.foreground.strain), now: now)
+        if !copies.pace.isSlowest { node.noteDisturbance() }
+        copies.notBefore =
+            max(copies.notBefore, chunk.asked) + copies.pace.duration(bytes: chunk.bytes)
         chunk.asked = now
         copies.chunks[place] = chunk
     }
@@ -464,7 +486,7 @@ extension GroupReplica {
     func abandonCopies() {
         let fetches = copies.fetches
         let pages = copies.pages
-        copies = ShardCopies()
+        copies = ShardCopies(bytesPerSecond: node.settings.copyBytesPerSecond)
         for page in pages { answerNotLeader(page.waiter) }
         for fetch in fetches {
             for (_, waiter) in fetch.operations { answerNotLeader(waiter) }

@@ -74,7 +74,7 @@ final class GroupReplica {
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
-    var copies = ShardCopies()
+    var copies: ShardCopies
     /// Shards that are being copied here; kept by `noteShards`.
     private(set) var imports: [ShardID] = []
     /// Shards whose records changed since they were last counted.
@@ -120,6 +120,7 @@ final class GroupReplica {
         engine = disk.engine(engineKind)
         self.store = store
         self.state = state
+        copies = ShardCopies(bytesPerSecond: node.settings.copyBytesPerSecond)
         clock = SequencerClock(node: node.identity.node)
         clock.observe(state.floor)
         core = Replica(

@@ -83,6 +83,8 @@ final class ShardDigestion: Sendable {
 extension NodeServer {
     /// Digests under way and waiting; each holds a view of an engine.
     static let digestionsMax = 16
+    /// Between two slices when requests take too long.
+    private static let digestRest = Nanoseconds.milliseconds(50)
 
     /// Called when the engine holds exactly what the entry that asked has left. A digest of the same
     /// shard that is not reported yet is given up.
@@ -124,7 +126,8 @@ extension NodeServer {
                 digestions.removeFirst()
                 finish(digestion, progress.digest)
             }
-            continueDigest()
+            guard foreground.strain > 100 else { return continueDigest() }
+            loop.schedule(after: Self.digestRest) { [weak self] in self?.continueDigest() }
         }
         let mailbox = surveys.mailbox
         disk.surveyor.submit {

@@ -12,7 +12,8 @@ extension NodeServer {
     /// `withLoad`: the newest report of the load was not sent there yet.
     func heartbeat(sequence: UInt64, allShards: Bool, withLoad: Bool) -> NodeHeartbeat {
         let shards =
-            allShards ? shardReports.elements : changedReports.compactMap { shardReports[$0] }
+            allShards
+            ? Array(shardReports.elements) : changedReports.compactMap { shardReports[$0] }
         return NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),

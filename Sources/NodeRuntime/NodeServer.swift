@@ -76,6 +76,14 @@ final class NodeServer: LoopService {
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
     var removed: [RemovedReplica] = []
+    /// How long requests take here, and what tells: when the answered ones of this turn came, and
+    /// how busy the loop was before.
+    var foreground = ForegroundLatency()
+    var answered: [UInt32] = []
+    var lastTurnEnd = Instant.origin
+    var busyBefore: UInt64 = 0
+    /// Requests may suffer from a copy until then.
+    var disturbedUntil = Instant.origin
     /// Answers of groups here to groups here; taken in at the end of the turn.
     var selfAnswers: [ShardRecords] = []
     var outcomes: [CommandOutcome] = []
@@ -163,6 +171,9 @@ final class NodeServer: LoopService {
         loop.schedule(after: Self.reminderInterval, repeating: Self.reminderInterval) {
             [unowned self] in remindRouters()
         }
+        loop.schedule(after: LatencyWindow.slice, repeating: LatencyWindow.slice) {
+            [unowned self] in foreground.advance(isDisturbed: isDisturbed)
+        }
         loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
             everySecond()
         }
@@ -236,6 +247,7 @@ final class NodeServer: LoopService {
             for controller in controllers { controller.sendHeartbeat() }
             changedReports.removeAll(keepingCapacity: true)
         }
+        measureAnswers()
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
         peers.flush()
@@ -395,6 +407,7 @@ final class NodeServer: LoopService {
             session.isDirty = true
             dirtySessions.append(waiter.slot)
         }
+        answered.append(waiter.received)
         session.respond(body)
     }
 
@@ -434,7 +447,7 @@ final class NodeServer: LoopService {
     /// Takes over a step of the cluster map; false when it does not fit.
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
-        updatePeers(map.nodes.elements)
+        updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
         let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }

@@ -19,6 +19,8 @@ struct ShardReadRequest {
     var from: Bytes
     var to: Bytes?
     var bytesMax: UInt32
+    /// Of a copy at its slowest, which disturbs nobody.
+    var isGentle = false
 
     func encode(into writer: inout ByteWriter) {
         writer.write(source)
@@ -29,6 +31,7 @@ struct ShardReadRequest {
         writer.write(from)
         writer.write(to)
         writer.write(bytesMax)
+        writer.write(isGentle)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -40,12 +43,14 @@ struct ShardReadRequest {
         from = try reader.readBytes()
         to = try reader.readOptionalBytes()
         bytesMax = try reader.readUInt32()
+        isGentle = try reader.readBool()
     }
 
     init(
         source: GroupID, target: GroupID, shard: ShardID, epoch: Epoch, token: UInt64, from: Bytes,
-        to: Bytes?, bytesMax: UInt32
+        to: Bytes?, bytesMax: UInt32, isGentle: Bool = false
     ) {
+        self.isGentle = isGentle
         self.source = source
         self.target = target
         self.shard = shard
@@ -74,6 +79,8 @@ struct ShardRecords {
     var to: Bytes?
     /// Over the records as the former owner's engine holds them.
     var digest: UInt64
+    /// How requests fare on the node that answers (`ForegroundLatency.strain`).
+    var strain: UInt32 = 0
     /// In order of key, tombstones included.
     var records: [Record]
 
@@ -83,6 +90,7 @@ struct ShardRecords {
         writer.write(error)
         writer.write(to)
         writer.write(digest)
+        writer.write(strain)
         writer.write(list: records) { writer, record in
             writer.write(record.sequencer)
             writer.write(record.isTombstone)
@@ -97,6 +105,7 @@ struct ShardRecords {
         error = try reader.readError()
         to = try reader.readOptionalBytes()
         digest = try reader.readUInt64()
+        strain = try reader.readUInt32()
         records = try reader.readList(elementBytesMin: 25) { (reader) throws(DatabaseError) in
             let sequencer = try reader.readSequencer()
             let isTombstone = try reader.readBool()

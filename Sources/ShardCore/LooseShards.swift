@@ -130,6 +130,7 @@ struct LooseShards: Sendable {
                 for entry in ordered[first..<last] {
                     block.append(start: start(entry), entry.location)
                 }
+                block.seal()
                 blocks.append(block)
                 first = last
             }

@@ -15,11 +15,11 @@ public struct ShardLocation: Hashable, Sendable {
     }
 }
 
-/// Neighbouring shards in order: 16 bytes each and the bytes of their start keys, in two
-/// allocations of exactly that size.
+/// Neighbouring shards in order: 16 bytes each, the bytes of their start keys, and eight bytes of
+/// every eighth key side by side, in allocations of exactly that size.
 ///
-/// Invariants: not empty; the start keys rise strictly. Blocks are replaced whole when a start key
-/// changes; a location is changed in place.
+/// Invariants: the start keys rise strictly. A block that is searched is sealed, and is replaced
+/// whole when a start key changes; a location is changed in place.
 struct ShardBlock: Sendable {
     struct Entry: Sendable {
         /// Where the start key of this shard ends in `keys`; it begins where the one before ends.
@@ -28,22 +28,40 @@ struct ShardBlock: Sendable {
     }
 
     /// A block is cut when it grows above either; one with a single shard may hold any key.
-    static let entriesMax = 512
-    static let keyBytesMax = 64 << 10
+    static let entriesMax = 128
+    static let keyBytesMax = 16 << 10
     /// Blocks below this are united with a neighbour.
-    static let entriesMin = 128
+    static let entriesMin = 32
+    private static let entriesPerWord = 8
 
     private(set) var entries: [Entry] = []
     private(set) var keys: Bytes = []
+    /// Of every eighth start key the `KeyWord` behind the common bytes.
+    private var words: [UInt64] = []
+    /// Bytes that all start keys have in common; so `keys` begins with them. An empty key, which
+    /// the first shard of a table has, does not count.
+    private var commonBytes = 0
 
     init(reservingEntries count: Int, keyBytes: Int) {
         entries.reserveCapacity(count)
         keys.reserveCapacity(keyBytes)
     }
 
+    /// Makes the block ready to be searched. Nothing is appended afterwards.
+    mutating func seal() {
+        let first = keyRange(keyRange(0).isEmpty ? min(1, count - 1) : 0)
+        commonBytes = zip(keys[first], keys[keyRange(count - 1)]).prefix { $0 == $1 }.count
+        words = keys.withUnsafeBytes { keys in
+            stride(from: 0, to: count, by: Self.entriesPerWord).map { slot in
+                KeyWord.of(UnsafeRawBufferPointer(rebasing: keys[keyRange(slot)]), at: commonBytes)
+            }
+        }
+    }
+
     var count: Int { entries.count }
     var memoryBytes: Int {
-        entries.capacity * MemoryLayout<Entry>.stride + keys.capacity + 2 * arrayHeaderBytes
+        entries.capacity * MemoryLayout<Entry>.stride + keys.capacity
+            + words.capacity * MemoryLayout<UInt64>.stride + 3 * arrayHeaderBytes
     }
 
     mutating func append(start: UnsafeRawBufferPointer, _ location: ShardLocation) {
@@ -86,36 +104,82 @@ struct ShardBlock: Sendable {
 
     /// The last slot whose start key is at most `key`; 0 when none is.
     func slot(of key: UnsafeRawBufferPointer) -> Int {
-        entries.withUnsafeBufferPointer { entries in
-            keys.withUnsafeBytes { bytes in
+        keys.withUnsafeBytes { bytes in
+            if commonBytes > 0 {
+                let order = compareBytes(
+                    UnsafeRawBufferPointer(rebasing: key.prefix(commonBytes)),
+                    UnsafeRawBufferPointer(rebasing: bytes[..<commonBytes]))
+                if order != 0 { return order < 0 ? 0 : count - 1 }
+            }
+            let word = KeyWord.of(key, at: commonBytes)
+            return entries.withUnsafeBufferPointer { entries in
+                func isAtMost(_ slot: Int) -> Bool {
+                    let start = slot == 0 ? 0 : Int(entries[slot - 1].keyEnd)
+                    let end = Int(entries[slot].keyEnd)
+                    return compareBytes(UnsafeRawBufferPointer(rebasing: bytes[start..<end]), key)
+                        <= 0
+                }
                 var low = 0
-                var high = entries.count
+                var high = words.count
+                words.withUnsafeBufferPointer { words in
+                    while high - low > 1 {
+                        let middle = (low + high) / 2
+                        let isLow =
+                            words[middle] == word
+                            ? isAtMost(middle * Self.entriesPerWord) : words[middle] < word
+                        if isLow { low = middle } else { high = middle }
+                    }
+                }
+                low *= Self.entriesPerWord
+                high = min(low + Self.entriesPerWord, entries.count)
                 while high - low > 1 {
                     let middle = (low + high) / 2
-                    let start = UnsafeRawBufferPointer(
-                        rebasing: bytes[
-                            Int(entries[middle - 1].keyEnd)..<Int(entries[middle].keyEnd)])
-                    if compareBytes(start, key) <= 0 { low = middle } else { high = middle }
+                    if isAtMost(middle) { low = middle } else { high = middle }
                 }
                 return low
             }
         }
     }
 
-    /// The same shards in blocks of permitted size and exact allocation.
+    /// The same shards in sealed blocks of permitted size and exact allocation.
     func cut() -> [ShardBlock] {
         let pieces = min(
             max(
                 (count + Self.entriesMax - 1) / Self.entriesMax,
                 (keys.count + Self.keyBytesMax - 1) / Self.keyBytesMax),
             count)
-        if pieces <= 1 { return count == 0 ? [] : [self] }
+        if count == 0 { return [] }
+        if pieces == 1 {
+            var block = self
+            block.seal()
+            return [block]
+        }
         return (0..<pieces).map { piece in
             let slots = count * piece / pieces..<count * (piece + 1) / pieces
             var block = ShardBlock(reservingEntries: slots.count, keyBytes: keyBytes(of: slots))
             block.append(self, slots)
+            block.seal()
             return block
         }
+    }
+}
+
+/// Eight bytes of a key as a number that is ordered as they are.
+enum KeyWord {
+    /// The bytes from `offset` on, zeros behind the end of the key. Of two keys that are alike before
+    /// `offset`, the one with the lower word is the lower one; equal words say nothing.
+    @inline(__always)
+    static func of(_ key: UnsafeRawBufferPointer, at offset: Int) -> UInt64 {
+        if key.count >= offset + 8 {
+            return UInt64(bigEndian: key.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
+        }
+        var word: UInt64 = 0
+        var place = offset
+        while place < key.count {
+            word |= UInt64(key[place]) << UInt64(56 - 8 * (place - offset))
+            place += 1
+        }
+        return word
     }
 }
 

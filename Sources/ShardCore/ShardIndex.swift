@@ -2,10 +2,10 @@
 
 import KVBase
 
-/// All shards of one table: 16 bytes per shard beyond its start key, and a little per block.
+/// All shards of one table: 16 bytes per shard beyond its start key, and two for the blocks.
 ///
 /// Look-up goes over the blocks by eight bytes of their first keys, kept side by side, then over
-/// one block. A split, a merge or a move touches a block or two.
+/// one block: most of its steps are within few cache lines. A split, a merge or a move touches a block or two.
 ///
 /// Invariant: starts rise; the first is empty; each shard ends where the next starts, the last at
 /// the end of the key space. So the shards tile the table.
@@ -20,8 +20,7 @@ public struct ShardIndex: Sendable {
     /// Bytes that the first keys of all blocks but the first have in common: keys of one table
     /// often begin alike.
     private var commonBytes = 0
-    /// Per block, the eight bytes of its first key behind the common ones, zeros where it is
-    /// shorter, as a number that is ordered as the bytes are.
+    /// Per block, the `KeyWord` of its first key behind the common bytes.
     private var fences: [UInt64] = []
     public private(set) var count = 0
     /// Above every id that was ever in this index, so that a new shard need not be looked for.
@@ -182,23 +181,8 @@ public struct ShardIndex: Sendable {
 
     private static func word(of block: ShardBlock, at offset: Int) -> UInt64 {
         block.keys.withUnsafeBytes {
-            word(of: UnsafeRawBufferPointer(rebasing: $0[block.keyRange(0)]), at: offset)
+            KeyWord.of(UnsafeRawBufferPointer(rebasing: $0[block.keyRange(0)]), at: offset)
         }
-    }
-
-    /// Eight bytes of `key` from `offset` on, zeros behind its end.
-    @inline(__always)
-    private static func word(of key: UnsafeRawBufferPointer, at offset: Int) -> UInt64 {
-        if key.count >= offset + 8 {
-            return UInt64(bigEndian: key.loadUnaligned(fromByteOffset: offset, as: UInt64.self))
-        }
-        var word: UInt64 = 0
-        var place = offset
-        while place < key.count {
-            word |= UInt64(key[place]) << UInt64(56 - 8 * (place - offset))
-            place += 1
-        }
-        return word
     }
 
     /// The last block whose first key is at most `key`. Precondition: not empty.
@@ -215,7 +199,7 @@ public struct ShardIndex: Sendable {
             if order != 0 { return order < 0 ? 0 : blocks.count - 1 }
         }
         // From here on the key has the common bytes, so the rest decides.
-        let word = Self.word(of: key, at: commonBytes)
+        let word = KeyWord.of(key, at: commonBytes)
         fences.withUnsafeBufferPointer { fences in
             while low < high {
                 let middle = (low + high) / 2

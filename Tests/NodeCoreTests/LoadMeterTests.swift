@@ -117,7 +117,7 @@ private struct MeteredNode {
         #expect(report.shards.map(\.reads) == (237...300).reversed())
         #expect(report.groups.map(\.operations) == [300 * 301 / 2])
         // Each in its turn, the keys of all of them were evaluated.
-        #expect(report.shards.allSatisfy { $0.median != nil })
+        #expect(report.shards.filter { $0.median == nil }.map(\.shard) == [])
     }
 
     @Test func shardsThatWentAreLeftOut() {
@@ -286,9 +286,9 @@ private struct MeteredNode {
 
     @Test func theHalvesOfASplitTakeOverTheirLoad() throws {
         var node = MeteredNode([Self.shard()], seed: 14)
-        // Three quarters fall on the upper half.
-        _ = node.run(seconds: 20, perSecond: 2_000) {
-            Self.key($0.chance(3, in: 4) ? 500 + $0.below(500) : $0.below(500))
+        // Two thirds fall on the upper half.
+        _ = node.run(seconds: 26, perSecond: 2_000) {
+            Self.key($0.chance(2, in: 3) ? 500 + $0.below(500) : $0.below(500))
         }
         node.meter.split(ShardID(1), at: Self.key(500), into: ShardID(2))
         node.shards = [
@@ -299,7 +299,7 @@ private struct MeteredNode {
         let upper = report.shards[0]
         let lower = report.shards[1]
         #expect((1_999...2_000).contains(upper.reads + lower.reads))
-        #expect((1_260...1_740).contains(upper.reads), "\(upper.reads) of 2000")
+        #expect((1_090...1_570).contains(upper.reads), "\(upper.reads) of 2000")
         // Each has a median of its own.
         #expect(node.shards[0].shard.range.contains(try #require(lower.median)))
         #expect(node.shards[1].shard.range.contains(try #require(upper.median)))

@@ -29,6 +29,9 @@ class ScriptedCluster(FakeCluster):
     """A controller of three kvnode processes with two groups on all of them, and their router.
     It follows the script of its test and decides nothing."""
 
+    #: Of its table; 0 for RANGE.
+    virtual_ranges = 0
+
     def __init__(self, directory, engine=1, copy_rate="64MiB"):
         self.directory = directory
         self.copy_rate = copy_rate
@@ -37,6 +40,10 @@ class ScriptedCluster(FakeCluster):
         self.outcomes = {}
         self.copies = {}
         self.digests = {}
+        #: Of the newest heartbeats: by group or shard (reads, writes), by shard the middle key.
+        self.group_loads = {}
+        self.shard_loads = {}
+        self.middles = {}
         self.numbers = itertools.count(1)
         self.sources = {}
         self.ports = {n: fake_cluster.free_port() for n in (1, 2, 3)}
@@ -51,9 +58,9 @@ class ScriptedCluster(FakeCluster):
             for node in (1, 2, 3):
                 self.tell(node, b"\x01" + self.group(group) + struct.pack("<I", 10 * group + node))
             self.tell(group, struct.pack("<BIIQ", 2, group, 10 * group + group, 1))
-        self.tables["t"] = (TABLE, 0, [(SHARD, b"", None, 1, 1)])
-        self.command(1, b"\x04" + self.shard_bytes(1, 1) + struct.pack("<H", 0))
-        self.publish()
+        self.command(
+            1, b"\x04" + self.shard_bytes(1, 1) + struct.pack("<H", self.virtual_ranges))
+        self.show((SHARD, b"", None, 1, 1))
 
     async def _start(self):
         self.nodes = []
@@ -104,12 +111,12 @@ class ScriptedCluster(FakeCluster):
                 + struct.pack("<HBBB", ranges, self.engine, 3, 2))
             for shard, start, end, group, epoch in shards:
                 changes.append(b"\x03" + self.shard_bytes(group, epoch, shard, start, end))
-        head = struct.pack("<BQQ", 1, 0, self.revision)
+        head = struct.pack("<BQQIB", 1, 0, self.revision, 0, 1)
         return frame(fake_cluster.MAP_UPDATE, head + sequence(changes))
 
     def show(self, *shards):
         """Publishes the shards of the table: (shard, start, end, group, epoch)."""
-        self.tables["t"] = (TABLE, 0, list(shards))
+        self.tables["t"] = (TABLE, self.virtual_ranges, list(shards))
         self.publish()
 
     # Controller
@@ -152,7 +159,7 @@ class ScriptedCluster(FakeCluster):
             self.outcomes[number] = (error, message, floor)
 
     def observe(self, node, reader):
-        """Keeps a heartbeat's copies and digests."""
+        """Keeps a heartbeat's copies, digests and loads."""
         reader.take("IQQQQ")
         for _ in range(reader.take("I")):
             reader.blob()
@@ -163,15 +170,17 @@ class ScriptedCluster(FakeCluster):
                 if reader.take("IBQB")[3]:
                     reader.take("Q")
         for _ in range(reader.take("I")):
-            reader.take("IIQQ")
-            reader.optional()
+            shard = reader.take("IIQQ")[0]
+            self.middles[shard] = reader.optional()
         if reader.take("B"):
             for _ in range(reader.take("I")):
-                reader.take("III")
+                group, reads, writes = reader.take("III")
+                self.group_loads[group] = (reads, writes)
             for _ in range(reader.take("I")):
-                reader.take("IIII")
-                reader.optional(), reader.optional()
-                reader.take("B")
+                shard, epoch, reads, writes = reader.take("IIII")
+                median, hottest = reader.optional(), reader.optional()
+                self.shard_loads[shard, epoch] = (
+                    reads, writes, median, hottest, reader.take("B"))
         copies = [reader.take("IIBQQB") for _ in range(reader.take("I"))]
         self.copies[node] = {
             (shard, epoch): (whole, copied, records)
@@ -237,7 +246,7 @@ class ScriptedCluster(FakeCluster):
 
     def activate(self, group, epoch, source, floor, **shard):
         self.shard_command(group, 3, self.shard_bytes(group, epoch, **shard)
-                           + struct.pack("<HI", 0, source) + floor)
+                           + struct.pack("<HI", self.virtual_ranges, source) + floor)
 
     def finish(self, group, epoch):
         self.shard_command(group, 5, struct.pack("<II", SHARD, epoch))
