@@ -137,7 +137,10 @@ import Testing
     @Test func aDeposedControllerIsRefused() {
         var refused = 0
         for moment in stride(from: UInt64(0), to: 240, by: 4) {
-            let simulation = Base.cluster(seed: 5)
+            var options = Base.options()
+            // The old one is sure of its nodes.
+            options.settings.nodeSuspectAfter = .seconds(60)
+            let simulation = Base.cluster(seed: 5, options)
             simulation.operate(1, Self.split)
             simulation.run(for: .milliseconds(moment))
             guard var old = simulation.controller else { return }
@@ -146,10 +149,10 @@ import Testing
             simulation.run(for: .seconds(4))
             let before = simulation.store.revision
             var effects = ControllerEffects()
+            old.step(.tick, now: simulation.now, into: &effects)
             old.step(
                 .operationRequest(RequestID(7), .cancel(OperationID(1))), now: simulation.now,
                 into: &effects)
-            old.step(.tick, now: simulation.now, into: &effects)
             var index = 0
             while index < effects.list.count {
                 let effect = effects.list[index]
