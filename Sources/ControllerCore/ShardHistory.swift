@@ -6,6 +6,8 @@ import ShardCore
 
 /// Wall clock in milliseconds since 1970; 0 for never.
 struct ShardHistory: Hashable, Sendable {
+    /// In the key, not in the value.
+    var shard: ShardID
     /// A split made it; shards that their table was created with are never joined by a rule.
     var isCut = false
     var cutAt: UInt64 = 0
@@ -14,7 +16,7 @@ struct ShardHistory: Hashable, Sendable {
 
     var lastChange: UInt64 { max(cutAt, joinedAt, movedAt) }
 
-    init() {}
+    init(_ shard: ShardID) { self.shard = shard }
 
     func encode(into writer: inout ByteWriter) {
         writer.write(isCut)
@@ -23,7 +25,8 @@ struct ShardHistory: Hashable, Sendable {
         writer.write(movedAt)
     }
 
-    init(from reader: inout ByteReader) throws(DatabaseError) {
+    init(_ shard: ShardID, from reader: inout ByteReader) throws(DatabaseError) {
+        self.shard = shard
         isCut = try reader.readBool()
         cutAt = try reader.readUInt64()
         joinedAt = try reader.readUInt64()
@@ -69,7 +72,7 @@ extension Controller {
         _ shard: ShardID, in transaction: inout MetadataTransaction,
         _ body: (inout ShardHistory) -> Void
     ) {
-        var history = rules.histories[shard] ?? ShardHistory()
+        var history = rules.histories[shard] ?? ShardHistory(shard)
         body(&history)
         rules.histories.set(history, for: shard)
         rules.isOrderOld = true
