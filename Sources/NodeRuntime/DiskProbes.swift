@@ -161,7 +161,8 @@ extension NodeServer {
         let shards = replica.state.shards.elements
         var range = StorageLayout.range(replica.store)
         if !shards.isEmpty {
-            let owned = shards[Int(random.below(UInt64(shards.count)))]
+            let place = Int(random.below(UInt64(shards.count)))
+            let owned = shards[shards.index(shards.startIndex, offsetBy: place)]
             range = StorageLayout.range(replica.store, owned.shard.table, owned.shard.range)
             let deeper = range.start + [UInt8(truncatingIfNeeded: random.next())]
             if range.contains(deeper) { range.start = deeper }

@@ -95,6 +95,13 @@ extension GroupReplica {
         writer = ByteWriter()
         writer.write(list: garbage) { writer, range in writer.write(range) }
         put(StorageLayout.garbageKey(store), writer.bytes, scratch)
+        putSweeps(scratch)
+    }
+
+    func putSweeps(_ scratch: ApplyScratch) {
+        var writer = ByteWriter()
+        writer.write(list: sweeps) { writer, range in writer.write(range) }
+        put(StorageLayout.sweepKey(store), writer.bytes, scratch)
     }
 
     private func put(_ key: Bytes, _ value: Bytes, _ scratch: ApplyScratch) {
@@ -180,6 +187,10 @@ extension GroupReplica {
                 if let cleared = effect.cleared { clear(cleared, scratch) }
                 if let absorbed = effect.absorbed { node.forgetReport(of: absorbed) }
                 if let verified = effect.verified { scratch.verified.append(verified) }
+                if let finished = effect.finished {
+                    sweeps.append(
+                        StorageLayout.range(store, finished.shard.table, finished.shard.range))
+                }
                 floor = effect.floor
             } else {
                 scratch.changedState = true

@@ -73,6 +73,8 @@ final class GroupReplica {
     var snapshotReceiver: SnapshotReceiver?
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
+    /// Ranges whose tombstones are still to be forgotten, where shards are owned.
+    var sweeps: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
     var copies: ShardCopies
     /// Shards that are being copied here; kept by `noteShards`.

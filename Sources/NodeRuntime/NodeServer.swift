@@ -71,6 +71,8 @@ final class NodeServer: LoopService {
     var changedReports: [ShardID] = []
     /// Digests to be made, the first of them under way.
     var digestions: [ShardDigestion] = []
+    /// A slice is being digested, or rests.
+    var isDigesting = false
     var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
@@ -90,6 +92,7 @@ final class NodeServer: LoopService {
     var controllerTerm = Term.none
     var isHeartbeatDue = false
     var surveyNotBefore = Instant.origin
+    var sweepNotBefore = Instant.origin
 
     private var server: RPCServer?
     private var controllers: [ControllerLink] = []
@@ -266,6 +269,7 @@ final class NodeServer: LoopService {
             checkpoint(disk)
         }
         collectGarbage()
+        sweep()
     }
 
     private func everySecond() {
