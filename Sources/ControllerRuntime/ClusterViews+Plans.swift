@@ -101,7 +101,7 @@ extension ClusterViews {
                 ? "some 10 ms where the leader gives its place; another of the group's nodes leads"
                 : "none",
             bytes: plans.reduce(0) { $0 + $1.bytes }, replacements: replacements(plans),
-            groups: [], nodes: nodes.elements, skipped: [])
+            groups: [], nodes: Array(nodes.elements), skipped: [])
     }
 
     private func replacements(_ plans: [Replacement]) -> [ReplacementView] {

@@ -97,7 +97,7 @@ struct OperationMetrics: Sendable {
             proposed.set(Int64(waiting))
         }
         paused.set(Int64(open.count { $0.isPaused }))
-        let reports = controller.copyReports.elements
+        let reports = Array(controller.copyReports.elements)
         copies.set(Int64(reports.count { !$0.isWhole }))
         copiesThrottled.set(Int64(reports.count { $0.isThrottled && !$0.isWhole }))
         told.value.withLock { told in
