@@ -130,7 +130,7 @@ extension Controller {
 
     // MARK: Proposals
 
-    /// Starts what was proposed, when it would still be done in the same way.
+    /// Starts what was proposed. When the shards are not as they were, it ends as failed.
     mutating func apply(
         _ id: OperationID, _ request: RequestID, now: Instant,
         into effects: inout ControllerEffects
@@ -139,7 +139,7 @@ extension Controller {
         if status.record.step == .proposed, status.record.kind == .replaceReplica {
             return try applyReplacement(status, request, now: now, into: &effects)
         }
-        guard status.record.step == .proposed, var work = status.record.work else {
+        guard status.record.step == .proposed, let work = status.record.work else {
             throw DatabaseError(
                 .refused,
                 "operation \(id) is \(status.record.step), not proposed: there is nothing to apply")
@@ -148,56 +148,67 @@ extension Controller {
             throw DatabaseError(.unavailable, "operation \(id) is being stored; repeat")
         }
         var record = status.record
-        operations.update(id) { $0.requests.append(request) }
-        do throws(DatabaseError) {
-            let places = try places(ofProposed: record, &work, now: now)
-            record.work = work
-            record.step = .forming
-            record.group = work.source
-            var change = OperationChange(record: record, usesIDs: true)
-            if let engine = tables[work.table]?.engine {
-                form(places, for: &change, engine: engine)
-            }
-            decide(
-                "operation \(id) is applied by the operator", group: record.group, operation: id,
-                shard: work.shard, now: now, into: &effects)
-            save(change, now: now, into: &effects)
-        } catch {
-            operations.update(id) { $0.requests.removeLast() }
+        if let change = whatMoved(since: work) {
+            let error = worldMoved(change)
             finish(
                 OperationChange(record: record), as: .failed, error.message, now: now,
                 into: &effects)
             throw error
         }
+        for shard in [work.shard, work.neighbour] {
+            guard let running = operation(onShard: shard) else { continue }
+            throw isWorkedOn("shard \(shard)", running)
+        }
+        let choice = try target(ofProposed: work, now: now)
+        record.work?.target = choice.group
+        record.step = .forming
+        var change = OperationChange(record: record, usesIDs: true)
+        if let engine = tables[work.table]?.engine {
+            form(choice.formsOn, for: &change, engine: engine)
+        }
+        operations.update(id) { $0.requests.append(request) }
+        decide(
+            "operation \(id) is applied by the operator", group: record.group, operation: id,
+            shard: work.shard, now: now, into: &effects)
+        save(change, now: now, into: &effects)
     }
 
-    /// Checks a proposal against the present, and chooses its target anew where it had none or that
-    /// one does not take it any more; the nodes of the group to be formed, if one is.
-    private func places(
-        ofProposed record: OperationRecord, _ work: inout ShardWork, now: Instant
-    ) throws(DatabaseError) -> [Placement] {
-        guard let table = tables[work.table], table.state == .active,
-            procedures[work.table] == nil
-        else { throw worldMoved("table \(work.table) is not there any more") }
+    /// What is not any more as it was when the work was planned, or nil.
+    private func whatMoved(since work: ShardWork) -> String? {
+        guard tables[work.table]?.state == .active, procedures[work.table] == nil else {
+            return "its table was dropped"
+        }
         for (id, epoch) in [(work.shard, work.epoch), (work.neighbour, work.neighbourEpoch)]
         where id != .none {
-            guard let shard = shards[id] else { throw worldMoved("there is no shard \(id)") }
+            guard let shard = shards[id] else { return "there is no shard \(id) any more" }
             guard shard.epoch == epoch else {
-                throw worldMoved(
-                    "shard \(id) has epoch \(shard.epoch), the plan is for epoch \(epoch)")
+                return "shard \(id) has epoch \(shard.epoch), the plan is for epoch \(epoch)"
             }
-            if let running = operation(onShard: id) { throw isWorkedOn("shard \(id)", running) }
         }
-        let owner = work.moving == work.neighbour ? work.neighbour : work.shard
+        let owner = work.neighbour == .none ? work.shard : work.neighbour
         guard work.moving == .none || shards[owner]?.group == work.source else {
-            throw worldMoved("shard \(owner) is not in group \(work.source) any more")
+            return "shard \(owner) is not in group \(work.source) any more"
         }
-        guard work.moving != .none else { return [] }
-        let target: MoveTarget = work.target == .none ? .any : .group(work.target)
-        let choice = try choose(
-            target, for: table, from: work.source, bytes: work.bytes, operations: 0, now: now)
-        work.target = choice.group
-        return choice.formsOn
+        return nil
+    }
+
+    /// The group that was planned, or another one where that does not take the shard now and it
+    /// need not be that one.
+    private func target(
+        ofProposed work: ShardWork, now: Instant
+    ) throws(DatabaseError) -> TargetChoice {
+        guard work.moving != .none, let table = tables[work.table] else {
+            return TargetChoice(group: .none)
+        }
+        do throws(DatabaseError) {
+            return try choose(
+                work.target == .none ? .any : .group(work.target), for: table, from: work.source,
+                bytes: work.bytes, operations: 0, now: now)
+        } catch {
+            guard work.neighbour == .none, work.target != .none else { throw error }
+            return try choose(
+                .any, for: table, from: work.source, bytes: work.bytes, operations: 0, now: now)
+        }
     }
 
     // MARK: Driving

@@ -81,6 +81,8 @@ extension Controller {
     private func spaceNeeded(_ bytes: UInt64) -> UInt64 { bytes + bytes / 2 + Self.reserveBytes }
 
     private func lackOfRoom(_ group: GroupStatus, bytes: UInt64) -> String? {
+        let count = shardCount(of: group.record.id)
+        if count >= Limits.groupShardsMax { return "it holds \(count) shards, the most it may" }
         let needed = spaceNeeded(bytes)
         for placement in group.record.placements {
             guard let node = nodes[placement.node], Int(placement.disk) < node.disks.count else {

@@ -115,6 +115,9 @@ extension Controller {
         case .hash:
             assignment = ShardPlanner.assign(virtualRanges: ranges.count, groups: eligible)
         }
+        if let objection = lackOfRoom(for: ranges, on: assignment) {
+            return answers.append((waiter.request, objection))
+        }
         var transaction = MetadataTransaction()
         for record in newGroups { transaction.put(record) }
         transaction.put(table)
@@ -135,6 +138,41 @@ extension Controller {
                 pending: created.map { TableProcedure.Pending(shard: $0) }, shards: created,
                 newGroups: newGroups, waiters: [waiter]), for: table.id)
         store(transaction, then: .table(table.id), into: &effects)
+    }
+
+    /// Why the groups cannot hold these shards besides those that they have, or nil.
+    private func lackOfRoom(for ranges: [KeyRange], on assignment: [GroupID]) -> DatabaseError? {
+        func bytes(_ range: KeyRange) -> Int { range.start.count + (range.end?.count ?? 0) + 80 }
+        // Both for look-up only.
+        var counts: [GroupID: Int] = [:]
+        var keyBytes: [GroupID: Int] = [:]
+        for (range, group) in zip(ranges, assignment) {
+            counts[group, default: 0] += 1
+            keyBytes[group, default: 0] += bytes(range)
+        }
+        // Short keys never fill a group before their number does.
+        if ranges.contains(where: { bytes($0) > 300 }) {
+            for shard in shards.elements where keyBytes[shard.group] != nil {
+                keyBytes[shard.group]! += bytes(shard.range)
+            }
+        }
+        for group in assignment {
+            let count = (shardCounts[group] ?? 0) + (counts[group] ?? 0)
+            if count > Limits.groupShardsMax {
+                return DatabaseError(
+                    .tooLarge,
+                    "group \(group) would hold \(count) shards, at most \(Limits.groupShardsMax) "
+                        + "fit; ask for fewer shards, drop tables or add groups")
+            }
+            if keyBytes[group] ?? 0 > Limits.groupStateBytesMax {
+                return DatabaseError(
+                    .tooLarge,
+                    "the split points of the shards in group \(group) would have "
+                        + "\(keyBytes[group] ?? 0) bytes, at most \(Limits.groupStateBytesMax) "
+                        + "fit; ask for shorter ones, drop tables or add groups")
+            }
+        }
+        return nil
     }
 
     private mutating func drop(

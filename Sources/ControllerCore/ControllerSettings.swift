@@ -83,7 +83,7 @@ public struct ControllerSettings: Hashable, Sendable {
     /// Time between two leader moves for balance.
     public var rebalanceInterval: Nanoseconds = .seconds(1)
     /// Total bytes of a new table's split points.
-    public var splitBytesMax = 4 << 20
+    public var splitBytesMax = Limits.splitBytesMax
     /// Table requests that wait.
     public var requestsWaitingMax = 10_000
 

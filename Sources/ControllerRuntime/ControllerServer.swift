@@ -145,7 +145,9 @@ final class ControllerServer: LoopService {
             sessions[connection]?.connection.send(.registered) { admission.encode(into: &$0) }
         case .reject(let connection, let error): sessions[connection]?.connection.close(error)
         case .send(let connection, let commands):
-            sessions[connection]?.connection.send(.nodeCommands) { commands.encode(into: &$0) }
+            for piece in commands.pieces() {
+                sessions[connection]?.connection.send(.nodeCommands) { piece.encode(into: &$0) }
+            }
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):

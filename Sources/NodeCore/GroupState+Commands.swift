@@ -66,6 +66,7 @@ extension GroupState {
         guard right != id, shards[right] == nil, released[right] == nil else {
             throw DatabaseError(.fenced, "shard \(right) exists or existed in this group")
         }
+        try checkRoom(for: KeyRange(start: key, end: held.shard.range.end))
         var upper = held.shard
         upper.id = right
         upper.epoch = epoch.next()
@@ -133,6 +134,7 @@ extension GroupState {
                 throw DatabaseError(
                     .refused, "shard \(other.shard.id) holds keys of shard \(shard.id) here")
             }
+            try checkRoom(for: shard.range)
             let activated = OwnedShard(shard: shard, partitioning: partitioning, phase: phase)
             shards.set(activated, for: shard.id)
             effect.cleared = activated

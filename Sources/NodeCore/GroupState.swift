@@ -82,6 +82,7 @@ public struct GroupState: Sendable {
                 throw DatabaseError(
                     .fenced, "shard \(id) was given up here through epoch \(gone.epoch)")
             }
+            try checkRoom(for: command.shard.range)
             shards.set(command, for: id)
             return nil
         case .dropShard:
@@ -95,6 +96,29 @@ public struct GroupState: Sendable {
             throw DatabaseError(.malformed, "\(code) does not create or drop a shard")
         }
     }
+
+    /// Throws when one more shard would make the state larger than what a frame carries.
+    func checkRoom(for range: KeyRange) throws(DatabaseError) {
+        guard shards.count < Limits.groupShardsMax else {
+            throw DatabaseError(
+                .tooLarge, "the group holds \(shards.count) shards, the most it may")
+        }
+        func bytes(_ range: KeyRange) -> Int { range.start.count + (range.end?.count ?? 0) }
+        let own = bytes(range)
+        // Groups full of shards with short keys stay far below the bound.
+        guard own > Self.shortKeysBytes else { return }
+        let held = shards.elements.reduce(0) { $0 + Self.shardBytes + bytes($1.shard.range) }
+        let total = held + released.count * Self.releasedBytes + own
+        guard total <= Limits.groupStateBytesMax else {
+            throw DatabaseError(
+                .tooLarge,
+                "the shards of the group have keys of \(held) bytes; another \(own) do not fit")
+        }
+    }
+
+    private static let shortKeysBytes = 256
+    private static let shardBytes = 80
+    private static let releasedBytes = 12
 
     /// Membership and shards; position and floor are kept in the applied record instead, which is
     /// written with every batch.

@@ -160,9 +160,8 @@ extension NodeServer {
         let replica = hosted[turn % hosted.count]
         let shards = replica.state.shards.elements
         var range = StorageLayout.range(replica.store)
-        if !shards.isEmpty {
-            let place = Int(random.below(UInt64(shards.count)))
-            let owned = shards[shards.index(shards.startIndex, offsetBy: place)]
+        let place = shards.isEmpty ? 0 : Int(random.below(UInt64(shards.count)))
+        if let owned = shards.dropFirst(place).first {
             range = StorageLayout.range(replica.store, owned.shard.table, owned.shard.range)
             let deeper = range.start + [UInt8(truncatingIfNeeded: random.next())]
             if range.contains(deeper) { range.start = deeper }

@@ -10,11 +10,8 @@ import Synchronization
 
 extension NodeServer {
     /// `withLoad`: the newest report of the load was not sent there yet.
-    func heartbeat(sequence: UInt64, allShards: Bool, withLoad: Bool) -> NodeHeartbeat {
-        let shards =
-            allShards
-            ? Array(shardReports.elements) : changedReports.compactMap { shardReports[$0] }
-        return NodeHeartbeat(
+    func heartbeat(sequence: UInt64, shards: [ShardReport], withLoad: Bool) -> NodeHeartbeat {
+        NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
             disks: disks.map {

@@ -126,6 +126,9 @@ extension ClientSession {
             return refuse(
                 "split keys are different, not empty, and fewer than \(Limits.initialShardsMax)")
         }
+        guard splits.reduce(0, { $0 + $1.count }) <= Limits.splitBytesMax else {
+            return refuse("split keys have at most \(Limits.splitBytesMax) bytes together")
+        }
         let partitioning: Partitioning =
             isHash ? .hash(virtualRanges: ranges ?? Partitioning.virtualRangesDefault) : .range
         ask(

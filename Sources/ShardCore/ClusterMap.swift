@@ -27,11 +27,8 @@ public struct ClusterMap: Sendable {
 
         /// Where `key` lives.
         public func locate(key: UnsafeRawBufferPointer) -> ShardLocation {
-            guard case .hash(let count) = table.partitioning else { return index.locate(key) }
-            // One shard per virtual range, unless one was split within: then the key counts.
-            guard index.count == Int(count) else {
-                return table.partitioning.routedKey(key).withUnsafeBytes { index.locate($0) }
-            }
+            guard case .hash = table.partitioning else { return index.locate(key) }
+            // Shards are cut between virtual ranges only, so the key behind it does not count.
             let prefix = table.partitioning.virtualRange(of: key).bigEndian
             return withUnsafeBytes(of: prefix) { index.locate($0) }
         }

@@ -27,13 +27,11 @@ public struct MapUpdate: Hashable, Sendable {
         self.changes = changes
     }
 
-    /// About the bytes of one piece. A change holds two keys at most, so a piece fits a frame.
-    public static let pieceBytes = 4 << 20
     /// A follower keeps the pieces of a step until the last has come, so their number is bounded.
     static let stepPiecesMax: UInt32 = 64
 
-    /// The same in pieces of about `pieceBytes`.
-    public func pieces(bytesMax: Int = Self.pieceBytes) -> [MapUpdate] {
+    /// The same in pieces that fit frames.
+    public func pieces(bytesMax: Int = Limits.pieceBytesMax) -> [MapUpdate] {
         var cuts: [Int] = []
         var bytes = 0
         for (place, change) in changes.enumerated() {

@@ -220,3 +220,16 @@ extension SortedRecords {
 extension SortedRecords: Sendable where Record: Sendable {}
 extension SortedRecords.Chunk: Sendable where Record: Sendable {}
 extension SortedRecords.Elements: Sendable where Record: Sendable {}
+
+extension SortedRecords.Elements: Equatable where Record: Equatable {
+    public static func == (left: Self, right: Self) -> Bool { left.elementsEqual(right) }
+}
+
+extension SortedRecords.Elements: ExpressibleByArrayLiteral {
+    /// So that `records?.elements ?? []` walks over nothing where there are none.
+    @inlinable
+    public init(arrayLiteral records: Record...) {
+        self.init(
+            chunks: records.isEmpty ? [] : [.init(ids: [], records: records)], count: records.count)
+    }
+}

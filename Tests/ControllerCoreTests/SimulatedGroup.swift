@@ -217,7 +217,16 @@ extension ClusterSimulation {
                         + "\(other.group) take the same keys at \(now.nanoseconds / 1_000_000)")
             }
         }
-        for shard in follower.shards.elements where follower.tables[shard.table] != nil {
+        var shown: [Shard] = []
+        for named in follower.activeTables {
+            named.index.forEachRange { location, range in
+                shown.append(
+                    Shard(
+                        id: location.shard, table: named.table.id, range: range,
+                        group: location.group, epoch: location.epoch, state: .active))
+            }
+        }
+        for shard in shown {
             let here = states[shard.group]?.state.shards
             guard here?[shard.id] == nil else { continue }
             let isCovered =
