@@ -224,7 +224,9 @@ extension Controller {
         {
             let id = group.record.id
             guard let rate = rate(of: id, now: now), !isBusy(id),
-                group.record.placements.allSatisfy({ nodes[$0.node]?.isLive == true })
+                group.record.placements.allSatisfy({
+                    nodes[$0.node]?.isFit(disk: $0.disk) == true
+                })
             else { continue }
             let rank = [rate / step, self.rate(ofNode: group.leader.node), UInt64(id.rawValue)]
             if best.map({ rank.lexicographicallyPrecedes($0.rank) }) ?? true {

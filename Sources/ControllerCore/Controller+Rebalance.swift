@@ -32,7 +32,7 @@ extension Controller {
             && !proposals.contains { $0.record.origin == RuleName.rebalance.rawValue }
             && nodes.elements.allSatisfy {
                 $0.groups.isEmpty
-                    || $0.isLive && $0.diskFailedSince == nil && !$0.isInMaintenance
+                    || $0.isLive && $0.diskFailedSince == nil && !$0.isIll && !$0.isInMaintenance
             }
             && groups.elements.allSatisfy {
                 $0.record.state == .active && $0.stored.isComplete && $0.hasLeader && $0.isServing
@@ -51,7 +51,7 @@ extension Controller {
         now: Instant, into effects: inout ControllerEffects
     ) -> Bool {
         let usable = nodes.elements.filter {
-            $0.isLive && $0.hasReported && !$0.record.isSpare && !$0.isHeld
+            $0.isLive && $0.hasReported && !$0.record.isSpare && !$0.isHeld && !$0.isIll
         }
         let full = usable.filter { $0.replicas > 0 }.sorted {
             // replicas / weight, the highest first.

@@ -68,9 +68,9 @@ extension Controller {
         guard rule == .repair else {
             return isReplicaMoveDue(record) ? nil : "nothing would be gained any more"
         }
-        guard nodes[record.old.node]?.isLive == true, group.reports[index]?.state == .active else {
-            return nil
-        }
+        guard nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
+            group.reports[index]?.state == .active
+        else { return nil }
         return "\(name(record.old.node)) is back with its replica"
     }
 }
