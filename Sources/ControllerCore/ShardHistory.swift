@@ -45,7 +45,8 @@ extension Controller {
         // The transaction that ends a split may be the one that makes the upper shard.
         if work.cut != nil, isDone || shards[work.upper] != nil {
             note(work.shard, in: &transaction) { $0.cutAt = at }
-            note(work.upper, in: &transaction) { history in
+            note(work.upper, madeNow: work.moving == .none ? work.upper : .none, in: &transaction) {
+                history in
                 history.isCut = true
                 history.cutAt = at
             }
@@ -69,9 +70,11 @@ extension Controller {
     }
 
     private mutating func note(
-        _ shard: ShardID, in transaction: inout MetadataTransaction,
-        _ body: (inout ShardHistory) -> Void
+        _ shard: ShardID, madeNow made: ShardID = .none,
+        in transaction: inout MetadataTransaction, _ body: (inout ShardHistory) -> Void
     ) {
+        // A table may have been dropped meanwhile: nothing is kept of shards that are gone.
+        guard shards[shard] != nil || shard == made else { return }
         var history = rules.histories[shard] ?? ShardHistory(shard)
         body(&history)
         rules.histories.set(history, for: shard)

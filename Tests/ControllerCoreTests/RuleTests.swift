@@ -22,6 +22,8 @@ import Testing
         options.tickInterval = .milliseconds(100)
         options.beatInterval = .milliseconds(500)
         options.settings.nodeSuspectAfter = .seconds(2)
+        options.settings.leaderlessGrace = .seconds(2)
+        options.settings.nominationTimeout = .seconds(2)
     }
 
     private func origins(_ simulation: ClusterSimulation) -> [String] {
