@@ -208,7 +208,7 @@ import Testing
         simulation.run(for: .seconds(40))
         let proposed = simulation.controller?.openOperations.map(\.record) ?? []
         #expect(proposed.count == 2 && proposed.allSatisfy { $0.step == .proposed })
-        #expect(simulation.store.durable.nodes.contains(where: \.isSpare), "nothing is taken yet")
+        #expect(simulation.store.durable.nodes.contains { $0.isSpare }, "nothing is taken yet")
         simulation.crashController()
         simulation.run(for: .seconds(20))
         let first = try #require(proposed.first)
