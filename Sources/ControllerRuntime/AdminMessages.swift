@@ -18,6 +18,7 @@ struct AdminRequest: Decodable {
         var operation: UInt32?
         var dryRun: Bool?
         var limit: Int?
+        var address: String?
     }
 
     var verb: String
@@ -33,6 +34,8 @@ struct AdminFailure: Encodable {
     var ok = false
     var code: String
     var message: String
+    /// Where to ask instead; empty when that is not known.
+    var acting: String
 }
 
 struct NothingView: Encodable {}
@@ -42,7 +45,15 @@ struct ControllerView: Encodable {
     var rpc: String
     var admin: String
     var acting: Bool
+    /// In which it acts; 0 when it does not.
     var term: UInt64
+    /// In the metadata group.
+    var role: String
+    var reachable: Bool
+    /// Entries behind the leader, as the acting controller sees it.
+    var lag: UInt64
+    /// Everything but a plain member: joining, leaving.
+    var state: String
 }
 
 struct DiskView: Encodable {

@@ -7,8 +7,8 @@ import ShardCore
 import SystemdSupport
 import WireProtocol
 
-/// One connection to one controller. The node keeps one for each configured controller; heartbeats go
-/// to all of them.
+/// One connection to one controller. The node keeps one for each configured controller and registers
+/// with the one that acts; heartbeats go where it is registered.
 final class ControllerLink {
     private unowned let node: NodeServer
     private var client: RPCClient?
@@ -55,7 +55,9 @@ final class ControllerLink {
 }
 
 extension ControllerLink: RPCConnectionDelegate {
-    func connectionDidOpen(_ connection: RPCConnection) {
+    func connectionDidOpen(_ connection: RPCConnection) { register(connection) }
+
+    private func register(_ connection: RPCConnection) {
         connection.send(.register) { [node] writer in node.registration().encode(into: &writer) }
     }
 
@@ -72,6 +74,13 @@ extension ControllerLink: RPCConnectionDelegate {
             lastError = nil
             watch()
             sendHeartbeat()
+        case .standing:
+            // A standby knows no registrations; when it comes to act it wants one.
+            if try !ControllerStanding(from: &reader).isActing {
+                isRegistered = false
+            } else if !isRegistered {
+                register(connection)
+            }
         case .nodeCommands:
             node.receive(try NodeCommands(from: &reader))
         case .mapUpdate:
