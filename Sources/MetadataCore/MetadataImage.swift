@@ -37,6 +37,15 @@ public struct MetadataImage: Sendable {
         try roster.admit(name: name, address: address)
     }
 
+    /// This image with other voters, all of which count as joined: for a group whose members are made
+    /// together, as tests do.
+    public func with(voters: [Member]) -> MetadataImage {
+        var image = self
+        image.membership = Membership(voters: voters)
+        for voter in voters { _ = image.roster.update(voter.replica) { $0.isJoined = true } }
+        return image
+    }
+
     /// Position, membership, roster, state.
     public func encode(into writer: inout ByteWriter) {
         writer.write(position.index)
