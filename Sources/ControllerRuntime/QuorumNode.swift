@@ -352,8 +352,12 @@ final class QuorumNode {
         guard let introduction = introduction(to: link.place, mayAdopt: false) else {
             return maybeFound()
         }
-        // One that did not join yet waits for the leader's welcome.
-        if replica?.image.roster[link.place.replica]?.isJoined == false { return }
+        // One that is empty and did not join yet waits for the leader's welcome.
+        if link.peer?.node == NodeID.none,
+            replica?.image.roster[link.place.replica]?.isJoined == false
+        {
+            return
+        }
         link.send(.introduction) { introduction.encode(into: &$0) }
     }
 
