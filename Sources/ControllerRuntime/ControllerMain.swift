@@ -21,7 +21,8 @@ public enum ControllerMain {
             help: "Address for nodes, routers and kvctl."),
         Setting(
             "peers", .list,
-            help: "NAME=HOST:PORT of every controller when the cluster is founded, this one included; "
+            help:
+                "NAME=HOST:PORT of every controller when the cluster is founded, this one included; "
                 + "without it, one alone. Later: kvctl controller."),
         Setting(
             "groups.initial", .integer(1...1_000), default: "2",

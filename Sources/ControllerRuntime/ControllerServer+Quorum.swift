@@ -76,7 +76,8 @@ extension ControllerServer {
                     : quorum.links[member.replica]?.peer?.addresses.first ?? "",
                 acting: isOwn && isActing,
                 term: isOwn ? controller?.term.rawValue ?? 0 : 0,
-                role: role(of: member.replica, replica), reachable: quorum.isReachable(member.replica),
+                role: role(of: member.replica, replica),
+                reachable: quorum.isReachable(member.replica),
                 lag: seen?.lag ?? 0, state: state(of: member, replica))
         }
     }

@@ -65,6 +65,9 @@ final class QuorumNode {
     private var isChanged = false
     private var isClosed = false
     private var saidWaiting = ""
+    /// Whom a first introduction did not reach (it was empty then) is tried again.
+    private static let introductionInterval = Nanoseconds.milliseconds(250)
+    private var introducedAt = Instant.origin
 
     init(
         settings: Settings, loop: EventLoop, transport: RPCTransport, log: ComponentLog,
@@ -303,6 +306,9 @@ final class QuorumNode {
         store.handle(.replication(.tick))
         maybeWriteSnapshot()
         for sender in senders where sender.isSilent(at: loop.now) { end(sender, false) }
+        guard loop.now - introducedAt >= Self.introductionInterval else { return }
+        introducedAt = loop.now
+        for link in links.links where link.peer != nil && !link.isIntroduced { opened(link) }
     }
 
     /// Controllers that answer, this one included: by the leader's heartbeats, or by connections.
@@ -419,9 +425,9 @@ final class QuorumNode {
         }
         guard introduction.mayAdopt else {
             return sayOnce(
-                "the group knows \(settings.name) as replica \(target.replica), and there is no "
-                    + "such replica here: waits to be welcomed; after a lost disk: kvctl "
-                    + "controller remove \(settings.name), then kvctl controller add")
+                "the group knows \(settings.name) as replica \(target.replica), which is not in this "
+                    + "directory: waits to be welcomed; after a lost disk: kvctl controller remove "
+                    + "\(settings.name), then kvctl controller add")
         }
         let adopted = QuorumIdentity(
             cluster: introduction.cluster, replica: target.replica, name: settings.name)

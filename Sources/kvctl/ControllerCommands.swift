@@ -72,7 +72,8 @@ extension Command {
                 } else if acting == nil {
                     Terminal.data(
                         "\(answer["name"].text): \(answer["role"].text) in term "
-                            + "\(answer["term"].text), leader \(answer["leader"].string ?? "unknown")")
+                            + "\(answer["term"].text), leader \(answer["leader"].string ?? "unknown")"
+                    )
                 }
             }
             if acting == nil { Terminal.say("no controller acts: a majority must answer") }

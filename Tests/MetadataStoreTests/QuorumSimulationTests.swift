@@ -9,7 +9,11 @@ import Testing
 
 /// Clients of all controllers at once, and what they were answered.
 private final class QuorumOracle {
-    enum Answer { case waiting, done(Revision), refused, unknown }
+    enum Answer {
+        case waiting
+        case done(Revision)
+        case refused, unknown
+    }
 
     let world: QuorumWorld
     let seed: UInt64
