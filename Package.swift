@@ -104,7 +104,9 @@ let package = Package(
         program("kvcontrollerd", ["ControllerRuntime"]),
         program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
-        program("kvsim", ["KVBase", "ReplicationCore", "SimulationKit"]),
+        program(
+            "kvsim",
+            ["KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "SimulationKit"]),
 
         // Tests
         .target(
@@ -120,7 +122,9 @@ let package = Package(
             "NodeCoreTests",
             ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
-        tests("ControllerCoreTests", ["KVBase", "ShardCore", "ControllerCore"]),
+        tests(
+            "ControllerCoreTests",
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),

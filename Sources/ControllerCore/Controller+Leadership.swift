@@ -35,6 +35,7 @@ extension Controller {
             {
                 groups.update(report.group) { $0.isServing = report.isServing }
                 touchProcedures(of: report.group)
+                touchMoves(of: report.group)
             }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
@@ -51,6 +52,7 @@ extension Controller {
     mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
         guard let group = groups[id], group.hasLeader else { return }
         nodes.update(group.leader.node) { $0.leaders -= 1 }
+        rules.hot.remove(id)
         let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
         groups.update(id) { group in
             group.leader = gone
@@ -140,7 +142,8 @@ extension Controller {
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
+                    !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -171,6 +174,7 @@ extension Controller {
         if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
         nodes.update(leader.node) { $0.leaders += 1 }
         endAttempt(leader.group)
+        rules.hot.remove(leader.group)
         groups.update(leader.group) { group in
             group.leader = leader
             group.isServing = false
@@ -189,6 +193,7 @@ extension Controller {
             .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
         attend(leader.group)
         touchProcedures(of: leader.group)
+        touchMoves(of: leader.group)
     }
 
     private mutating func maybeConsider(
@@ -212,10 +217,10 @@ extension Controller {
                 || (created > count / 2 && leaderless >= settings.commandTimeout)
         }
         guard leaderless >= settings.leaderlessGrace else { return false }
-        let allHeard = group.record.placements.allSatisfy {
-            nodes[$0.node].map { $0.isLive && $0.hasReported } ?? false
+        let areAllKnown = group.record.placements.allSatisfy {
+            nodes[$0.node].map { ($0.isLive && $0.hasReported) || $0.isGone } ?? false
         }
-        return allHeard || now - actingSince >= settings.takeOverGrace
+        return areAllKnown || now - actingSince >= settings.takeOverGrace
     }
 
     /// Whether reports that came after the nomination show another replica ahead of the nominee, so
@@ -225,11 +230,10 @@ extension Controller {
         guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
             let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
         else { return false }
-        return group.record.placements.indices.contains { index in
+        return electablePlaces(of: group.record).contains { index in
             guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
                 report.term >= attempt.nomination.term,
-                report.lastTerm < attempt.nomination.term,
-                nodes[group.record.placements[index].node]?.isLive == true
+                report.lastTerm < attempt.nomination.term
             else { return false }
             return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)
         }
@@ -239,6 +243,8 @@ extension Controller {
         var index: Int
         var lastTerm: Term
         var lastIndex: LogIndex
+        /// Its node is in maintenance.
+        var isAway: Bool
         var leaders: Int
         var node: NodeID
 
@@ -246,11 +252,12 @@ extension Controller {
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
-            return (left.leaders, left.node) < (right.leaders, right.node)
+            return (left.isAway ? 1 : 0, left.leaders, left.node)
+                < (right.isAway ? 1 : 0, right.leaders, right.node)
         }
     }
 
-    private mutating func nominate(_ id: GroupID, now: Instant) {
+    mutating func nominate(_ id: GroupID, now: Instant) {
         guard let group = groups[id] else { return }
         let isNew = group.highestTerm == .none
         let last = group.attempt
@@ -258,8 +265,8 @@ extension Controller {
         endAttempt(id)
         attend(id)
         var nominees: [Nominee] = []
-        for (index, placement) in group.record.placements.enumerated() {
-            guard let node = nodes[placement.node], node.isLive else { continue }
+        for index in electablePlaces(of: group.record) {
+            let placement = group.record.placements[index]
             let report = group.reports[index]
             guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else {
                 continue
@@ -269,6 +276,7 @@ extension Controller {
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
+                    isAway: nodes[placement.node]?.isInMaintenance == true,
                     leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.

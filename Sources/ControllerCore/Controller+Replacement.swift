@@ -85,7 +85,7 @@ extension Controller {
     }
 
     /// The node's record as one that holds replicas. From now on nobody else counts it as a spare.
-    private mutating func takeFromPool(_ id: NodeID) -> Node {
+    mutating func takeFromPool(_ id: NodeID) -> Node {
         nodes.update(id) { $0.record.isSpare = false }
         guard let node = nodes[id] else { preconditionFailure("chosen nodes exist") }
         return node.record
@@ -102,9 +102,14 @@ extension Controller {
         if let view, isSwapped(record, view.report.members) {
             return settle(record, group, now: now, into: &effects)
         }
+        if record.step != .retracting, isHeldBack(record) {
+            operations.update(record.id) { $0.reachedAt = now }
+            return
+        }
         if record.step != .retracting, record.step != .swapping, record.origin == "repair",
             let index = group.placementIndex(replica: record.old.replica),
-            nodes[record.old.node]?.isLive == true, group.reports[index]?.state == .active
+            nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
+            group.reports[index]?.state == .active
         {
             return abandon(
                 record, "\(name(record.old.node)) is back with its replica", now: now, &effects)

@@ -42,6 +42,9 @@ public enum ControllerMain {
         Setting(
             "repair.after", .duration(.milliseconds(0)...(.seconds(86_400))), default: "5s",
             help: "How long a node is down before its replicas are replaced."),
+        Setting(
+            "ill.after", .duration(.seconds(1)...(.seconds(86_400))), default: "30s",
+            help: "How long a node or disk answers late before its replicas are replaced."),
     ]
 
     /// Runs the daemon; never returns.
@@ -96,6 +99,7 @@ extension ControllerServerSettings {
         core.nodeDownAfter = settings.duration("node.down.after")
         core.repairs = settings.string("repair") == "auto"
         core.repairAfter = settings.duration("repair.after")
+        core.illAfter = settings.duration("ill.after")
         guard core.nodeSuspectAfter < core.nodeDownAfter else {
             throw DatabaseError(
                 .invalidRequest, "node.suspect.after must be shorter than node.down.after")

@@ -22,8 +22,13 @@ extension ControllerServer {
         guard let controller, isActing else {
             return session.adminFailure(token, notActing, acting: standing.address)
         }
+        let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            try serve(request, ClusterViews(controller: controller, now: loop.now), token, session)
+            if request.verb == "apply" {
+                try apply(try plan(in: bytes), views, token, session)
+            } else {
+                try serve(request, views, token, session)
+            }
         } catch {
             session.adminFailure(token, error)
         }
@@ -43,6 +48,16 @@ extension ControllerServer {
                 token, DatabaseError(.tableNotFound, "table \(table) was dropped meanwhile"))
         }
         session.adminSuccess(token, CreatedView(table: view))
+    }
+
+    private func plan(in bytes: Bytes) throws(DatabaseError) -> PlanRequest {
+        do {
+            let request: ApplyRequest = try AdminJSON.decode(bytes)
+            return request.arguments.plan
+        } catch {
+            throw DatabaseError(
+                .invalidRequest, "this is no plan; make one with --dry-run -o json")
+        }
     }
 
     private func serve(
@@ -77,12 +92,15 @@ extension ControllerServer {
                 for: .tool(session.id, token: token, table: nil), of: session)
         case let verb where Self.operationVerbs.contains(verb):
             try serveOperations(request, views, token, session)
+        case let verb where Self.settingVerbs.contains(verb):
+            try serveSettings(request, views, token, session)
         default:
             throw DatabaseError(
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + (Self.operationVerbs + Self.quorumVerbs).joined(separator: ", "))
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs)
+                    .joined(separator: ", "))
         }
     }
 
@@ -90,7 +108,7 @@ extension ControllerServer {
         let (verdict, findings) = judge(views)
         let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
         return StatusView(
-            cluster: hexadecimal(views.controller.cluster),
+            cluster: views.hexadecimal(views.controller.cluster),
             controllers: controllerViews(), revision: views.controller.revision.rawValue,
             mapRevision: views.controller.mapRevision.rawValue, nodes: views.nodes(),
             groups: views.groups(),
@@ -110,7 +128,7 @@ extension ControllerServer {
         return name
     }
 
-    private func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
+    func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
         let named = controller.tables.elements.filter { $0.name == name }
         guard let table = named.first(where: { $0.state != .dropping }) ?? named.first else {
             throw DatabaseError(.tableNotFound, "there is no table named \(name)")
@@ -163,11 +181,6 @@ extension ControllerServer {
                 name: name, partitioning: partitioning, engine: engine, replicas: replicas,
                 splitPoints: splits, ifMissing: arguments?.ifMissing ?? false)
         )
-    }
-
-    private func hexadecimal(_ value: UInt64) -> String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.utf8.count) + digits
     }
 }
 

@@ -235,7 +235,9 @@ final class ControllerServer: LoopService {
             sessions[connection]?.connection.send(.registered) { admission.encode(into: &$0) }
         case .reject(let connection, let error): sessions[connection]?.connection.close(error)
         case .send(let connection, let commands):
-            sessions[connection]?.connection.send(.nodeCommands) { commands.encode(into: &$0) }
+            for piece in commands.pieces() {
+                sessions[connection]?.connection.send(.nodeCommands) { piece.encode(into: &$0) }
+            }
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):
@@ -314,14 +316,18 @@ final class ControllerServer: LoopService {
             return session.stands(standing)
         }
         for update in controller.mapUpdates(since: revision) {
-            session.connection.send(.mapUpdate) { update.encode(into: &$0) }
+            for piece in update.pieces() {
+                session.connection.send(.mapUpdate) { piece.encode(into: &$0) }
+            }
         }
         session.followsMap = true
     }
 
     private func publish(_ update: MapUpdate) {
         var frame = ByteWriter()
-        Frame.append(.mapUpdate, to: &frame) { update.encode(into: &$0) }
+        for piece in update.pieces() {
+            Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
+        }
         for session in sessions.values where session.followsMap {
             if session.connection.pendingBytes > Self.followerBytesMax {
                 session.connection.close(

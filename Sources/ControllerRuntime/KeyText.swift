@@ -42,4 +42,22 @@ enum KeyText {
         let range = routed.count >= 2 ? UInt16(routed[0]) << 8 | UInt16(routed[1]) : 0
         return "hash:\(range)"
     }
+
+    /// Reads what `bound` writes: the routed key of a cut.
+    static func cut(_ text: String, of partitioning: Partitioning) throws(DatabaseError) -> Bytes {
+        guard case .hash(let ranges) = partitioning else {
+            guard let key = key(text) else {
+                throw DatabaseError(.invalidRequest, "key \(text): after a backslash comes xNN")
+            }
+            return key
+        }
+        // The empty key is none of a virtual range: the core says what would be one.
+        guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else { return [] }
+        guard range < ranges else {
+            throw DatabaseError(
+                .refused,
+                "the table has the virtual ranges hash:0 to hash:\(ranges - 1), not \(text)")
+        }
+        return [UInt8(range >> 8), UInt8(range & 0xFF)]
+    }
 }

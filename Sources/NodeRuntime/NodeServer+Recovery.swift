@@ -93,9 +93,14 @@ extension NodeServer {
         }
         let (applied, floor) = try StorageLayout.decodeApplied(
             value(StorageLayout.appliedKey(store)))
-        let state = try ByteReader.decode(value(StorageLayout.stateKey(store))) {
+        var state = try ByteReader.decode(value(StorageLayout.stateKey(store))) {
             (reader) throws(DatabaseError) in
             try GroupState(from: &reader, applied: applied, floor: floor)
+        }
+        if let cursors = try engine.value(of: StorageLayout.cursorsKey(store)) {
+            try ByteReader.decode(cursors) { (reader) throws(DatabaseError) in
+                try state.takeCursors(from: &reader)
+            }
         }
         let garbage = try ByteReader.decode(value(StorageLayout.garbageKey(store))) {
             (reader) throws(DatabaseError) in

@@ -9,20 +9,43 @@ import StorageAPI
 import Synchronization
 
 extension NodeServer {
-    func heartbeat(sequence: UInt64, allShards: Bool) -> NodeHeartbeat {
-        let shards =
-            allShards ? shardReports.elements : changedReports.compactMap { shardReports[$0] }
-        changedReports.removeAll(keepingCapacity: true)
-        return NodeHeartbeat(
+    /// `withLoad`: the newest report of the load was not sent there yet.
+    func heartbeat(sequence: UInt64, shards: [ShardReport], withLoad: Bool) -> NodeHeartbeat {
+        NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
             disks: disks.map {
                 DiskReport(
-                    path: $0.path, state: $0.failure == nil ? .healthy : .failed,
+                    path: $0.path,
+                    state: $0.failure != nil ? .failed : $0.probes.isSlow ? .slow : .healthy,
                     totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
-                    dataBytes: $0.size.dataBytes)
+                    dataBytes: $0.size.dataBytes, logDelay: $0.probes.logDelay,
+                    engineDelay: $0.probes.engineDelay)
             },
-            replicas: replicas.elements.map { $0.report() }, shards: shards)
+            replicas: replicas.elements.map { $0.report() }, shards: shards,
+            load: withLoad ? loadReport : nil,
+            copies: replicas.elements.flatMap { $0.copyReports() }, digests: digestReports())
+    }
+
+    // MARK: Load
+
+    /// Of the groups that are led here, in order of their ids.
+    var groupTotals: [LoadMeter.GroupTotals] {
+        replicas.elements.filter { $0.isLeader && !$0.isFailed }.map {
+            LoadMeter.GroupTotals(
+                group: $0.group, reads: $0.admittedReads, writes: $0.admittedWrites)
+        }
+    }
+
+    /// The load of the groups that are led here.
+    func measureLoad() -> LoadReport {
+        load.report(groupTotals, now: now) { group, shard in
+            guard let replica = replicas[group], replica.isLeader,
+                let owned = replica.state.shards[shard]
+            else { return nil }
+            if case .fenced = owned.phase { return nil }
+            return owned
+        }
     }
 
     // MARK: Shard sizes
@@ -80,16 +103,22 @@ extension NodeServer {
     ) -> ShardReport? {
         var report = ShardReport(
             shard: owned.shard.id, epoch: owned.shard.epoch, bytes: 0, records: 0)
+        var middle = MiddleKey(owned.partitioning)
         let range = StorageLayout.range(store, owned.shard.table, owned.shard.range)
         do throws(DatabaseError) {
             try view.scan(range) { key, value in
                 report.records += 1
-                report.bytes += UInt64(key.count + value.count)
+                let bytes = UInt64(key.count + value.count)
+                report.bytes += bytes
+                middle.add(
+                    UnsafeRawBufferPointer(
+                        rebasing: key[StorageLayout.keyPrefixByteCount...]), bytes: bytes)
                 return true
             }
         } catch {
             return nil
         }
+        report.middle = middle.key
         return report
     }
 

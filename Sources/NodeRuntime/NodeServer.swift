@@ -51,6 +51,10 @@ final class NodeServer: LoopService {
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
+    /// What the groups led here are asked, and the newest report of it with its number.
+    var load: LoadMeter
+    private(set) var loadReport = LoadReport(groups: [], shards: [])
+    private(set) var loadNumber: UInt64 = 0
     let applyScratch = ApplyScratch()
     let disks: [Disk]
     private(set) var transport: RPCTransport
@@ -65,10 +69,21 @@ final class NodeServer: LoopService {
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Digests to be made, the first of them under way.
+    var digestions: [ShardDigestion] = []
+    var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
     var removed: [RemovedReplica] = []
+    /// How long requests take here, and what tells: when the answered ones of this turn came, and
+    /// how busy the loop was before.
+    var foreground = ForegroundLatency()
+    var answered: [UInt32] = []
+    var lastTurnEnd = Instant.origin
+    var busyBefore: UInt64 = 0
+    /// Requests may suffer from a copy until then.
+    var disturbedUntil = Instant.origin
     /// Answers of groups here to groups here; taken in at the end of the turn.
     var selfAnswers: [ShardRecords] = []
     var outcomes: [CommandOutcome] = []
@@ -95,6 +110,7 @@ final class NodeServer: LoopService {
         tuning.retainedBytesMax = settings.retainedBytes
         self.tuning = tuning
         self.loop = loop
+        load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -155,6 +171,9 @@ final class NodeServer: LoopService {
         loop.schedule(after: Self.reminderInterval, repeating: Self.reminderInterval) {
             [unowned self] in remindRouters()
         }
+        loop.schedule(after: LatencyWindow.slice, repeating: LatencyWindow.slice) {
+            [unowned self] in foreground.advance(isDisturbed: isDisturbed)
+        }
         loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
             everySecond()
         }
@@ -188,6 +207,7 @@ final class NodeServer: LoopService {
     func close() {
         // Views of an engine must be gone before it closes.
         for replica in replicas.elements { replica.snapshotSenders.removeAll() }
+        digestions.removeAll()
         for disk in disks { disk.close() }
     }
 
@@ -225,17 +245,21 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
+        measureAnswers()
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
         peers.flush()
     }
 
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
@@ -251,6 +275,8 @@ final class NodeServer: LoopService {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        loadReport = measureLoad()
+        loadNumber += 1
         publishStatus()
     }
 
@@ -381,6 +407,7 @@ final class NodeServer: LoopService {
             session.isDirty = true
             dirtySessions.append(waiter.slot)
         }
+        answered.append(waiter.received)
         session.respond(body)
     }
 
@@ -420,8 +447,9 @@ final class NodeServer: LoopService {
     /// Takes over a step of the cluster map; false when it does not fit.
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
-        updatePeers(map.nodes.elements)
-        let touchesNodes = update.changes.contains {
+        updatePeers(Array(map.nodes.elements))
+        // Of a whole map in pieces the nodes are known with the last.
+        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
             if case .node = $0 { return true }
             return false
         }

@@ -63,6 +63,10 @@ final class ControllerLink {
         router.learn(cluster: cluster)
         if ends[preferred].connection == nil { preferred = place }
         ends[place].watch(from: router.core.map.revision)
+        // A controller that begins waits for every node, unless it is told that one is gone.
+        for node in router.lostNodes {
+            ends[place].connection?.send(.unreachable) { $0.write(node) }
+        }
         sendWaiting()
     }
 

@@ -302,7 +302,7 @@ class FakeCluster:
         for group, (term, node) in self.leaders.items():
             changes.append(struct.pack("<BIQI", 9, group, term, node))
         return frame(
-            MAP_UPDATE, struct.pack("<BQQ", 1, 0, self.revision) + sequence(changes))
+            MAP_UPDATE, struct.pack("<BQQIB", 1, 0, self.revision, 0, 1) + sequence(changes))
 
     def publish(self):
         """Raises the revision and tells every follower; from the test's thread."""

@@ -1,7 +1,9 @@
 """Replicas change their places while clients write: replace, drain, transfer, and repair."""
 
 import json
+import os
 import shutil
+import subprocess
 import time
 
 import pytest
@@ -55,7 +57,7 @@ def test_replace_of_a_live_node_under_load(fresh_cluster, role, engine):
         replica["node"] for replica in group["replicas"] if replica["node"] != group["leader"])
     with Inserts(cluster, "inserts") as inserts, Workload(cluster, "register") as workload:
         wait_for_progress(workload, inserts)
-        plan = cluster.json("replace", victim, "--dry-run")["plan"]
+        plan = cluster.json("replace", victim, "--dry-run")["replacements"]
         assert {step["to"] for step in plan} == {"node-4"}, plan
         assert operations(cluster) == []
         result = cluster.kvctl("replace", victim, "--wait")
@@ -124,6 +126,31 @@ def test_dead_spares_are_passed_over(spares_cluster):
     why = cluster.kvctl("why", "group", 1).stdout
     assert "skipped node-4" in why and "silent for" in why, why
     inserts.check()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_of_three_spares_the_one_that_is_neither_dead_nor_full_takes_over(tmp_path):
+    directory = tmp_path / "cluster"
+    full = directory / "node-5"
+    full.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=250m", "tmpfs", full], check=True)
+    try:
+        for cluster in _running(directory, "--nodes", "6", "--spares", "3"):
+            create(cluster, "inserts")
+            cluster.kill("node-4")
+            wait_for(lambda: "node-4 is down" in cluster.kvctl("why").stdout,
+                     what="the noticed death")
+            with Inserts(cluster, "inserts") as inserts:
+                wait_for_progress(inserts)
+                cluster.kill("node-1")
+                wait_for(lambda: all(nodes == ["node-2", "node-3", "node-6"]
+                                     for nodes in holders(cluster).values()), 60, "whole groups")
+                wait_for_progress(inserts)
+            why = cluster.kvctl("why", "group", 1).stdout
+            assert "skipped node-4: down" in why and "node-5: " in why and "MiB free" in why, why
+            inserts.check()
+    finally:
+        subprocess.run(["umount", "--lazy", full], check=True)
 
 
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.2, 0.5])
