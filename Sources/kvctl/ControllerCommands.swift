@@ -3,7 +3,7 @@
 import OperatorClient
 
 extension Command {
-    private static let waitFlags: [Flag] = [
+    private static let membershipFlags: [Flag] = [
         .toggle("no-wait", "return when the change is stored, not when it is done")
     ]
 
@@ -23,7 +23,7 @@ extension Command {
                 metadata first and votes when it has caught up.
                 """,
             positionals: [Positional(name: "NAME"), Positional(name: "HOST:PORT")],
-            flags: waitFlags,
+            flags: membershipFlags,
             examples: ["controller add controller-4 127.0.0.1:7326 --dir /tmp/rk"],
             run: addController),
         Command(
@@ -33,7 +33,7 @@ extension Command {
                 with an
                 empty data directory only.
                 """,
-            positionals: [Positional(name: "NAME", kind: .daemon)], flags: waitFlags,
+            positionals: [Positional(name: "NAME", kind: .daemon)], flags: membershipFlags,
             examples: ["controller remove controller-2 --dir /tmp/rk"], run: removeController),
     ]
 
