@@ -106,7 +106,10 @@ let package = Package(
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
-            ["KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "SimulationKit"]),
+            [
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "SimulationKit",
+            ]),
 
         // Tests
         .target(

@@ -113,18 +113,20 @@ extension Controller {
                 node.illness(onDisk: status.record.placements[own].disk) != nil,
                 now >= status.moveAgainAt
             else { continue }
+            let fit = fitFollowers(of: status)
+            // Without a fit majority the next leader would wait for the same disk.
+            guard fit.count > status.record.placements.count / 2 else { continue }
             let isNew = status.moveTerm != status.leader.term
             let attempts = isNew ? 0 : status.moveAttempts + 1
             groups.update(group) { group in
                 group.moveTerm = status.leader.term
                 group.moveAttempts = attempts
-                group.moveAgainAt = now + settings.moveTimeout
+                // What was done in vain is repeated ever more rarely.
+                group.moveAgainAt =
+                    now + settings.moveTimeout * (1 << UInt64(max(0, min(attempts, 6) - 1)))
             }
-            let fit = fitFollowers(of: status)
-            // Without a fit majority the next leader would wait for the same disk.
-            guard fit.count > status.record.placements.count / 2 else { continue }
             if isNew { moved.append(group) }
-            if attempts < settings.moveAttemptsMax {
+            if attempts % (settings.moveAttemptsMax + 1) < settings.moveAttemptsMax {
                 let target = status.record.placements[fit[attempts % fit.count]]
                 _ = command(
                     id, .transferLeadership(group, to: target.replica), .transfer(group))

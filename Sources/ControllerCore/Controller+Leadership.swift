@@ -247,8 +247,11 @@ extension Controller {
         var isAway: Bool
         var leaders: Int
         var node: NodeID
+        /// It has so much left to apply (it has just been started) that it could not serve at once.
+        var isLagging: Bool
 
         static func isBetter(_ left: Nominee, _ right: Nominee) -> Bool {
+            if left.isLagging != right.isLagging { return right.isLagging }
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
@@ -272,12 +275,18 @@ extension Controller {
                 continue
             }
             if let report, report.state != .active || report.role == .learner { continue }
+            // Reports of just before the failure tell nothing sure about whose log is longer; once
+            // that is known it decides.
+            let unapplied = report.map {
+                $0.lastIndex.rawValue - min($0.applied, $0.lastIndex).rawValue
+            }
             nominees.append(
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
                     isAway: nodes[placement.node]?.isInMaintenance == true,
-                    leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
+                    leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node,
+                    isLagging: !wasBehind && (unapplied ?? 0) > settings.unappliedMax))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.
         guard nominees.count > group.record.placements.count / 2 else { return }

@@ -273,6 +273,8 @@ extension Controller {
                 shards.remove(shard.id)
                 shardReports.remove(shard.id)
                 shardLoads.remove(shard.id)
+                copyReports.remove(shard.id)
+                digests.remove(shard.id)
                 shardCounts[shard.group, default: 0] -= 1
             }
             procedures.remove(id)

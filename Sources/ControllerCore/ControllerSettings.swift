@@ -65,6 +65,8 @@ public struct ControllerSettings: Hashable, Sendable {
     public var heartbeatDue: Nanoseconds = .milliseconds(200)
     /// Nominated anew when the nominee did not lead by then.
     public var nominationTimeout: Nanoseconds = .milliseconds(400)
+    /// A replica with more entries left to apply is nominated only when no other can be.
+    public var unappliedMax: UInt64 = 1_000
     /// A group whose leader is lost in silence (a hand-over, an election of its own) is left alone for
     /// this long.
     public var leaderlessGrace: Nanoseconds = .milliseconds(400)

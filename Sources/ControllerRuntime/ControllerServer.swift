@@ -321,6 +321,7 @@ final class ControllerServer: LoopService {
             }
         }
         session.followsMap = true
+        session.wholeMapBytes = session.connection.pendingBytes
     }
 
     private func publish(_ update: MapUpdate) {
@@ -329,7 +330,7 @@ final class ControllerServer: LoopService {
             Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
         }
         for session in sessions.values where session.followsMap {
-            if session.connection.pendingBytes > Self.followerBytesMax {
+            if session.connection.pendingBytes > Self.followerBytesMax + session.wholeMapBytes {
                 session.connection.close(
                     DatabaseError(.overloaded, "the map is not read fast enough"))
             } else {

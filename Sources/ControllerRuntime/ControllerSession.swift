@@ -12,6 +12,8 @@ final class ControllerSession: RPCConnectionDelegate {
     private unowned let server: ControllerServer
     /// Gets every update of the map.
     var followsMap = false
+    /// What waited to be sent when it began to follow: a whole map may take its time.
+    var wholeMapBytes = 0
 
     /// Table requests of one connection that wait for their answers.
     static let requestsWaitingMax = 1_000

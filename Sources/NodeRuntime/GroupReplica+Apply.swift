@@ -17,23 +17,46 @@ extension GroupReplica {
         var sequencer: Sequencer
     }
 
-    /// Writes everything committed to the engine, as a rule in one atomic batch, and answers.
+    /// Writes everything committed to the engine, as a rule in one atomic batch, and answers. What is
+    /// over `applyBytesMax` (a restart has everything since the last checkpoint to apply) has to wait
+    /// for the next turn.
     func applyCommitted() {
-        while !committed.isEmpty, !isFailed, !isInstallingSnapshot {
-            guard applyBatch() else { return }
+        var room = Self.applyBytesMax
+        while !committed.isEmpty, !isFailed, !isInstallingSnapshot, !isPostponed {
+            guard room > 0 else {
+                isPostponed = true
+                hasReplayed = hasReplayed || isFresh
+                isFresh = false
+                return node.postpone(self)
+            }
+            guard applyBatch(within: &room) else { return }
+        }
+        if committed.isEmpty, hasReplayed, !isFailed {
+            // What a start has replayed is made durable, once: a process that keeps dying would
+            // replay more each time.
+            hasReplayed = false
+            node.checkpoint(disk)
         }
     }
 
+    /// The next turn has come.
+    func resumeApplying() {
+        isPostponed = false
+        markDirty()
+    }
+
     /// A batch ends early behind an entry that asks for digests, so that a view of the engine holds
-    /// what that entry left and nothing later. False when the replica cannot go on.
-    private func applyBatch() -> Bool {
+    /// what that entry left and nothing later, and once it has used up `room`, in entry bytes. False
+    /// when the replica cannot go on.
+    private func applyBatch(within room: inout Int) -> Bool {
         let scratch = node.applyScratch
         scratch.reset()
         var count = 0
         do throws(DatabaseError) {
-            while count < committed.count, scratch.verified.isEmpty {
+            while count < committed.count, scratch.verified.isEmpty, room > 0 {
                 let entry = committed[count]
                 count += 1
+                room -= entry.payload.count
                 switch entry.kind {
                 case .noop: _ = takeWaiters(for: entry)
                 case .membership:
@@ -95,6 +118,13 @@ extension GroupReplica {
         writer = ByteWriter()
         writer.write(list: garbage) { writer, range in writer.write(range) }
         put(StorageLayout.garbageKey(store), writer.bytes, scratch)
+        putSweeps(scratch)
+    }
+
+    func putSweeps(_ scratch: ApplyScratch) {
+        var writer = ByteWriter()
+        writer.write(list: sweeps) { writer, range in writer.write(range) }
+        put(StorageLayout.sweepKey(store), writer.bytes, scratch)
     }
 
     private func put(_ key: Bytes, _ value: Bytes, _ scratch: ApplyScratch) {
@@ -180,6 +210,10 @@ extension GroupReplica {
                 if let cleared = effect.cleared { clear(cleared, scratch) }
                 if let absorbed = effect.absorbed { node.forgetReport(of: absorbed) }
                 if let verified = effect.verified { scratch.verified.append(verified) }
+                if let finished = effect.finished {
+                    sweeps.append(
+                        StorageLayout.range(store, finished.shard.table, finished.shard.range))
+                }
                 floor = effect.floor
             } else {
                 scratch.changedState = true

@@ -29,6 +29,9 @@ final class GroupReplica {
 
     /// Most operation bytes in one log entry; a larger turn makes several.
     static let entryBytes = 256 << 10
+    /// Most entry bytes applied in one turn, but for a single larger entry: some 5 ms of work, so that
+    /// heartbeats and votes stay in time. More than a turn under full load brings.
+    static let applyBytesMax = 256 << 10
     static let pendingBytesMax = 64 << 20
     static let knownNodesMax = 256
     /// How long a replica that stopped to lead keeps the requests that it logged: the next leader
@@ -62,6 +65,12 @@ final class GroupReplica {
     var nextReadToken: UInt64 = 1
 
     var committed: [LogEntry] = []
+    /// The rest of `committed` waits for the next turn.
+    var isPostponed = false
+    /// Nothing was postponed since the replica was opened.
+    var isFresh = true
+    /// What was postponed first, after the start, is not all applied yet.
+    var hasReplayed = false
     var isDirty = false
     var isFailed = false
     private var wasLeader = false
@@ -73,6 +82,8 @@ final class GroupReplica {
     var snapshotReceiver: SnapshotReceiver?
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
+    /// Ranges whose tombstones are still to be forgotten, where shards are owned.
+    var sweeps: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
     var copies: ShardCopies
     /// Shards that are being copied here; kept by `noteShards`.

@@ -106,16 +106,18 @@ extension NodeServer {
                 group: replica.group, replica: replica.id, owned: owned,
                 index: replica.state.applied.index, store: replica.store,
                 view: try replica.engine.snapshot()))
-        if digestions.count == 1 { continueDigest() }
+        if !isDigesting { continueDigest() }
     }
 
     /// One slice of the oldest digest; its end calls again.
     private func continueDigest() {
+        isDigesting = false
         guard let digestion = digestions.first else { return }
         guard let replica = replicas[digestion.group], isWanted(digestion) else {
             digestions.removeFirst()
             return continueDigest()
         }
+        isDigesting = true
         let disk = replica.disk
         let number = surveys.add { [unowned self] in
             let progress = digestion.current

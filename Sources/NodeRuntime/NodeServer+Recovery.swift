@@ -116,6 +116,13 @@ extension NodeServer {
             engineKind: kind, store: store, state: state, restored: restored,
             seed: random.next(), now: now)
         replica.garbage = garbage
+        if let sweeps = try engine.value(of: StorageLayout.sweepKey(store)) {
+            replica.sweeps = try ByteReader.decode(sweeps) { (reader) throws(DatabaseError) in
+                try reader.readList(elementBytesMin: 5) { (reader) throws(DatabaseError) in
+                    try reader.readKeyRange()
+                }
+            }
+        }
         for range in garbage {
             if let named = range.start.withUnsafeBytes({ StorageLayout.store(of: $0) }) {
                 disk.reserveStores(through: named)

@@ -55,11 +55,12 @@ extension NodeServer {
 
     /// Counts the shards of led groups that changed, off the loop, one group at a time.
     func surveyShards() {
+        let due = replicas.elements.filter { $0.isLeader && $0.changedShards && !$0.isFailed }
+        // In turn: a group that is always written to must not keep the others waiting.
         guard now >= surveyNotBefore,
-            let replica = replicas.elements.first(where: {
-                $0.isLeader && $0.changedShards && !$0.isFailed
-            })
+            let replica = due.first(where: { $0.group > surveyedLast }) ?? due.first
         else { return }
+        surveyedLast = replica.group
         replica.changedShards = false
         surveyNotBefore = .distantFuture
         let shards = replica.state.shards.elements

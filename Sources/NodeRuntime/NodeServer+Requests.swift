@@ -39,7 +39,7 @@ extension NodeServer {
     /// its last turn has waited since, and the copy of a shard may be what kept it busy.
     private func arrival() -> UInt32 {
         let now = now
-        let busy = Nanoseconds(loop.busyNanoseconds - busyBefore)
+        let busy = Nanoseconds(loop.busyNanoseconds) - Nanoseconds(busyBefore)
         let waited = now - lastTurnEnd <= busy ? busy : .zero
         return microseconds(now) &- UInt32(truncatingIfNeeded: waited.count / 1_000)
     }

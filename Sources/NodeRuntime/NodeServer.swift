@@ -65,12 +65,16 @@ final class NodeServer: LoopService {
     var now: Instant { loop.now }
 
     var dirty: [GroupReplica] = []
+    /// Those that have more to apply than fits in a turn.
+    private var postponed: [GroupReplica] = []
     var replicas = SortedRecords<GroupID, GroupReplica>()
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
     /// Digests to be made, the first of them under way.
     var digestions: [ShardDigestion] = []
+    /// A slice is being digested, or rests.
+    var isDigesting = false
     var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
@@ -90,6 +94,8 @@ final class NodeServer: LoopService {
     var controllerTerm = Term.none
     var isHeartbeatDue = false
     var surveyNotBefore = Instant.origin
+    var surveyedLast = GroupID.none
+    var sweepNotBefore = Instant.origin
 
     private var server: RPCServer?
     private var controllers: [ControllerLink] = []
@@ -253,6 +259,18 @@ final class NodeServer: LoopService {
         peers.flush()
     }
 
+    /// Lets a replica go on applying in the next turn, after whatever else has arrived.
+    func postpone(_ replica: GroupReplica) {
+        if postponed.isEmpty {
+            loop.schedule(after: .zero) { [unowned self] in
+                var batch: [GroupReplica] = []
+                swap(&batch, &postponed)
+                for replica in batch { replica.resumeApplying() }
+            }
+        }
+        postponed.append(replica)
+    }
+
     private func tick() {
         lookAtDisks()
         let now = now
@@ -266,6 +284,7 @@ final class NodeServer: LoopService {
             checkpoint(disk)
         }
         collectGarbage()
+        sweep()
     }
 
     private func everySecond() {
@@ -449,10 +468,12 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes = (update.isFull && update.isLast) || update.changes.contains {
-            if case .node = $0 { return true }
-            return false
-        }
+        let touchesNodes =
+            (update.isFull && update.isLast)
+            || update.changes.contains {
+                if case .node = $0 { return true }
+                return false
+            }
         if touchesNodes { writeAddressBook() }
         return true
     }

@@ -55,6 +55,8 @@ final class ClusterSimulation {
         /// Heard, but of no use: refuses new replicas, or takes nothing in.
         var refusesReplicas = false
         var isDeaf = false
+        /// Reported with every heartbeat.
+        var loopDelay = Nanoseconds.zero
         /// Replicas removed from it.
         var buried: Set<ReplicaID> = []
         /// Of its replicas; lost when it stops.
@@ -601,7 +603,7 @@ final class ClusterSimulation {
                     connection,
                     NodeHeartbeat(
                         node: node.id, incarnation: node.incarnation, sequence: node.sequence,
-                        mapRevision: .none, loopDelay: .zero, disks: disks(of: node),
+                        mapRevision: .none, loopDelay: node.loopDelay, disks: disks(of: node),
                         replicas: reports,
                         shards: sizes(of: node),
                         load: load(of: node), copies: copies(of: node),

@@ -142,6 +142,11 @@ import Testing
         (["--records", "1000", "--key-bytes", "2"], "keys of 3 bytes"),
         (["--duration", "never"], "--duration takes a time"),
         (["--port"], "--port needs a value"),
+        (["--hot", "0.1"], "--hot takes FRACTION:SHARE"),
+        (["--hot", "0:0.9"], "--hot takes FRACTION:SHARE"),
+        (["--hot", "0.1:0.9", "--keys", "zipf"], "no --keys"),
+        (["--single-hot-key", "--workload", "load"], "no load"),
+        (["--reads", "2"], "--reads takes a part from 0 to 1"),
     ])
     func benchRefusals(words: [String], message: String) throws {
         let run = try CommandRun("kvbench", words)

@@ -206,6 +206,33 @@ import Testing
         #expect(tombstones.map { finished?.isCompared($0) } == [false, false, false])
     }
 
+    /// What a chunk of a copy writes does not grow with the group.
+    @Test func cursorsAreSmallHoweverManyShardsThereAre() throws {
+        var state = try group(holding: false)
+        for number in 1...10_000 as ClosedRange<UInt32> {
+            var other = shard
+            other.id = ShardID(number)
+            other.range = KeyRange(
+                start: Bytes("key\(100_000 + number)".utf8),
+                end: Bytes("key\(100_001 + number)".utf8))
+            var writer = ByteWriter()
+            OwnedShard(shard: other, partitioning: .range).encode(into: &writer)
+            _ = try writer.bytes.withUnsafeBytes { try state.apply(.createShard, $0) }
+        }
+        var moved = shard
+        moved.id = ShardID(10_001)
+        moved.range = KeyRange(start: Bytes("x".utf8), end: nil)
+        moved.epoch = Epoch(2)
+        _ = try state.apply(
+            .activate(moved, .range, from: GroupID(2), floor: high), sequencer: low)
+        var whole = ByteWriter()
+        state.encode(into: &whole)
+        var cursors = ByteWriter()
+        state.encodeCursors(into: &cursors)
+        #expect(whole.count > 500_000)
+        #expect(cursors.count < 30)
+    }
+
     @Test func cursorsAreKeptBesideTheState() throws {
         var state = try group(holding: false)
         _ = try state.apply(activated(epoch: 2, from: 2), sequencer: low)

@@ -40,6 +40,7 @@ class ScriptedCluster(FakeCluster):
         self.outcomes = {}
         self.copies = {}
         self.digests = {}
+        self.records = {}
         #: Of the newest heartbeats: by group or shard (reads, writes), by shard the middle key.
         self.group_loads = {}
         self.shard_loads = {}
@@ -159,7 +160,7 @@ class ScriptedCluster(FakeCluster):
             self.outcomes[number] = (error, message, floor)
 
     def observe(self, node, reader):
-        """Keeps a heartbeat's copies, digests and loads."""
+        """Keeps a heartbeat's copies, digests, sizes and loads."""
         reader.take("IQQQQ")
         for _ in range(reader.take("I")):
             reader.blob()
@@ -170,7 +171,8 @@ class ScriptedCluster(FakeCluster):
                 if reader.take("IBQB")[3]:
                     reader.take("Q")
         for _ in range(reader.take("I")):
-            shard = reader.take("IIQQ")[0]
+            shard, epoch, _, records = reader.take("IIQQ")
+            self.records[shard, epoch] = records
             self.middles[shard] = reader.optional()
         if reader.take("B"):
             for _ in range(reader.take("I")):
@@ -498,3 +500,27 @@ def test_a_copy_rests_when_it_is_told_to(cluster, load):
     cluster.release(1, 3)
     cluster.show((SHARD, b"", None, 2, 3))
     check_all(load)
+
+
+def test_tombstones_of_a_finished_copy_are_forgotten(cluster, router):
+    client = router.redis()
+    keys = [b"k%05d" % number for number in range(2_000)]
+    client.hset("t", mapping={key: b"." * VALUE_BYTES for key in keys})
+    floor = cluster.fence(1, 1, to=2)
+    cluster.activate(2, 2, 1, floor)
+    cluster.show((SHARD, b"", None, 2, 2))
+    for start in range(0, 500, 50):
+        assert client.hdel("t", *keys[start:start + 50]) == 50
+    cluster.wait_for_copy(2)
+    # What was deleted here since the activation is compared as well.
+    assert cluster.verify(2, 2) == 2_000
+    cluster.finish(2, 2)
+    cluster.show((SHARD, b"", None, 2, 3))
+    cluster.release(1, 3)
+    assert cluster.verify(2, 3) == 1_500
+    wait_for(lambda: cluster.records.get((SHARD, 3)) == 1_500, what="the sweep of tombstones")
+    for node in (1, 2, 3):
+        cluster.kill_node(node)
+        cluster.start_node(node)
+    assert cluster.verify(2, 3) == 1_500
+    assert client.hlen("t") == 1_500
