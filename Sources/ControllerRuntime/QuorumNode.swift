@@ -58,6 +58,8 @@ final class QuorumNode {
 
     // Network.
     private var known: [ControllerIntroduction.Place] = []
+    /// As they introduced themselves here, the newest word of each.
+    private var heard: [ControllerIntroduction.Place] = []
     private var rosterSeen = ControllerRoster()
     private var senders: [ImageSender] = []
     private var receiver: ImageReceiver?
@@ -339,8 +341,22 @@ final class QuorumNode {
             ControllerIntroduction.Place(
                 replica: $0.replica, name: $0.name, address: $0.address)
         }
-        links.update(known.filter { $0.replica != identity.replica })
+        dial(identity)
         isChanged = true
+    }
+
+    /// Dials whom the roster names, and who introduced itself where the roster does not say so yet: a
+    /// copy that is behind learns from the leader that it cannot know.
+    private func dial(_ identity: QuorumIdentity) {
+        var places = known
+        for place in heard {
+            if let index = places.firstIndex(where: { $0.replica == place.replica }) {
+                places[index].address = place.address
+            } else if place.replica > rosterSeen.highest {
+                places.append(place)
+            }
+        }
+        links.update(places.filter { $0.replica != identity.replica })
     }
 
     private func introduction(to place: ControllerIntroduction.Place, mayAdopt: Bool)
@@ -403,10 +419,10 @@ final class QuorumNode {
                     + "directory, then: kvctl controller add \(introduction.sender.name) "
                     + introduction.sender.address)
         }
-        if roster.members.isEmpty {
-            known = introduction.known
-            links.update(known.filter { $0.replica != identity.replica })
-        }
+        if roster.members.isEmpty { known = introduction.known }
+        heard.removeAll { $0.replica == sender }
+        heard.append(introduction.sender)
+        dial(identity)
         if replica.isServing, let member = roster[sender],
             member.address != introduction.sender.address
         {
