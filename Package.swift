@@ -52,6 +52,7 @@ let package = Package(
         library("NodeCore", ["KVBase", "ReplicationCore", "ShardCore"]),
         library("RouterCore", ["KVBase", "ShardCore"]),
         library("ControllerCore", ["KVBase", "ShardCore"]),
+        library("MetadataCore", ["KVBase", "ReplicationCore"]),
 
         // Parts
         library("Checksum", ["KVBase", "CISAL"]),
@@ -61,7 +62,9 @@ let package = Package(
         library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
-        library("MetadataStore", ["KVBase", "Checksum"]),
+        library(
+            "MetadataStore",
+            ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
@@ -89,8 +92,9 @@ let package = Package(
         library(
             "ControllerRuntime",
             [
-                "KVBase", "ShardCore", "ControllerCore", "MetadataStore", "WireProtocol",
-                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
+                "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -102,7 +106,10 @@ let package = Package(
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
-            ["KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "SimulationKit"]),
+            [
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "SimulationKit",
+            ]),
 
         // Tests
         .target(
@@ -125,7 +132,9 @@ let package = Package(
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
         tests("RESPTests", ["KVBase", "RESP"]),
-        tests("MetadataStoreTests", ["KVBase", "MetadataStore"]),
+        tests(
+            "MetadataStoreTests",
+            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
         tests(
             "ShellTests",
             [

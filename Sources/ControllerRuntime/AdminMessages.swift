@@ -27,6 +27,7 @@ struct AdminRequest: Decodable {
         var seconds: Double?
         var dryRun: Bool?
         var limit: Int?
+        var address: String?
     }
 
     var verb: String
@@ -42,6 +43,8 @@ struct AdminFailure: Encodable {
     var ok = false
     var code: String
     var message: String
+    /// Where to ask instead; empty when that is not known.
+    var acting: String
 }
 
 struct NothingView: Encodable {}
@@ -51,7 +54,15 @@ struct ControllerView: Encodable {
     var rpc: String
     var admin: String
     var acting: Bool
+    /// In which it acts; 0 when it does not.
     var term: UInt64
+    /// In the metadata group.
+    var role: String
+    var reachable: Bool
+    /// Entries behind the leader, as the acting controller sees it.
+    var lag: UInt64
+    /// Everything but a plain member: joining, leaving.
+    var state: String
 }
 
 struct DiskView: Encodable {

@@ -16,9 +16,11 @@ extension ControllerServer {
             return session.adminFailure(
                 token, DatabaseError(.invalidRequest, "not an admin request: \(error)"))
         }
-        guard let controller, controller.isActing else {
-            return session.adminFailure(
-                token, DatabaseError(.unavailable, "this controller does not act; ask another"))
+        if Self.quorumVerbs.contains(request.verb) {
+            return serveQuorum(request, token, session)
+        }
+        guard let controller, isActing else {
+            return session.adminFailure(token, notActing, acting: standing.address)
         }
         let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
@@ -97,21 +99,17 @@ extension ControllerServer {
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + (Self.operationVerbs + Self.settingVerbs).joined(separator: ", "))
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs)
+                    .joined(separator: ", "))
         }
     }
 
     private func status(_ views: ClusterViews) -> StatusView {
-        let (verdict, findings) = views.judge()
+        let (verdict, findings) = judge(views)
         let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
         return StatusView(
             cluster: views.hexadecimal(views.controller.cluster),
-            controllers: [
-                ControllerView(
-                    name: settings.core.name, rpc: settings.rpcAddress.description,
-                    admin: settings.adminAddress, acting: true,
-                    term: views.controller.term.rawValue)
-            ], revision: views.controller.revision.rawValue,
+            controllers: controllerViews(), revision: views.controller.revision.rawValue,
             mapRevision: views.controller.mapRevision.rawValue, nodes: views.nodes(),
             groups: views.groups(),
             tables: views.controller.tables.elements.count { $0.state == .active },
@@ -191,8 +189,12 @@ extension ControllerSession {
         send(token, AdminJSON.encode(AdminSuccess(result: result)))
     }
 
-    func adminFailure(_ token: UInt32, _ error: DatabaseError) {
-        send(token, AdminJSON.encode(AdminFailure(code: "\(error.code)", message: error.message)))
+    /// `acting`: the address of the controller to ask instead.
+    func adminFailure(_ token: UInt32, _ error: DatabaseError, acting: String = "") {
+        send(
+            token,
+            AdminJSON.encode(
+                AdminFailure(code: "\(error.code)", message: error.message, acting: acting)))
     }
 
     private func send(_ token: UInt32, _ json: Bytes) {

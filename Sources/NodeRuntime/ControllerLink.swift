@@ -7,8 +7,8 @@ import ShardCore
 import SystemdSupport
 import WireProtocol
 
-/// One connection to one controller. The node keeps one for each configured controller; heartbeats go
-/// to all of them.
+/// One connection to one controller. The node keeps one for each configured controller and registers
+/// with the one that acts; heartbeats go where it is registered.
 final class ControllerLink {
     private unowned let node: NodeServer
     private var client: RPCClient?
@@ -87,7 +87,9 @@ final class ControllerLink {
 }
 
 extension ControllerLink: RPCConnectionDelegate {
-    func connectionDidOpen(_ connection: RPCConnection) {
+    func connectionDidOpen(_ connection: RPCConnection) { register(connection) }
+
+    private func register(_ connection: RPCConnection) {
         connection.send(.register) { [node] writer in node.registration().encode(into: &writer) }
     }
 
@@ -106,6 +108,13 @@ extension ControllerLink: RPCConnectionDelegate {
             sendHeartbeat()
             // A controller that begins waits for every node, unless it is told that one is gone.
             for peer in node.peers.lost { reportUnreachable(peer) }
+        case .standing:
+            // A standby knows no registrations; when it comes to act it wants one.
+            if try !ControllerStanding(from: &reader).isActing {
+                isRegistered = false
+            } else if !isRegistered {
+                register(connection)
+            }
         case .nodeCommands:
             node.receive(try NodeCommands(from: &reader))
         case .mapUpdate:

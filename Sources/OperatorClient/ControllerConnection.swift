@@ -76,7 +76,9 @@ public final class ControllerConnection {
         if ok { return document["result"] }
         let name = document["code"].string ?? ""
         let code = ErrorCode.allCases.first { "\($0)" == name } ?? .unavailable
-        throw ClientError(.answered(code), document["message"].string ?? name)
+        throw ClientError(
+            .answered(code), document["message"].string ?? name,
+            redirect: document["acting"].string ?? "")
     }
 
     private static func readFrame(

@@ -82,6 +82,14 @@ final class ControllerLink {
             } else {
                 ends[place].watch(from: .none)
             }
+        case .standing:
+            guard try ControllerStanding(from: &reader).isActing else {
+                if preferred == place { preferNext() }
+                return
+            }
+            preferred = place
+            ends[place].watch(from: router.core.map.revision)
+            sendWaiting()
         case .tableResponse:
             let id = try reader.readUInt32()
             finish(id, try reader.readError(), from: place)

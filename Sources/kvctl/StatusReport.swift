@@ -27,13 +27,22 @@ struct StatusReport {
     }
 
     func controllers(_ palette: Palette) -> [String] {
+        Self.controllers(status["controllers"].elements, palette)
+    }
+
+    static func controllers(_ controllers: [JSONValue], _ palette: Palette) -> [String] {
         var table = TextTable([
-            .text("CONTROLLER"), .text("ACTING"), .number("TERM"), .text("RPC"), .text("ADMIN"),
+            .text("CONTROLLER"), .text("ROLE"), .text("ACTING"), .number("TERM"),
+            .text("REACHABLE"), .number("LAG"), .text("STATE"), .text("RPC"), .text("ADMIN"),
         ])
-        for controller in status["controllers"].elements {
+        for controller in controllers {
+            let isReachable = controller["reachable"].bool ?? false
+            let term = controller["term"].int ?? 0
             table.add(
                 [
-                    controller["name"].text, controller["acting"].text, controller["term"].text,
+                    controller["name"].text, controller["role"].text, controller["acting"].text,
+                    term > 0 ? "\(term)" : "-", isReachable ? "yes" : palette.bad("no"),
+                    Quantity.count(controller["lag"].int), palette.state(controller["state"].text),
                     controller["rpc"].text, controller["admin"].text,
                 ])
         }

@@ -5,8 +5,9 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + loadCommands + shardCommands + operationCommands + nodeCommands
-        + settingCommands + tableCommands + recordCommands + playgroundCommands + toolCommands
+        statusCommands + controllerCommands + loadCommands + shardCommands + operationCommands
+        + nodeCommands + settingCommands + tableCommands + recordCommands + playgroundCommands
+        + toolCommands
 
     static let version = "0.1.0"
 

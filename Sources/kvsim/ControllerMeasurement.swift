@@ -3,6 +3,7 @@
 import ControllerCore
 import Glibc
 import KVBase
+import MetadataCore
 import ShardCore
 
 struct ControllerMeasurement {
@@ -108,6 +109,14 @@ struct ControllerMeasurement {
 
     private func measureTakeOver(_ fleet: inout SimulatedFleet) {
         var reading = Durations()
+        // The copy of a controller that stood by, as it is read when that one comes to act.
+        var copy = RevisionedState(
+            revision: .none, records: fleet.snapshot.records, leases: [], leaseHighest: .none,
+            now: fleet.now)
+        var ranging = Durations()
+        let count = ranging.measure { copy.range(prefix: []).count }
+        copy = RevisionedState()
+        row("take-over: the copy in memory", "\(ranging.description), \(count) records")
         fleet.takeOver(&reading)
         row("take-over: reading the store", reading.description)
         fleet.register()

@@ -32,6 +32,14 @@ struct ReadinessCheck {
         } catch {
             return (Obstacle(reason: error.message, daemon: controller), [:])
         }
+        for daemon in daemons where daemon.kind == .controller {
+            do throws(ClientError) {
+                _ = try ControllerClient(addresses: [daemon.address]).call(
+                    "controller.list", deadline: Deadline(seconds: 1))
+            } catch {
+                return (Obstacle(reason: error.message, daemon: daemon), [:])
+            }
+        }
         var ids: [String: Int] = [:]
         var states: [String: String] = [:]
         for node in status["nodes"].elements {
