@@ -39,9 +39,14 @@ extension Controller {
     mutating func keepHistory(
         of record: OperationRecord, now: Instant, in transaction: inout MetadataTransaction
     ) {
-        guard record.isFinished, let work = record.work else { return }
+        // What was only proposed did nothing.
+        guard record.isFinished, let work = record.work,
+            operations[record.id]?.record.step != .proposed
+        else { return }
         let at = max(1, wallClock(now))
         let isDone = record.step == .done
+        // Cancelled too late, it moved the neighbour and left it at that.
+        let isJoined = isDone && work.neighbour != .none && !record.isCancelled
         // The transaction that ends a split may be the one that makes the upper shard.
         if work.cut != nil, isDone || shards[work.upper] != nil {
             note(work.shard, in: &transaction) { $0.cutAt = at }
@@ -52,11 +57,11 @@ extension Controller {
             }
         }
         if work.moving != .none, shards[work.moving] != nil || isDone,
-            !(isDone && work.moving == work.neighbour)
+            !(isJoined && work.moving == work.neighbour)
         {
             note(work.moving, in: &transaction) { $0.movedAt = at }
         }
-        if work.neighbour != .none, isDone {
+        if isJoined {
             note(work.shard, in: &transaction) { $0.joinedAt = at }
             forgetHistory(of: work.neighbour, in: &transaction)
         }
