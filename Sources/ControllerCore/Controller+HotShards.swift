@@ -28,14 +28,16 @@ extension Controller {
                 !isProposed(.hotShard, where: { $0.group == id })
             else { continue }
             looks += 1
-            relieve(hot, rate, now: now, into: &effects)
+            // One plan in a look: each walks over all shards.
+            if relieve(hot, rate, now: now, into: &effects) { return }
         }
     }
 
+    /// Whether something was planned.
     private mutating func relieve(
         _ hot: RuleState.HotGroup, _ rate: UInt64, now: Instant,
         into effects: inout ControllerEffects
-    ) {
+    ) -> Bool {
         let id = hot.group
         var text =
             "group \(id) serves \(Self.counted(rate)) requests/s for "
@@ -43,9 +45,10 @@ extension Controller {
         let loads = reportedShards(of: id, now: now)
         nameHotKeys(of: id, loads)
         guard let busiest = loads.first else {
-            return refuse(
+            refuse(
                 .hotShard, .group(id), text + "; its leader names no shard", now: now,
                 into: &effects)
+            return false
         }
         text +=
             "; \(title(of: busiest.shard)) has \(Self.counted(busiest.load.operations)) of them"
@@ -56,7 +59,8 @@ extension Controller {
                     + "no split parts it")
         } else if busiest.load.operations > rate / 2 {
             if let plan = planSplit(of: busiest, in: id, rate, &obstacles, now: now) {
-                return act(.hotShard, plan, because: text, now: now, into: &effects)
+                act(.hotShard, plan, because: text, now: now, into: &effects)
+                return true
             }
         }
         if let (plan, moved) = planMove(from: id, loads, rate, &obstacles, now: now) {
@@ -65,11 +69,13 @@ extension Controller {
                     "; \(title(of: moved.shard)) with \(Self.counted(moved.load.operations)) is the "
                     + "one that evens it out best"
             }
-            return act(.hotShard, plan, because: text, now: now, into: &effects)
+            act(.hotShard, plan, because: text, now: now, into: &effects)
+            return true
         }
         refuse(
             .hotShard, .group(id), text + "; " + obstacles.joined(separator: "; "), now: now,
             into: &effects)
+        return false
     }
 
     private mutating func nameHotKeys(
@@ -218,7 +224,9 @@ extension Controller {
         {
             let id = group.record.id
             guard let rate = rate(of: id, now: now), !isBusy(id),
-                group.record.placements.allSatisfy({ nodes[$0.node]?.isLive == true })
+                group.record.placements.allSatisfy({
+                    nodes[$0.node]?.isFit(disk: $0.disk) == true
+                })
             else { continue }
             let rank = [rate / step, self.rate(ofNode: group.leader.node), UInt64(id.rawValue)]
             if best.map({ rank.lexicographicallyPrecedes($0.rank) }) ?? true {

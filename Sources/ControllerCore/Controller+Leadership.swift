@@ -135,7 +135,13 @@ extension Controller {
         if let transfer { commands[transfer.command] = nil }
         transfer = nil
         var best: (gain: Int, group: GroupID, placement: Placement)?
+        let kept = transferred(now: now)
         for group in groups.elements where group.hasLeader && group.isServing {
+            if kept.contains(
+                GroupLeader(group: group.record.id, term: .none, node: group.leader.node))
+            {
+                continue
+            }
             guard let from = nodes[group.leader.node],
                 let leaderIndex = group.placementIndex(node: group.leader.node),
                 let leading = group.reports[leaderIndex]
@@ -163,6 +169,15 @@ extension Controller {
             .decided(
                 "moves the leader of group \(best.group) from node \(leader) to node "
                     + "\(best.placement.node): it leads \(best.gain) groups more"))
+    }
+
+    /// Leaders that an operator has put where they are, a short while ago; without terms. A group
+    /// that lost that leader since is balanced like the others.
+    private func transferred(now: Instant) -> [GroupLeader] {
+        let hold = runtime.time(.holdAfterTransfer)
+        return operations.elements.filter {
+            $0.record.kind == .transfer && $0.record.step == .done && age($0, now: now) < hold
+        }.map { GroupLeader(group: $0.record.group, term: .none, node: $0.record.new.node) }
     }
 
     // MARK: Helpers

@@ -99,7 +99,8 @@ extension Controller {
             else { continue }
             var best: (leaders: Int, placement: Placement)?
             for (index, placement) in group.record.placements.enumerated() {
-                guard let to = nodes[placement.node], to.isLive, !to.isInMaintenance,
+                guard let to = nodes[placement.node], to.isFit(disk: placement.disk),
+                    !to.isInMaintenance,
                     let report = group.reports[index], report.role == .follower,
                     report.state == .active, report.lastIndex >= leading.commit
                 else { continue }

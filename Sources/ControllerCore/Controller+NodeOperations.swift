@@ -183,13 +183,12 @@ extension Controller {
         guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
-        for node in nodes.elements where !node.groups.isEmpty {
+        for node in nodes.elements where !node.groups.isEmpty && !node.isInMaintenance {
             for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
                 lost.append((group, node.record.id, reason))
             }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
-            guard let since, now - since >= runtime.time(.repairAfter), !node.isInMaintenance
-            else { continue }
+            guard let since, now - since >= runtime.time(.repairAfter) else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
             for group in node.groups where operation(on: group) == nil {
                 if node.health == .down {
@@ -221,7 +220,9 @@ extension Controller {
         _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        let open = openOperations.filter { $0.record.kind == .replaceReplica }
+        let open = openOperations.filter {
+            $0.record.kind == .replaceReplica && $0.record.step != .proposed
+        }
         guard open.count < runtime[.replacementsMax], operation(on: id) == nil,
             let group = groups[id], group.record.state == .active, group.hasLeader,
             group.isServing, let index = group.placementIndex(node: node.record.id),
@@ -230,6 +231,12 @@ extension Controller {
         else { return }
         switch choose(id, replacing: group.record.placements[index], now: now) {
         case .success(let plan):
+            if mode(of: .repair) == .propose {
+                guard !isProposed(.repair, where: { $0.group == id && $0.old == plan.old }) else {
+                    return
+                }
+                return propose(plan, origin: "repair", reason: reason, now: now, into: &effects)
+            }
             guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
             start(plan, origin: "repair", reason: reason, now: now, into: &effects)
         case .failure(let error):

@@ -31,7 +31,8 @@ extension Controller {
     /// go on beside it.
     func operation(on group: GroupID) -> OperationStatus? {
         operations.elements.last {
-            !$0.record.isFinished && $0.record.group == group && $0.record.work == nil
+            !$0.record.isFinished && $0.record.step != .proposed && $0.record.group == group
+                && $0.record.work == nil
         }
     }
 
@@ -341,6 +342,7 @@ extension Controller {
             }
         }
         switch status.record.kind {
+        case .replaceReplica where status.record.step == .proposed: break
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
@@ -388,6 +390,10 @@ extension Controller {
         case .transfer:
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
+                now: now, into: &effects)
+        case .replaceReplica where record.step == .proposed:
+            finish(
+                OperationChange(record: record), as: .cancelled, "the proposal was withdrawn",
                 now: now, into: &effects)
         case .replaceReplica where record.step == .creating:
             endReplacement(record, as: .cancelled, "stopped before it began", now: now, &effects)

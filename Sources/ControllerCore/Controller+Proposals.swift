@@ -38,7 +38,15 @@ extension Controller {
                 bytes <= runtime[.splitBytes] / 5 * 4
             else { return nil }
             return "it has \(quantity(bytes)) now"
-        case .coldShards, .rebalance, .repair: return nil
+        case .coldShards:
+            guard let work = record.work, !rules.isOrderOld else { return nil }
+            let seam = RuleState.Seam(lower: work.shard, upper: work.neighbour)
+            guard rules.seams.contains(seam) else { return "they are no neighbours any more" }
+            return isWarm(seam, now: now) ? "they are used again" : nil
+        case .rebalance where record.work != nil:
+            let age = wallClock(now) - min(wallClock(now), record.startedAt)
+            return age >= 3_600_000 ? "it is an hour old and looked at anew" : nil
+        case .repair, .rebalance: return objection(toReplacement: record, of: rule)
         }
     }
 }

@@ -48,7 +48,7 @@ extension Controller {
     }
 
     /// Only a group that can commit can change its members.
-    private func checkServes(_ group: GroupStatus) throws(DatabaseError) {
+    func checkServes(_ group: GroupStatus) throws(DatabaseError) {
         let id = group.record.id
         guard group.record.state == .active else {
             throw DatabaseError(.refused, "group \(id) is still being created; repeat")
@@ -353,6 +353,10 @@ extension Controller {
             let outcome = record.outcome.isEmpty ? "stopped by the operator" : record.outcome
             return endReplacement(record, as: .cancelled, outcome, now: now, &effects)
         }
+        if record.origin == RuleName.rebalance.rawValue {
+            // The old replica is as good as ever: no other node is needed.
+            return endReplacement(record, as: .failed, record.outcome, now: now, &effects)
+        }
         let plan = choose(
             record.group, replacing: record.old, avoiding: record.avoided, now: now)
         switch plan {
@@ -396,6 +400,7 @@ extension Controller {
             reason: "operation \(record.id): \(reason)")
         let isUsed = openOperations.contains {
             $0.record.id != record.id && $0.record.kind == .replaceReplica
+                && $0.record.step != .proposed
                 && $0.record.new.node == record.new.node
         }
         guard record.wasSpare, !isUsed, let node = nodes[record.new.node], node.groups.isEmpty

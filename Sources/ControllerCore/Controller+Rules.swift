@@ -22,6 +22,8 @@ extension Controller {
         withdrawProposals(now: now, into: &effects)
         relieveHotGroups(now: now, into: &effects)
         splitLargeShards(now: now, into: &effects)
+        joinColdShards(now: now, into: &effects)
+        rebalance(now: now, into: &effects)
     }
 
     // MARK: Acting

@@ -136,6 +136,9 @@ extension Controller {
         into effects: inout ControllerEffects
     ) throws(DatabaseError) {
         let status = try find(id)
+        if status.record.step == .proposed, status.record.kind == .replaceReplica {
+            return try applyReplacement(status, request, now: now, into: &effects)
+        }
         guard status.record.step == .proposed, let work = status.record.work else {
             throw DatabaseError(
                 .refused,

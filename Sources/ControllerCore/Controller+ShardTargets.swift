@@ -190,6 +190,7 @@ extension Controller {
     ) throws(DatabaseError) -> [Placement] {
         let spares = nodes.elements.filter {
             $0.record.isSpare && $0.isLive && !$0.isHeld && $0.hasReported
+                && !$0.isInMaintenance && $0.weight > 0
         }
         let count = Int(table.replicas)
         let needed = spaceNeeded(bytes)

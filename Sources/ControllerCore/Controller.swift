@@ -190,7 +190,7 @@ public struct Controller: Sendable {
         }
         resumeProcedures()
         rules.objections = adopt(durable.settings)
-        for (shard, history) in durable.histories { rules.histories.set(history, for: shard) }
+        for history in durable.histories { rules.histories.set(history, for: history.shard) }
         for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
         for (node, until) in durable.maintenances {
             nodes.update(node) { $0.maintenanceUntil = until }

@@ -31,6 +31,12 @@ struct RuleState: Sendable {
         case cluster
     }
 
+    /// A boundary between two shards that a split has made.
+    struct Seam: Hashable, Sendable {
+        var lower: ShardID
+        var upper: ShardID
+    }
+
     struct Refusal: Sendable {
         var rule: RuleName
         var subject: Subject
@@ -51,6 +57,16 @@ struct RuleState: Sendable {
     /// Shards above `split.bytes`, sorted.
     var large: [ShardID] = []
     var hotKeys: [HotKey] = []
+    /// In order of tables and keys; found anew when `isOrderOld`.
+    var seams: [Seam] = []
+    /// The seam that was looked at last.
+    var seamCursor = 0
+    /// Since when the two sides of a seam are cold without a break, by the upper shard.
+    var cold = SortedRecords<ShardID, Instant>()
+    var rebalanceAt: Instant = .origin
+    var bytesLookAt: Instant = .origin
+    /// Since when the load of the groups is far apart.
+    var unevenSince: Instant?
     /// What was refused in the last minute, oldest first.
     var refusals: [Refusal] = []
 }

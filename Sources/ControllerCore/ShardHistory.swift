@@ -6,6 +6,8 @@ import ShardCore
 
 /// Wall clock in milliseconds since 1970; 0 for never.
 struct ShardHistory: Hashable, Sendable {
+    /// In the key, not in the value.
+    var shard: ShardID
     /// A split made it; shards that their table was created with are never joined by a rule.
     var isCut = false
     var cutAt: UInt64 = 0
@@ -14,7 +16,7 @@ struct ShardHistory: Hashable, Sendable {
 
     var lastChange: UInt64 { max(cutAt, joinedAt, movedAt) }
 
-    init() {}
+    init(_ shard: ShardID) { self.shard = shard }
 
     func encode(into writer: inout ByteWriter) {
         writer.write(isCut)
@@ -23,7 +25,8 @@ struct ShardHistory: Hashable, Sendable {
         writer.write(movedAt)
     }
 
-    init(from reader: inout ByteReader) throws(DatabaseError) {
+    init(_ shard: ShardID, from reader: inout ByteReader) throws(DatabaseError) {
+        self.shard = shard
         isCut = try reader.readBool()
         cutAt = try reader.readUInt64()
         joinedAt = try reader.readUInt64()
@@ -36,23 +39,29 @@ extension Controller {
     mutating func keepHistory(
         of record: OperationRecord, now: Instant, in transaction: inout MetadataTransaction
     ) {
-        guard record.isFinished, let work = record.work else { return }
+        // What was only proposed did nothing.
+        guard record.isFinished, let work = record.work,
+            operations[record.id]?.record.step != .proposed
+        else { return }
         let at = max(1, wallClock(now))
         let isDone = record.step == .done
+        // Cancelled too late, it moved the neighbour and left it at that.
+        let isJoined = isDone && work.neighbour != .none && !record.isCancelled
         // The transaction that ends a split may be the one that makes the upper shard.
         if work.cut != nil, isDone || shards[work.upper] != nil {
             note(work.shard, in: &transaction) { $0.cutAt = at }
-            note(work.upper, in: &transaction) { history in
+            note(work.upper, madeNow: work.moving == .none ? work.upper : .none, in: &transaction) {
+                history in
                 history.isCut = true
                 history.cutAt = at
             }
         }
         if work.moving != .none, shards[work.moving] != nil || isDone,
-            !(isDone && work.moving == work.neighbour)
+            !(isJoined && work.moving == work.neighbour)
         {
             note(work.moving, in: &transaction) { $0.movedAt = at }
         }
-        if work.neighbour != .none, isDone {
+        if isJoined {
             note(work.shard, in: &transaction) { $0.joinedAt = at }
             forgetHistory(of: work.neighbour, in: &transaction)
         }
@@ -66,10 +75,12 @@ extension Controller {
     }
 
     private mutating func note(
-        _ shard: ShardID, in transaction: inout MetadataTransaction,
-        _ body: (inout ShardHistory) -> Void
+        _ shard: ShardID, madeNow made: ShardID = .none,
+        in transaction: inout MetadataTransaction, _ body: (inout ShardHistory) -> Void
     ) {
-        var history = rules.histories[shard] ?? ShardHistory()
+        // A table may have been dropped meanwhile: nothing is kept of shards that are gone.
+        guard shards[shard] != nil || shard == made else { return }
+        var history = rules.histories[shard] ?? ShardHistory(shard)
         body(&history)
         rules.histories.set(history, for: shard)
         rules.isOrderOld = true

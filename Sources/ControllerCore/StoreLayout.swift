@@ -170,7 +170,7 @@ struct DurableState {
     var held: [NodeID] = []
     var decisions: [Decision] = []
     var settings: [(name: String, value: String)] = []
-    var histories: [(ShardID, ShardHistory)] = []
+    var histories: [ShardHistory] = []
     var weights: [(NodeID, UInt8)] = []
     /// Wall clock in milliseconds since 1970 at which each ends.
     var maintenances: [(NodeID, UInt64)] = []
@@ -262,10 +262,11 @@ struct DurableState {
                     String(decoding: value, as: UTF8.self)
                 ))
         } else if key.starts(with: StoreKey.historyPrefix) {
-            let history = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
-                try ShardHistory(from: &reader)
-            }
-            histories.append((ShardID(StoreKey.number(of: key)), history))
+            let shard = ShardID(StoreKey.number(of: key))
+            histories.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try ShardHistory(shard, from: &reader)
+                })
         } else if key.starts(with: StoreKey.weightPrefix) {
             let weight = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try reader.readUInt8()

@@ -68,13 +68,16 @@ struct ClusterViews {
         ]
     }
 
+    /// In order of tables and keys.
     func shards(of table: Table? = nil) -> [ShardView] {
-        var views: [ShardView] = []
-        for shard in controller.shards.elements where table == nil || shard.table == table?.id {
-            guard let owner = controller.tables[shard.table] else { continue }
-            views.append(view(shard, owner))
+        let chosen = controller.shards.elements.filter { table == nil || $0.table == table?.id }
+        let ordered = chosen.sorted { left, right in
+            left.table == right.table
+                ? compareBytes(left.range.start, right.range.start) < 0 : left.table < right.table
         }
-        return views
+        return ordered.compactMap { shard in
+            controller.tables[shard.table].map { view(shard, $0) }
+        }
     }
 
     func tables() -> [TableView] {

@@ -255,7 +255,7 @@ extension GroupState {
         bar(id, through: epoch)
     }
 
-    private mutating func bar(_ id: ShardID, through epoch: Epoch) {
+    mutating func bar(_ id: ShardID, through epoch: Epoch) {
         if let known = released[id], known.epoch >= epoch { return }
         released.set(ReleasedShard(shard: id, epoch: epoch), for: id)
     }

@@ -91,6 +91,8 @@ public struct GroupState: Sendable {
                 throw DatabaseError(
                     .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
             }
+            // A repeated command of the split or move that brought it here may still be on its way.
+            if present.shard.epoch > Epoch(1) { bar(id, through: command.shard.epoch) }
             return shards.remove(id)
         case .get, .put, .delete, .list, .importRecord, .shardCommand:
             throw DatabaseError(.malformed, "\(code) does not create or drop a shard")

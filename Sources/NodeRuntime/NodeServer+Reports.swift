@@ -127,6 +127,8 @@ extension NodeServer {
 
     /// Keys deleted in one go from a B+ tree, whose checkpoint pays for each of them.
     private static let garbageKeys = 5_000
+    /// Ranges deleted in one go from an LSM tree.
+    private static let garbageRanges = 256
 
     func garbageAppeared(_ replica: GroupReplica) {
         if !withGarbage.contains(where: { $0 === replica }) { withGarbage.append(replica) }
@@ -141,29 +143,37 @@ extension NodeServer {
             return
         }
         do throws(DatabaseError) {
-            let piece =
-                replica.engineKind == .lsm
-                ? KeyRange(start: range.start, end: end)
-                : try firstPiece(of: range, end: end, replica.engine)
             applyScratch.reset()
-            piece.start.withUnsafeBytes { from in
-                (piece.end ?? end).withUnsafeBytes { to in
-                    applyScratch.batch.deleteRange(from: from, to: to)
+            var emptied: [KeyRange] = []
+            if replica.engineKind == .lsm {
+                // A range costs one tombstone whatever it holds; but the state, which has the list of
+                // them, is written each time, so several go at once.
+                emptied = replica.garbage.prefix(Self.garbageRanges).filter { $0.end != nil }
+            } else {
+                let piece = try firstPiece(of: range, end: end, replica.engine)
+                if piece.end == end {
+                    emptied = [range]
+                } else if let reached = piece.end {
+                    delete(piece.start, reached)
+                    replica.garbage[0].start = reached
                 }
             }
-            if piece.end == end {
-                replica.garbage.removeFirst()
+            for range in emptied { delete(range.start, range.end ?? end) }
+            if !emptied.isEmpty {
+                replica.garbage.removeAll { emptied.contains($0) }
                 replica.putState(applyScratch)
                 replica.putCatalog(applyScratch)
-            } else if let reached = piece.end {
-                replica.garbage[0].start = reached
             }
             try replica.engine.apply(applyScratch.batch)
-            if piece.end == end {
-                replica.disk.reclaim(KeyRange(start: piece.start, end: end), of: replica.engine)
-            }
+            for range in emptied { replica.disk.reclaim(range, of: replica.engine) }
         } catch {
             replica.disk.fail(error)
+        }
+    }
+
+    private func delete(_ from: Bytes, _ to: Bytes) {
+        from.withUnsafeBytes { from in
+            to.withUnsafeBytes { to in applyScratch.batch.deleteRange(from: from, to: to) }
         }
     }
 

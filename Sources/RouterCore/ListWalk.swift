@@ -156,7 +156,7 @@ public struct ListWalk: Sendable {
 
     private mutating func makeSources(_ named: ClusterMap.NamedTable) {
         var groups: [(group: GroupID, part: ListRequest.Part)] = []
-        named.index.forEach { location in
+        named.index.forEachLocation { location in
             groups.append((location.group, .init(shard: location.shard, epoch: location.epoch)))
         }
         groups.sort {

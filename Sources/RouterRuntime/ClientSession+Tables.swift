@@ -243,7 +243,7 @@ extension ClientSession {
             return reply(DatabaseError(.tableNotFound, "no such table"))
         }
         var groups: [GroupID] = []
-        named.index.forEach { groups.append($0.group) }
+        named.index.forEachLocation { groups.append($0.group) }
         groups.sort()
         var distinct: [GroupID] = []
         for group in groups where distinct.last != group { distinct.append(group) }

@@ -58,7 +58,7 @@ public struct ShardIndex: Sendable {
     }
 
     /// Every shard in order of key.
-    public func forEach(_ body: (ShardLocation) -> Void) {
+    public func forEachLocation(_ body: (ShardLocation) -> Void) {
         for block in blocks {
             for entry in block.entries { body(entry.location) }
         }

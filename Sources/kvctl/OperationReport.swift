@@ -97,7 +97,7 @@ enum OperationReport {
         "creating": "creating the replica", "adding": "adding the replica",
         "catchingUp": "catching up", "swapping": "swapping replicas",
         "retracting": "taking the replica out", "moving": "moving",
-        "forming": "forming a group", "splitting": "cutting", "switching": "handing over",
+        "forming": "preparing", "splitting": "cutting", "switching": "handing over",
         "declining": "undoing the hand-over", "copying": "copying",
         "verifying": "comparing replicas", "finishing": "ending the copy",
         "releasing": "clearing the source", "merging": "joining",

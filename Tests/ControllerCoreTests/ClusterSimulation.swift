@@ -254,8 +254,6 @@ final class ClusterSimulation {
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation else { return }
             receive(effect, at: index)
         case .shardCommand(let group, let command, let index, let incarnation, let term, let id):
-            // A group does not remember dropped shards, so nothing keeps out what comes later still.
-            if id == nil, store.durable.shards.allSatisfy({ $0.id != command.shard }) { return }
             let error = applyShardCommand(command, in: group)
             guard let id, nodes[index].isRunning, nodes[index].incarnation == incarnation else {
                 return

@@ -257,7 +257,7 @@ import Testing
         let plan = try #require(
             try simulation.controller?.plan(moveOf: shard, to: .any, now: simulation.now))
         simulation.controller?.start(
-            plan, origin: "rebalance", reason: "a test", isProposal: true, now: simulation.now,
+            plan, origin: "another rule", reason: "a test", isProposal: true, now: simulation.now,
             into: &effects)
         simulation.take(effects)
     }

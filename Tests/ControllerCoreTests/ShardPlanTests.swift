@@ -108,6 +108,7 @@ import Testing
         #expect(
             Base.failure(simulation, 8)
                 == "operation 3 moved nothing; join the halves again with: kvctl merge 1")
+        simulation.run(for: .seconds(1))
         let refused = simulation.store.durable.decisions.filter { $0.text.hasPrefix("refused") }
         #expect(refused.count == 5)
         ControllerSimulationTests.expectConverged(simulation, "refusals")

@@ -69,6 +69,13 @@ import Testing
         (["config", "lst"], 2, "did you mean list?"),
         (["config", "set", "repair"], 2, "VALUE is missing"),
         (["top", "--limit", "0"], 2, "--limit takes a number from 1"),
+        (["node", "weight", "node-1", "-5"], 2, "unknown flag -5"),
+        (["node", "weight", "node-1", "256"], 2, "WEIGHT is a number from 0 to 100"),
+        (["node", "maintenance", "node-1"], 2, "say either --for TIME or --end"),
+        (["node", "maintenance", "node-1", "--for", "1h", "--end"], 2, "say either"),
+        (["node", "maintenance", "node-1", "--for", "long"], 2, "--for takes a time"),
+        (["node", "remove", "node-1"], 7, "this needs --yes"),
+        (["drain", "node-1", "--end", "--dry-run"], 2, "--end has no plan"),
         (["playground", "up"], 2, "--dir DIR is missing"),
         (["playground", "up", "--dir", "/nonexistent/x", "--replicas", "2"], 2, "1, 3 or 5"),
         (
@@ -91,7 +98,8 @@ import Testing
         "status", "nodes", "groups", "shards", "top", "split", "move", "merge", "apply", "replace",
         "drain", "transfer", "ops list", "ops show", "ops watch", "ops cancel", "ops pause",
         "ops resume", "ops reverse", "why", "doctor", "config", "config list", "config get",
-        "config set", "table create", "table list", "table describe",
+        "config set", "node list", "node weight", "node spare", "node maintenance", "node remove",
+        "table create", "table list", "table describe",
         "table drop", "get", "put", "del", "list", "playground up", "playground down",
         "playground start", "playground stop", "playground status", "version", "completion",
     ]

@@ -80,7 +80,7 @@ def test_the_bar_tells_bytes_rate_and_time_left():
     with FakeController(ops_show=progress) as fake:
         lines, output, code = screens(fake, "ops", "watch", "7")
     assert code == 0
-    assert lines[0] == ("operation 7: forming a group [....................] 0 %  "
+    assert lines[0] == ("operation 7: preparing [....................] 0 %  "
                         "0 B of 100.0 MiB"), lines
     copies = [line for line in lines if ": copying [" in line]
     assert copies[0].endswith("time left unknown"), copies

@@ -1,9 +1,10 @@
 """What operators do with shards, through kvctl: split, move, merge, plans, and going back."""
 
 import json
+import urllib.request
 
 import pytest
-from conftest import wait_for
+from conftest import _running, wait_for
 from test_storage import fill
 
 TABLES = iter(range(1000))
@@ -27,6 +28,10 @@ class Table:
 
     def shards(self):
         return self.cluster.json("shards", self.name)["shards"]
+
+    def places(self):
+        """Of the shards all but what is counted."""
+        return [(one["id"], one["start"], one["group"], one["epoch"]) for one in self.shards()]
 
     def shard(self, number):
         return next(shard for shard in self.shards() if shard["id"] == number)
@@ -123,17 +128,17 @@ def test_a_split_that_moves_one_half(cluster, table):
 
 def test_a_hash_table_is_cut_between_virtual_ranges(cluster):
     table = make(cluster, f"split{next(TABLES)}", "PARTITION", "HASH", "VRANGES", "8")
-    shards = table.shards()
-    middle = next((shard for shard in shards
-                   if shard["end"] is None or
-                   int(shard["end"][5:]) - int(shard["start"][5:]) > 1), None)
     message = refusal(cluster, "split", table.name, "--at", "k000100")
     assert "between virtual ranges" in message, message
     assert "hash:0 to hash:7" in refusal(cluster, "split", table.name, "--at", "hash:8")
-    if middle:
-        at = f"hash:{int(middle['start'][5:]) + 1}"
-        do(cluster, "split", table.name, "--at", at, "--to", "none")
-        assert at in [shard["start"] for shard in table.shards()]
+    first, second = table.shards()[:2]
+    assert (first["start"], first["end"], second["end"]) == ("hash:0", "hash:1", "hash:2")
+    do(cluster, "merge", first["id"])
+    assert table.shard(first["id"])["end"] == "hash:2"
+    plan = cluster.json("split", table.name, "--shard", first["id"], "--to", "none", "--dry-run")
+    assert plan["arguments"]["at"] == "hash:1"
+    do(cluster, "split", table.name, "--at", "hash:1", "--to", "none")
+    assert table.shard(first["id"])["end"] == "hash:1"
     shard = table.shards()[0]
     target = other_group(cluster, shard)
     do(cluster, "move", shard["id"], "--to", target)
@@ -153,8 +158,7 @@ def test_a_dry_run_changes_nothing_and_says_all(cluster, table):
     shard = table.only()
 
     def state():
-        places = [(one["id"], one["start"], one["group"], one["epoch"]) for one in table.shards()]
-        return cluster.json("ops", "list"), cluster.json("why"), places
+        return cluster.json("ops", "list"), cluster.json("why"), table.places()
     before = state()
     plan = cluster.json("split", table.name, "--at", "k000200", "--to",
                         other_group(cluster, shard), "--dry-run")
@@ -199,7 +203,7 @@ def test_a_plan_is_refused_when_the_world_moved(cluster, table, tmp_path):
     plan = cluster.kvctl("split", table.name, "--at", "k000200", "--to", "none", "--dry-run",
                          "-o", "json").stdout
     do(cluster, "move", shard["id"], "--to", target)
-    before = table.shards()
+    before = table.places()
     message = refusal(cluster, "apply", "-", input=plan)
     assert f"shard {shard['id']} went from group {shard['group']} to group {target}" in message
     changed = json.loads(plan)
@@ -213,7 +217,7 @@ def test_a_plan_is_refused_when_the_world_moved(cluster, table, tmp_path):
     for broken in ('{"plan": 1}', '{"plan": 1, "verb": "split", "arguments": 7, "basis": {}}'):
         message = refusal(cluster, "apply", "-", input=broken, code=2)
         assert "no plan" in message, message
-    assert table.shards() == before
+    assert table.places() == before
     table.check()
 
 
@@ -270,13 +274,39 @@ def test_dry_runs_of_operations_on_nodes(cluster, table):
         assert result.returncode == 7 and "no node can take over" in result.stderr
 
 
+def figures(cluster):
+    """The controller's metrics."""
+    controller = cluster.info["controllers"][0]
+    with urllib.request.urlopen(f"http://{controller['admin']}/metrics", timeout=10) as page:
+        lines = page.read().decode().splitlines()
+    return {name: float(value) for name, _, value in
+            (line.rpartition(" ") for line in lines if not line.startswith("#"))}
+
+
+def test_operations_are_counted(cluster, table):
+    def ended(kind):
+        return figures(cluster)[
+            f'kvcontroller_operations_total{{kind="{kind}",result="done"}}']
+    shard = table.only()
+    before = ended("split"), ended("move"), figures(cluster)["kvcontroller_copied_records_total"]
+    do(cluster, "split", table.name, "--at", "k000100", "--to", "none")
+    do(cluster, "move", shard["id"], "--to", other_group(cluster, shard))
+    wait_for(lambda: (ended("split"), ended("move")) == (before[0] + 1, before[1] + 1),
+             what="counted operations")
+    now = figures(cluster)
+    assert now['kvcontroller_operations_in_flight{kind="move"}'] == 0
+    assert now['kvcontroller_proposals{kind="split"}'] == 0
+    assert 'kvcontroller_shard_requests_per_second{rank="1"}' in now
+    assert 'kvcontroller_group_requests_per_second{rank="10"}' in now
+    assert now["kvcontroller_copied_records_total"] >= before[2]
+
+
 SLOW_COPY = {"KVNODE_COPY_RATE": "256KiB"}
 
 
 @pytest.fixture
 def slow_cluster(tmp_path):
     """Copies take long enough to be stopped, paused and looked at."""
-    from conftest import _running
     yield from _running(tmp_path / "cluster", environment=SLOW_COPY)
 
 
