@@ -39,6 +39,8 @@ final class ControllerServer: LoopService {
     let metrics: ControllerMetrics
     private let onFailure: (DatabaseError) -> Void
     let quorum: QuorumNode
+    /// Not behind the snapshots: nobody acts until this one is done.
+    private let jobs: BackgroundJobs
     private let transport: RPCTransport
     private var listener: RPCServer?
     private(set) var controller: Controller?
@@ -71,6 +73,7 @@ final class ControllerServer: LoopService {
         var endTurn: () -> Void = {}
         loop.onTurnEnd { endTurn() }
         transport = RPCTransport(loop: loop)
+        jobs = BackgroundJobs(loop)
         var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
         quorum = try QuorumNode(
             settings: settings.quorum, loop: loop, transport: transport, log: log,
@@ -115,7 +118,10 @@ final class ControllerServer: LoopService {
         loop.schedule(after: .milliseconds(isHandingOver ? 250 : 50)) { [loop] in loop.stop() }
     }
 
-    func close() { quorum.close() }
+    func close() {
+        jobs.close()
+        quorum.close()
+    }
 
     // MARK: Acting and standing by
 
@@ -144,6 +150,7 @@ final class ControllerServer: LoopService {
         guard let store = quorum.store, !isStopping else { return }
         attempt += 1
         let number = attempt
+        lease = .none
         store.range(prefix: Bytes("controller/".utf8)) { [unowned self] result in
             guard number == attempt, case .success(let snapshot) = result else { return }
             for record in snapshot.records where record.lease != .none {
@@ -152,24 +159,34 @@ final class ControllerServer: LoopService {
             store.grantLease(ttl: Self.leaseDuration, now: loop.now) { [unowned self] in
                 guard number == attempt, case .success(let granted) = $0 else { return }
                 lease = granted
-                store.range(prefix: []) { [unowned self] in
-                    guard number == attempt, case .success(let snapshot) = $0 else { return }
-                    begin(snapshot)
-                }
+                read(number)
             }
         }
     }
 
-    private func begin(_ snapshot: MetadataSnapshot) {
-        do throws(DatabaseError) {
-            guard let identity = quorum.identity else { return }
-            controller = try Controller(
-                settings: settings.core, snapshot: snapshot, lease: lease,
-                clusterCandidate: identity.cluster, now: loop.now)
-            tellClock()
-            step(.start)
-        } catch {
-            fail(error)
+    /// Builds the core from this controller's copy of the state, off the loop: with a million shards
+    /// that takes about a second, and a leader that is silent for so long is no leader any more.
+    private func read(_ number: UInt64) {
+        guard let state = quorum.store?.state, let identity = quorum.identity else { return }
+        let (core, lease, now) = (settings.core, lease, loop.now)
+        jobs.run("take-over") { () throws(DatabaseError) -> Controller in
+            try Controller(
+                settings: core,
+                snapshot: MetadataSnapshot(
+                    revision: state.revision, records: state.range(prefix: [])),
+                lease: lease, clusterCandidate: identity.cluster, now: now)
+        } _: { [unowned self] result in
+            guard number == attempt, !isStopping else { return }
+            switch result {
+            case .failure(let error): fail(error)
+            case .success(let read):
+                guard quorum.store?.state.revision == state.revision else {
+                    return self.read(number)
+                }
+                controller = read
+                tellClock()
+                step(.start)
+            }
         }
     }
 
@@ -277,14 +294,16 @@ final class ControllerServer: LoopService {
         guard let store = quorum.store else { return }
         metrics.storeRecords.set(Int64(store.state.records.count))
         metrics.storeBytes.set(Int64(store.state.records.memoryBytes))
+        if attemptTerm != .none, lease != .none {
+            let number = attempt
+            store.keepAlive(lease, now: loop.now) { [unowned self] in
+                guard number == attempt else { return }
+                if case .failure = $0 { step(.leaseLost) }
+            }
+        }
         guard let controller else { return }
         tellClock()
         metrics.update(controller)
-        let number = attempt
-        store.keepAlive(lease, now: loop.now) { [unowned self] in
-            guard number == attempt else { return }
-            if case .failure = $0 { step(.leaseLost) }
-        }
     }
 
     // MARK: Connections
