@@ -235,4 +235,4 @@ def test_hot_table_is_split_by_the_controller_alone(fresh_cluster):
     traffic.check()
     traffic.assert_no_errors()
     why = cluster.kvctl("why").stdout
-    assert "operations/s" in why, why
+    assert "requests/s" in why, why
