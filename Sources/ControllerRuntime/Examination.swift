@@ -12,6 +12,16 @@ struct FindingView: Encodable {
     var text: String
     /// What to do.
     var advice: String
+    /// The page about findings of this code, in the repository.
+    var runbook: String
+
+    init(code: String, severity: String, text: String, advice: String) {
+        self.code = code
+        self.severity = severity
+        self.text = text
+        self.advice = advice
+        runbook = "Runbooks/\(code).md"
+    }
 }
 
 struct DoctorView: Encodable {

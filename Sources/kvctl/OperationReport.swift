@@ -126,6 +126,7 @@ enum OperationReport {
                 : severity == "warning" ? palette.warning(severity) : severity
             lines.append("\(finding["code"].text) \(colored): \(finding["text"].text)")
             lines.append("      \(finding["advice"].text)")
+            if let runbook = finding["runbook"].string { lines.append("      see \(runbook)") }
         }
         return lines
     }
