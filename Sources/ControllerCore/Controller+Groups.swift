@@ -4,6 +4,9 @@ import KVBase
 import ShardCore
 
 extension Controller {
+    /// Shards placed in a group, those of tables being created or dropped included.
+    public func shardCount(of group: GroupID) -> Int { shardCounts[group] ?? 0 }
+
     /// Takes a stored group into what is known.
     mutating func insert(_ record: GroupRecord) {
         let id = record.group.id

@@ -478,30 +478,3 @@ extension Controller {
         pump(id, now: now, into: &effects)
     }
 }
-
-extension OperationRequest {
-    /// For the decision log.
-    var words: String {
-        switch self {
-        case .replace(let node, nil, _): "replace \(node)"
-        case .replace(let node, let group?, _): "replace \(node) in group \(group)"
-        case .drain(let node): "drain \(node)"
-        case .endDrain(let node): "the end of the drain of \(node)"
-        case .transfer(let group, let node): "transfer of group \(group) to \(node)"
-        case .split(let split): "split of table \(split.table)"
-        case .move(let shard, _): "move of shard \(shard)"
-        case .merge(let shard): "merge of shard \(shard)"
-        case .cancel(let id): "cancel of operation \(id)"
-        case .pause(let id): "pause of operation \(id)"
-        case .resume(let id): "resumption of operation \(id)"
-        case .reverse(let id): "reversal of operation \(id)"
-        case .apply(let id): "application of operation \(id)"
-        case .configure(let name, let value): "\(name) = \(value)"
-        case .setWeight(let node, let weight): "weight \(weight) of \(node)"
-        case .setSpare(let node, let isSpare): "\(node) as \(isSpare ? "a spare" : "no spare")"
-        case .removeNode(let node): "removal of \(node)"
-        case .maintenance(let node, _): "maintenance of \(node)"
-        case .endMaintenance(let node): "the end of the maintenance of \(node)"
-        }
-    }
-}

@@ -191,19 +191,12 @@ extension Controller {
         if case .hash = tables[table]?.partitioning, key.count == 2 {
             return "hash:\(UInt16(key[0]) << 8 | UInt16(key[1]))"
         }
-        var text = ""
-        for byte in key.prefix(64) {
-            if byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") {
-                text.unicodeScalars.append(Unicode.Scalar(byte))
-            } else {
-                let digits = String(byte, radix: 16, uppercase: true)
-                text += "\\x" + (digits.utf8.count == 1 ? "0" : "") + digits
-            }
-        }
-        return key.count > 64 ? text + "..." : text
+        return KeyText.text(key.prefix(64)) + (key.count > 64 ? "..." : "")
     }
 
+    /// The whole key, so that the command can be given as it stands.
     func splitAdvice(_ key: Bytes, of table: TableID) -> String {
-        "kvctl split \(tables[table]?.name ?? "") --at \(keyText(key, of: table))"
+        "kvctl split \(tables[table]?.name ?? "") --at "
+            + (tables[table].map { KeyText.bound(key, of: $0.partitioning) } ?? KeyText.text(key))
     }
 }

@@ -494,8 +494,3 @@ func hex(_ value: UInt64) -> String {
     let digits = String(value, radix: 16)
     return String(repeating: "0", count: 16 - digits.utf8.count) + digits
 }
-
-extension Controller {
-    /// Shards placed in a group, those of tables being created or dropped included.
-    public func shardCount(of group: GroupID) -> Int { shardCounts[group] ?? 0 }
-}

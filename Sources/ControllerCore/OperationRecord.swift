@@ -257,38 +257,6 @@ public struct Decision: Hashable, Sendable {
     }
 }
 
-/// What an operator asks for.
-public enum OperationRequest: Hashable, Sendable {
-    /// Of one group, or of all groups of the node; `with`: the name of the node that takes over.
-    case replace(node: String, group: GroupID?, with: String?)
-    case drain(node: String)
-    /// The node may hold replicas again.
-    case endDrain(node: String)
-    case transfer(GroupID, node: String)
-    case split(SplitRequest)
-    case move(ShardID, to: MoveTarget)
-    /// The shard takes in its right neighbour.
-    case merge(ShardID)
-    case cancel(OperationID)
-    case pause(OperationID)
-    case resume(OperationID)
-    /// Takes back what the operation did: one under way is cancelled, a move that is done goes back.
-    case reverse(OperationID)
-    /// Starts what a rule proposed.
-    case apply(OperationID)
-    /// A setting that can be changed at run time; `default` goes back to its default.
-    case configure(name: String, value: String)
-    /// How many replicas a node takes in comparison with others; 0 for none.
-    case setWeight(node: String, weight: UInt8)
-    /// Puts a node that holds nothing into the spare pool, or takes it out.
-    case setSpare(node: String, Bool)
-    /// Forgets a node that holds nothing and does not run.
-    case removeNode(String)
-    /// Leaders leave the node and repair leaves its replicas alone, for so long at most.
-    case maintenance(node: String, for: Nanoseconds)
-    case endMaintenance(node: String)
-}
-
 /// An operation as the acting controller drives it.
 public struct OperationStatus: Sendable {
     public internal(set) var record: OperationRecord

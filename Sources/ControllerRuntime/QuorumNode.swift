@@ -1,5 +1,5 @@
 // This controller's replica of the metadata group on its disk and its network: founding, joining,
-// the log, snapshots.
+// the log, its own snapshots. Those that travel are in QuorumNode+Images.swift.
 //
 // Threads: everything here runs on the loop's thread, except the log writer's and the background
 // jobs'. So a slow metadata disk delays answers that wait for it, and nothing else.
@@ -38,8 +38,8 @@ final class QuorumNode {
     let log: ComponentLog
     let metrics: QuorumMetrics
     private let controllerMetrics: ControllerMetrics
-    private let files: QuorumFiles
-    private let jobs: BackgroundJobs
+    let files: QuorumFiles
+    let jobs: BackgroundJobs
     private(set) var links: QuorumLinks
     private(set) var identity: QuorumIdentity?
     /// Nil until this controller is a member.
@@ -53,7 +53,7 @@ final class QuorumNode {
     private var staged: [PersistTicket] = []
     private var inFlight: [(number: UInt64, tickets: [PersistTicket])] = []
     private var durable: Mailbox<Result<UInt64, DatabaseError>>?
-    private var bytesSinceSnapshot = 0
+    var bytesSinceSnapshot = 0
     private var isWritingSnapshot = false
 
     // Network.
@@ -61,9 +61,9 @@ final class QuorumNode {
     /// As they introduced themselves here, the newest word of each.
     private var heard: [ControllerIntroduction.Place] = []
     private var rosterSeen = ControllerRoster()
-    private var senders: [ImageSender] = []
-    private var receiver: ImageReceiver?
-    private var isInstalling = false
+    var senders: [ImageSender] = []
+    var receiver: ImageReceiver?
+    var isInstalling = false
     private var isChanged = false
     private var isClosed = false
     private var saidWaiting = ""
@@ -462,77 +462,6 @@ final class QuorumNode {
             store?.handle(.replication(.message(from: sender, message.message)))
         }
     }
-
-    // MARK: Images
-
-    func receive(_ chunk: MetadataChunk, from sender: ReplicaID) throws(DatabaseError) {
-        guard chunk.sender == sender, chunk.total <= MetadataChunk.snapshotBytesMax else {
-            throw DatabaseError(.malformed, "a snapshot that is not taken")
-        }
-        guard !isInstalling else { return }
-        if receiver == nil || receiver?.snapshot != chunk.snapshot {
-            guard chunk.offset == 0 else { return }
-            receiver = ImageReceiver(chunk)
-        }
-        guard let next = receiver?.take(chunk), let identity else { return }
-        let ack = MetadataChunkAck(
-            receiver: identity.replica, snapshot: chunk.snapshot, next: next)
-        links[sender]?.send(.snapshotAck) { ack.encode(into: &$0) }
-        guard let whole = receiver, whole.isComplete else { return }
-        receiver = nil
-        install(whole)
-    }
-
-    private func install(_ whole: ImageReceiver) {
-        isInstalling = true
-        let bytes = whole.bytes
-        let now = loop.now
-        let files = files
-        let applied = replica?.image.position.index ?? .none
-        jobs.run("meta-install") { () throws(DatabaseError) -> MetadataImage in
-            let image = try QuorumFiles.decode(bytes, now: now)
-            // An older one must not replace a newer file.
-            if image.position.index > applied {
-                _ = try files.write(encoded: bytes, index: image.position.index)
-            }
-            return image
-        } _: { [unowned self] result in
-            isInstalling = false
-            switch result {
-            case .success(let image):
-                metrics.snapshotBytes.set(Int64(bytes.count))
-                bytesSinceSnapshot = 0
-                store?.handle(.installed(image, from: whole.sender))
-            case .failure(let error) where error.code == .malformed:
-                log.error(
-                    "a metadata snapshot cannot be read", [LogField("reason", error.message)])
-            case .failure(let error): store?.fail(error)
-            }
-        }
-    }
-
-    func receive(_ ack: MetadataChunkAck, from replica: ReplicaID) {
-        guard ack.receiver == replica,
-            let sender = senders.first(where: {
-                $0.target == replica && $0.snapshot == ack.snapshot
-            })
-        else { return }
-        sender.receive(ack, now: loop.now)
-        if sender.isDone {
-            end(sender, true)
-        } else if let link = links[replica] {
-            sender.pump(link)
-        }
-    }
-
-    private func end(_ sender: ImageSender, _ succeeded: Bool) {
-        guard senders.contains(where: { $0 === sender }) else { return }
-        senders.removeAll { $0 === sender }
-        store?.handle(
-            .replication(
-                .snapshotSent(
-                    to: sender.target, position: sender.position, succeeded: succeeded)))
-    }
 }
 
 extension QuorumNode: QuorumOutlet {
@@ -551,30 +480,6 @@ extension QuorumNode: QuorumOutlet {
                 group: MetadataReplica.group, from: identity.replica, to: replica,
                 message: message
             ).encode(into: &$0)
-        }
-    }
-
-    func sendImage(to target: ReplicaID) {
-        guard let identity, let image = replica?.image,
-            !senders.contains(where: { $0.target == target })
-        else { return }
-        let position = image.position
-        jobs.run("meta-encode") { () throws(DatabaseError) in
-            QuorumFiles.encode(image)
-        } _: { [unowned self] result in
-            guard case .success(let bytes) = result else { return }
-            let sender = ImageSender(
-                from: identity.replica, to: target, position: position, bytes: bytes,
-                snapshot: UInt64.random(in: 0...UInt64.max), now: loop.now)
-            senders.append(sender)
-            log.notice(
-                "sends a metadata snapshot",
-                [LogField("to", target), LogField("bytes", bytes.count)])
-            if let link = links[target], link.isIntroduced {
-                sender.pump(link)
-            } else {
-                end(sender, false)
-            }
         }
     }
 
