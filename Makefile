@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # The one list of Debian packages: libraries to build against, tools that the tests use.
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
-    libisal-dev pkg-config redis-tools curl python3 python3-venv
+    libisal-dev pkg-config redis-tools curl python3 python3-venv prometheus
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built
@@ -84,7 +84,7 @@ format: ## format all Swift sources in place
 
 .PHONY: playground
 playground: deps build ## a whole cluster on this machine, in the foreground, under ./playground
-	exec .build/release/kvctl playground up --dir playground
+	exec .build/release/kvctl playground up --dir playground --with-prometheus
 
 .PHONY: sim
 sim: ## the simulator; ARGS="..." goes to kvsim

@@ -76,6 +76,13 @@ struct ReadinessCheck {
                 )
             }
         }
+        for daemon in daemons where daemon.kind == .prometheus {
+            let page = try? AdminPage.get(
+                "/-/ready", from: daemon.admin, deadline: Deadline(seconds: 1))
+            guard page?.status == 200 else {
+                return (Obstacle(reason: "\(daemon.name) is not ready", daemon: daemon), ids)
+            }
+        }
         return (nil, ids)
     }
 }
