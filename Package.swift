@@ -42,6 +42,9 @@ let package = Package(
         system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+        system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
+        // Source of this repository: one text, which is written into finished programs.
+        .target(name: "CRevision", path: "Sources/C/CRevision"),
 
         // Base
         library("KVBase"),
@@ -68,13 +71,16 @@ let package = Package(
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
-        library("Metrics", ["KVBase"]),
+        library("Metrics", ["KVBase", "CZlib"]),
         library("AdminHTTP", ["KVBase", "CMicroHTTPD"]),
         library("SystemdSupport", ["KVBase", "CSystemd"]),
         library("Configuration", ["KVBase", "CINIH"]),
         library(
             "Daemon",
-            ["KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration"]),
+            [
+                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
+                "CRevision",
+            ]),
         library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
         library(
             "NodeRuntime",

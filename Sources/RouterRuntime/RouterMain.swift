@@ -25,7 +25,7 @@ public enum RouterMain {
             "clients.max", .integer(1...1_000_000), default: "10000",
             help: "Most client connections; one more is answered with an error and closed."),
         Setting(
-            "auth.password", .string,
+            "auth.password", .string, secret: true,
             help: "Password of the user `default`; without it clients need none."),
     ]
 
