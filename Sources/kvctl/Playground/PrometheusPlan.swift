@@ -37,7 +37,7 @@ struct PrometheusPlan: Codable, Hashable {
         }
         defer { free(absolute) }
         let runbooks = Self.shipped(
-            near: binaries, at: ["share/doc/rangekeeper/Runbooks", "Runbooks"])
+            near: binaries, at: ["share/doc/rangekeeper-common/Runbooks", "Runbooks"])
         let plan = Self(binary: binary, rules: String(cString: absolute), runbooks: runbooks)
         guard access(plan.rules + "/alerts", R_OK) == 0 else {
             throw Failure(.failure, "--rules \(rules): it has no directory 'alerts'")
