@@ -87,20 +87,20 @@ let package = Package(
             [
                 "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
                 "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
-                "Configuration", "SystemdSupport",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "RouterRuntime",
             [
                 "KVBase", "ShardCore", "RouterCore", "WireProtocol", "RESP", "EventLoop", "RPC",
-                "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "Metrics", "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
                 "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "Configuration", "SystemdSupport",
+                "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
