@@ -7,8 +7,8 @@
 
 In a block a line that begins with "$ " is a command, and what follows is the beginning of what it
 printed once. Words in capitals stand for what the reader has; the test fills in what its cluster
-has. `systemctl` is a stand-in
-that acts on the processes of the playground.
+has. Settings of new nodes (```ini) are written as the page shows them, with addresses and paths of
+here. `systemctl` is a stand-in that acts on the processes of the playground.
 """
 
 import os
@@ -56,7 +56,8 @@ class Shell:
         self.words = words
 
     def filled(self, text):
-        return re.sub(r"\b[A-Z]{3,}\b", lambda match: str(self.word(match[0])), text)
+        text = text.replace("/etc/rangekeeper", str(self.cluster.directory))
+        return re.sub(r"\b[A-Z]{4,}\b", lambda match: str(self.word(match[0])), text)
 
     def word(self, name):
         if name not in self.words:
@@ -96,6 +97,9 @@ class Shell:
     def find_operation(self):
         return max(int(one["id"]) for one in self.cluster.json("ops", "list")["operations"])
 
+    def find_data(self):
+        return self.cluster.daemons[self.word("NODE")]["data"][0]
+
     def find_port(self):
         return self.cluster.resp_port
 
@@ -113,6 +117,22 @@ class Shell:
             cwd=self.cluster.directory, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT)
         return result.stdout, result.returncode
+
+    def take_settings(self, page):
+        """Writes the settings of nodes that a page shows, with addresses and paths of here."""
+        controllers = ",".join(one["rpc"] for one in self.cluster.info["controllers"])
+        for name, body in re.findall(r"^```ini\n# /etc/rangekeeper/(node-\d+).ini\n(.*?)^```$",
+                                     page.read_text(), re.DOTALL | re.MULTILINE):
+            if name in self.cluster.daemons:
+                continue
+            text = re.sub("controllers = .*", f"controllers = {controllers}", body)
+            text = re.sub("data = .*", f"data = {self.cluster.directory / name}", text)
+            # Ports of the playground that no daemon of it has.
+            for offset, use in enumerate(("rpc", "admin")):
+                address = f"127.0.0.1:{self.cluster.port_base + 50 + offset}"
+                text = re.sub(f"{use} = .*", f"{use} = {address}", text)
+            (self.cluster.directory / name).mkdir()
+            (self.cluster.directory / f"{name}.ini").write_text(text)
 
     def check(self, command):
         """Runs a command that must succeed, and print what the page says it prints."""

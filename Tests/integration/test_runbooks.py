@@ -1,6 +1,8 @@
 """Every finding and every alert has its runbook, and the commands of every runbook work."""
 
+import os
 import re
+import signal
 
 import pytest
 
@@ -9,6 +11,7 @@ from runbooks import FOLDER, HEADINGS, Shell, blocks, check_existence
 
 PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
 ALERT_PAGES = [page for page in PAGES if page.name.startswith("KV")]
+PROCEDURES = [page for page in PAGES if page.stem[:2] not in ("KV", "RK")]
 
 
 def codes():
@@ -105,6 +108,27 @@ def test_mitigation(page, tmp_path):
                 shell.check(command)
         assert cluster.redis().hget("stocks", "0001") == b"x" * 100
     finally:
+        cluster.down("--wipe", "--yes")
+
+
+@pytest.mark.parametrize("page", PROCEDURES, ids=lambda page: page.stem)
+def test_procedure(page, tmp_path):
+    """A procedure from its first command to its last, on a cluster of its own."""
+    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
+    try:
+        cluster.up()
+        shell = Shell(fill(cluster))
+        shell.take_settings(page)
+        if page.stem == "lose-a-quorum":
+            cluster.kill(shell.word("NODE"), shell.word("OTHER"))
+            wait_for(lambda: state_of(cluster, shell.word("OTHER")) == "down", what="dead nodes")
+        for kind, commands in blocks(page):
+            for command in commands if kind != "elsewhere" else []:
+                shell.check(command)
+        wait_for(lambda: cluster.redis().hget("stocks", "0001") == b"x" * 100, what="a read")
+    finally:
+        for started in cluster.directory.glob("*.pid"):
+            os.kill(int(started.read_text()), signal.SIGKILL)
         cluster.down("--wipe", "--yes")
 
 

@@ -49,8 +49,8 @@ struct ReadinessCheck {
         }
         for daemon in daemons where daemon.kind == .node {
             let state = states[daemon.name] ?? "not registered"
-            // An ill node serves; on a busy machine every disk may answer late at first.
-            guard ["up", "spare", "ill"].contains(state) else {
+            // All but dead ones serve; on a busy machine every disk may answer late at first.
+            guard ["up", "spare", "ill", "maintenance", "draining"].contains(state) else {
                 return (Obstacle(reason: "\(daemon.name) is \(state)", daemon: daemon), ids)
             }
         }
