@@ -42,6 +42,7 @@ let package = Package(
         system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+        system("COpenSSL", pkgConfig: "libcrypto", apt: "libssl-dev"),
 
         // Base
         library("KVBase"),
@@ -56,6 +57,7 @@ let package = Package(
 
         // Parts
         library("Checksum", ["KVBase", "CISAL"]),
+        library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
         library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
         library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB"]),
@@ -93,8 +95,8 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC",
+                "Metrics", "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -127,7 +129,7 @@ let package = Package(
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
         tests(
             "ControllerCoreTests",
-            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore", "Digest"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),

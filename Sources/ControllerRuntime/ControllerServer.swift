@@ -51,6 +51,7 @@ final class ControllerServer: LoopService {
     private var attemptTerm = Term.none
     private var leadsSince = Instant.origin
     private var requesters: [RequestID: Requester] = [:]
+    var auditBook = AuditBook()
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
     private var requestsIssued: UInt64 = 0
@@ -79,7 +80,10 @@ final class ControllerServer: LoopService {
             settings: settings.quorum, loop: loop, transport: transport, log: log,
             metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
         let quorum = quorum
-        endTurn = { quorum.endTurn() }
+        endTurn = { [unowned self] in
+            storeAudit()
+            quorum.endTurn()
+        }
         hello = { [unowned self] in self.hello() }
         quorum.onChange = { [unowned self] in quorumChanged() }
         quorum.onFailure = { [unowned self] in fail($0) }
@@ -197,6 +201,7 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = .none
         controller = nil
+        auditBook = AuditBook()
         metrics.isServing.set(0)
         metrics.isLeader.set(0)
         log.notice("stands by", [LogField("reason", reason.message)])
@@ -258,9 +263,10 @@ final class ControllerServer: LoopService {
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):
-            guard case .operation(let id, let token) = requesters.removeValue(forKey: request),
-                let session = sessions[id]
+            guard case .operation(let id, let token) = requesters.removeValue(forKey: request)
             else { return }
+            auditAnswer(result, token, of: id)
+            guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
         case .decided(let text): log.info(text)
@@ -365,6 +371,7 @@ final class ControllerServer: LoopService {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
         }
+        audit(request, token, of: session)
         submit(
             request,
             for: .router(session.id, token: token, isRepeatable: request.isRepeatable), of: session)
@@ -387,10 +394,12 @@ final class ControllerServer: LoopService {
         switch requesters.removeValue(forKey: request) {
         case .router(let id, let token, let isRepeatable):
             let error = isRepeatable ? error : uncertain(error)
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             session.answer(token, error)
         case .tool(let id, let token, let table):
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             adminAnswer(uncertain(error), table: table, token, of: session)

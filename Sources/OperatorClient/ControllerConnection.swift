@@ -1,5 +1,6 @@
 // Asking a controller: hello, then requests in JSON, one at a time.
 
+import Glibc
 import KVBase
 import WireProtocol
 
@@ -16,7 +17,7 @@ public final class ControllerConnection {
         let socket = try BlockingSocket(address: address, deadline: deadline)
         var writer = ByteWriter()
         Frame.append(.hello, to: &writer) {
-            Hello(role: .operatorTool, cluster: 0, name: "kvctl").encode(into: &$0)
+            Hello(role: .operatorTool, cluster: 0, name: Self.caller).encode(into: &$0)
         }
         try socket.send(writer.take(), deadline: deadline)
         var received: Bytes = []
@@ -80,6 +81,16 @@ public final class ControllerConnection {
             .answered(code), document["message"].string ?? name,
             redirect: document["acting"].string ?? "")
     }
+
+    /// For the audit log: the person at the terminal, also behind sudo, and the machine.
+    private static let caller: String = {
+        let user =
+            getenv("SUDO_USER").map { String(cString: $0) }
+            ?? getpwuid(getuid()).map { String(cString: $0.pointee.pw_name) } ?? "uid \(getuid())"
+        var host = [CChar](repeating: 0, count: 256)
+        gethostname(&host, host.count - 1)
+        return user + "@" + String(decoding: host.prefix { $0 != 0 }.map(UInt8.init), as: UTF8.self)
+    }()
 
     private static func readFrame(
         _ socket: BlockingSocket, _ received: inout Bytes, _ deadline: Deadline

@@ -6,8 +6,8 @@ extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
         statusCommands + controllerCommands + loadCommands + shardCommands + operationCommands
-        + nodeCommands + settingCommands + tableCommands + recordCommands + playgroundCommands
-        + toolCommands
+        + nodeCommands + settingCommands + auditCommands + tableCommands + recordCommands
+        + playgroundCommands + toolCommands
 
     static let version = "0.1.0"
 

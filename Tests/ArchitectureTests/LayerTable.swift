@@ -19,7 +19,7 @@ enum LayerTable {
         Layer(
             name: "parts",
             targets: [
-                "Checksum", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
+                "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
                 "WireProtocol", "RESP", "MetadataStore",
             ]),
         Layer(
@@ -40,7 +40,7 @@ enum LayerTable {
     static let ownerOfCModule = [
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
-        "CINIH": "Configuration",
+        "CINIH": "Configuration", "COpenSSL": "Digest",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.
