@@ -112,22 +112,29 @@ struct GroupRecord: Hashable, Sendable {
     /// Bit i: the replica of placement i was created once. It is never created again: a replica that
     /// lost its data must not come back empty under its old id.
     var createdMask: UInt8
+    /// Replicas that the tables of its kind ask for. There are fewer placements while it lacks some.
+    var wanted: UInt8
 
     var isComplete: Bool { createdMask == UInt8((1 << group.placements.count) - 1) }
 
     func encode(into writer: inout ByteWriter) {
         group.encode(into: &writer)
         writer.write(createdMask)
+        writer.write(wanted)
     }
 
-    init(group: Group, createdMask: UInt8 = 0) {
+    /// - Parameter wanted: as many as are placed, unless told.
+    init(group: Group, createdMask: UInt8 = 0, wanted: Int? = nil) {
         self.group = group
         self.createdMask = createdMask
+        self.wanted = UInt8(wanted ?? group.placements.count)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
         group = try Group(from: &reader)
         createdMask = try reader.readUInt8()
+        // Groups of earlier versions are whole.
+        wanted = reader.isAtEnd ? UInt8(group.placements.count) : try reader.readUInt8()
         guard group.placements.count <= 7 else {
             throw DatabaseError(.malformed, "group of \(group.placements.count) replicas")
         }

@@ -115,6 +115,8 @@ struct GroupView: Encodable {
     /// Requests per second; nil when its leader has not reported them.
     var reads: UInt32?
     var writes: UInt32?
+    /// There are fewer while the group lacks some.
+    var replicasWanted: Int
     var replicas: [ReplicaView]
 }
 

@@ -116,6 +116,7 @@ enum GroupHealth: Int {
 extension GroupStatus {
     func health(in controller: Controller) -> GroupHealth {
         guard hasLeader, isServing else { return .unavailable }
+        guard lacking == 0 else { return .underReplicated }
         for (index, placement) in record.placements.enumerated() {
             guard controller.nodes[placement.node]?.isLive == true,
                 reports[index]?.state == .active
