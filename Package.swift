@@ -43,6 +43,9 @@ let package = Package(
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
         system("COpenSSL", pkgConfig: "libcrypto", apt: "libssl-dev"),
+        system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
+        // Source of this repository: one text, which is written into finished programs.
+        .target(name: "CRevision", path: "Sources/C/CRevision"),
 
         // Base
         library("KVBase"),
@@ -70,33 +73,36 @@ let package = Package(
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
-        library("Metrics", ["KVBase"]),
+        library("Metrics", ["KVBase", "CZlib"]),
         library("AdminHTTP", ["KVBase", "CMicroHTTPD"]),
         library("SystemdSupport", ["KVBase", "CSystemd"]),
         library("Configuration", ["KVBase", "CINIH"]),
         library(
             "Daemon",
-            ["KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration"]),
+            [
+                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
+                "CRevision",
+            ]),
         library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
         library(
             "NodeRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
                 "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
-                "Configuration", "SystemdSupport",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "RouterRuntime",
             [
                 "KVBase", "ShardCore", "RouterCore", "WireProtocol", "RESP", "EventLoop", "RPC",
-                "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "Metrics", "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
                 "Digest", "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC",
-                "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "Metrics", "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 

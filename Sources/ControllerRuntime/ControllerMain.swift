@@ -55,6 +55,8 @@ public enum ControllerMain {
         let log = daemon.log.component("controller")
         let metrics = ControllerMetrics(daemon.metrics)
         let quorumMetrics = QuorumMetrics(daemon.metrics)
+        let pages = ControllerPages()
+        pages.add(to: daemon)
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
             daemon.addReadinessCheck("controller") {
@@ -66,7 +68,7 @@ public enum ControllerMain {
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try ControllerServer(
                     settings: own, loop: loop, log: log, metrics: metrics,
-                    quorumMetrics: quorumMetrics
+                    quorumMetrics: quorumMetrics, pages: pages
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }

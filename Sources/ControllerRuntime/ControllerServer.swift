@@ -37,6 +37,7 @@ final class ControllerServer: LoopService {
     let loop: EventLoop
     let log: ComponentLog
     let metrics: ControllerMetrics
+    private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
     let quorum: QuorumNode
     /// Not behind the snapshots: nobody acts until this one is done.
@@ -62,13 +63,14 @@ final class ControllerServer: LoopService {
     /// `onFailure` is told once why this process can act no more.
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
-        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics,
+        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, pages: ControllerPages,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
         self.loop = loop
         self.log = log
         self.metrics = metrics
+        self.pages = pages
         self.onFailure = onFailure
         // Before the transport's: what the store answers goes out in the same turn.
         var endTurn: () -> Void = {}
@@ -202,9 +204,9 @@ final class ControllerServer: LoopService {
         attemptTerm = .none
         controller = nil
         auditBook = AuditBook()
-        metrics.isServing.set(0)
-        metrics.isLeader.set(0)
-        log.notice("stands by", [LogField("reason", reason.message)])
+        metrics.standDown()
+        log.notice(
+            "stands by", [LogField("reason", reason.message)], event: .controllerStandsBy)
         for session in sessions.values { session.stands(standing) }
     }
 
@@ -248,7 +250,8 @@ final class ControllerServer: LoopService {
             quorum.metrics.takeOver.observe(took)
             log.notice(
                 "acts",
-                [LogField("term", term), LogField("after_ms", took.count / 1_000_000)])
+                [LogField("term", term), LogField("after_ms", took.count / 1_000_000)],
+                event: .controllerActs)
             for session in sessions.values { session.stands(standing) }
         case .standBy(let holder):
             resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
@@ -269,7 +272,7 @@ final class ControllerServer: LoopService {
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
-        case .decided(let text): log.info(text)
+        case .decided(let text): log.info(text, event: .decision)
         }
     }
 
@@ -280,8 +283,7 @@ final class ControllerServer: LoopService {
     /// The store failed, or holds what cannot be read.
     private func fail(_ error: DatabaseError) {
         guard !isStopping else { return }
-        metrics.isServing.set(0)
-        metrics.isLeader.set(0)
+        metrics.standDown()
         log.error("can act no more", [LogField("reason", error.message)])
         onFailure(error)
     }
@@ -297,7 +299,10 @@ final class ControllerServer: LoopService {
         guard !isStopping else { return }
         quorum.metrics.update(quorum.replica, reachable: quorum.reachableCount)
         metrics.hasLeader.set(quorum.leader == nil ? 0 : 1)
+        metrics.connections.set(Int64(sessions.count))
+        pages.publish(self)
         guard let store = quorum.store else { return }
+        metrics.revision.set(Int64(store.state.revision.rawValue))
         metrics.storeRecords.set(Int64(store.state.records.count))
         metrics.storeBytes.set(Int64(store.state.records.memoryBytes))
         if attemptTerm != .none, lease != .none {

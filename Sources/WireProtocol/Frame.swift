@@ -107,9 +107,16 @@ public enum Frame {
         let expected = UInt32(
             littleEndian: buffer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
         guard crc32c(UnsafeRawBufferPointer(rebasing: buffer[8..<total])) == expected else {
-            throw DatabaseError(.malformed, "frame checksum of \(kind) does not match")
+            throw DatabaseError(.malformed, "\(checksumMismatch) \(kind)")
         }
         return (kind, UnsafeRawBufferPointer(rebasing: buffer[headerByteCount..<total]), total)
+    }
+
+    private static let checksumMismatch = "wrong checksum of a frame of kind"
+
+    /// Whether `parse` threw the error because a frame came with other bytes than it was sent with.
+    public static func isChecksumMismatch(_ error: DatabaseError) -> Bool {
+        error.code == .malformed && error.message.hasPrefix(checksumMismatch)
     }
 
     /// Bytes the frame at the start of `buffer` needs in all, once its header is there.

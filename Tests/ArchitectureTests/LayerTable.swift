@@ -40,7 +40,8 @@ enum LayerTable {
     static let ownerOfCModule = [
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
-        "CINIH": "Configuration", "COpenSSL": "Digest",
+        "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
+        "CRevision": "Daemon",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.
