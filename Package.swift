@@ -42,6 +42,8 @@ let package = Package(
         system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+        system("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
+        system("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
 
         // Base
         library("KVBase"),
@@ -62,6 +64,9 @@ let package = Package(
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
         library("MetadataStore", ["KVBase", "Checksum"]),
+        library("Compression", ["KVBase", "CZstd"]),
+        library("ObjectStore", ["KVBase", "CCurl"]),
+        library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
@@ -122,6 +127,7 @@ let package = Package(
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
         tests("RESPTests", ["KVBase", "RESP"]),
         tests("MetadataStoreTests", ["KVBase", "MetadataStore"]),
+        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",
             [

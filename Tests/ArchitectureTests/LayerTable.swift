@@ -17,7 +17,8 @@ enum LayerTable {
             name: "parts",
             targets: [
                 "Checksum", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
-                "WireProtocol", "RESP", "MetadataStore",
+                "WireProtocol", "RESP", "MetadataStore", "Compression", "ObjectStore",
+                "MetadataBackup",
             ]),
         Layer(
             name: "shells",
@@ -37,7 +38,7 @@ enum LayerTable {
     static let ownerOfCModule = [
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
-        "CINIH": "Configuration",
+        "CINIH": "Configuration", "CZstd": "Compression", "CCurl": "ObjectStore",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.
