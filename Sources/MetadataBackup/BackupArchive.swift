@@ -73,20 +73,11 @@ public struct BackupArchive: Sendable {
     /// The newest state that was reached at the wall clock `time`, milliseconds since 1970, or before.
     public func state(asOf time: UInt64) throws(DatabaseError) -> BackupState {
         let catalog = try catalog()
-        for snapshot in catalog.snapshots.reversed() {
-            guard try read(snapshot).at <= time else { continue }
-            guard
-                let newest = catalog.spans.first(where: { $0.contains(snapshot.to) })?.upperBound,
-                let path = catalog.path(to: newest)
-            else { continue }
-            // A later snapshot may be on the way to the newest; this one must be the start.
-            let logs = catalog.logs.filter { $0.to > snapshot.to && $0.to <= newest }
-            return try state(
-                along: path.first == snapshot ? path : [snapshot] + logs,
-                through: { $0.at <= time })
+        guard let path = catalog.path(asOf: time) else {
+            throw DatabaseError(
+                .refused, "\(destination.description) holds no snapshot of that time or before")
         }
-        throw DatabaseError(
-            .refused, "\(destination.description) holds no snapshot of that time or before")
+        return try state(along: path, through: { $0.at <= time })
     }
 
     /// Reads every object and names what is damaged and what is missing.
@@ -140,7 +131,7 @@ public struct BackupArchive: Sendable {
             preconditionFailure("a path begins with a snapshot")
         }
         var state = BackupState(
-            cluster: first.cluster, revision: first.name.to, at: first.at, records: records)
+            cluster: first.cluster, revision: first.name.to, at: first.name.at, records: records)
         // Look-up and sorting at the end; never walked in its own order.
         var changed: [Bytes: MetadataRecord?] = [:]
         var known: [Bytes: Revision] = [:]

@@ -53,12 +53,22 @@ public struct BackupCatalog: Hashable, Sendable {
         return nil
     }
 
-    /// What may be deleted so that every revision from `oldest` on can still be restored as now.
-    /// The newest snapshot and what follows it always stay.
-    public func surplus(keepingFrom oldest: Revision) -> [BackupName] {
-        guard let base = snapshots.last(where: { $0.to <= oldest }) ?? snapshots.first else {
-            return []
+    /// The objects that lead to the wall clock `time`, milliseconds since 1970: the nearest snapshot
+    /// that is not younger, and logs as long as they may hold older events. Nil when there is none.
+    public func path(asOf time: UInt64) -> [BackupName]? {
+        guard let snapshot = snapshots.last(where: { $0.at <= time }) else { return nil }
+        var path = [snapshot]
+        for log in chain(after: snapshot.to) {
+            path.append(log)
+            if log.at > time { break }
         }
+        return path
+    }
+
+    /// What may be deleted so that every state since the wall clock `time` can still be restored. The
+    /// newest snapshot that is not younger, and what follows it, always stay.
+    public func surplus(keepingSince time: UInt64) -> [BackupName] {
+        guard let base = snapshots.last(where: { $0.at <= time }) else { return [] }
         return objects.filter { $0.to <= base.to && $0 != base }
     }
 

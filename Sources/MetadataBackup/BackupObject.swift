@@ -23,25 +23,30 @@ public struct BackupName: Hashable, Comparable, Sendable {
     public var kind: Kind
     public var from: Revision
     public var to: Revision
+    /// Wall clock of `to`, in milliseconds since 1970.
+    public var at: UInt64
 
-    public init(snapshotAt revision: Revision) {
+    public init(snapshotAt revision: Revision, at: UInt64) {
         kind = .snapshot
         from = revision
         to = revision
+        self.at = at
     }
 
-    public init(logFrom from: Revision, to: Revision) {
+    public init(logFrom from: Revision, to: Revision, at: UInt64) {
         precondition(from <= to)
         kind = .log
         self.from = from
         self.to = to
+        self.at = at
     }
 
-    /// `snapshot-R.rkb` and `log-FROM-TO.rkb`, revisions in 16 hexadecimal digits.
+    /// `snapshot-R-AT.rkb` and `log-FROM-TO-AT.rkb`, each number in 16 hexadecimal digits.
     public var text: String {
         switch kind {
-        case .snapshot: "snapshot-\(Self.digits(to)).rkb"
-        case .log: "log-\(Self.digits(from))-\(Self.digits(to)).rkb"
+        case .snapshot: "snapshot-\(Self.digits(to.rawValue))-\(Self.digits(at)).rkb"
+        case .log:
+            "log-\(Self.digits(from.rawValue))-\(Self.digits(to.rawValue))-\(Self.digits(at)).rkb"
         }
     }
 
@@ -49,11 +54,12 @@ public struct BackupName: Hashable, Comparable, Sendable {
     public init?(_ text: String) {
         guard text.hasSuffix(".rkb") else { return nil }
         let parts = text.dropLast(4).split(separator: "-", omittingEmptySubsequences: false)
-        let revisions = parts.dropFirst().compactMap { Self.revision($0) }
-        switch (parts.first, revisions.count, parts.count) {
-        case ("snapshot", 1, 2): self.init(snapshotAt: revisions[0])
-        case ("log", 2, 3) where revisions[0] <= revisions[1]:
-            self.init(logFrom: revisions[0], to: revisions[1])
+        let numbers = parts.dropFirst().compactMap { Self.number($0) }
+        guard numbers.count == parts.count - 1 else { return nil }
+        switch (parts[0], numbers.count) {
+        case ("snapshot", 2): self.init(snapshotAt: Revision(numbers[0]), at: numbers[1])
+        case ("log", 3) where numbers[0] <= numbers[1]:
+            self.init(logFrom: Revision(numbers[0]), to: Revision(numbers[1]), at: numbers[2])
         default: return nil
         }
     }
@@ -63,14 +69,13 @@ public struct BackupName: Hashable, Comparable, Sendable {
         (left.to, right.kind.rawValue, left.from) < (right.to, left.kind.rawValue, right.from)
     }
 
-    private static func digits(_ revision: Revision) -> String {
-        let text = String(revision.rawValue, radix: 16)
+    private static func digits(_ number: UInt64) -> String {
+        let text = String(number, radix: 16)
         return String(repeating: "0", count: 16 - text.utf8.count) + text
     }
 
-    private static func revision(_ text: Substring) -> Revision? {
-        guard text.utf8.count == 16, let value = UInt64(text, radix: 16) else { return nil }
-        return Revision(value)
+    private static func number(_ text: Substring) -> UInt64? {
+        text.utf8.count == 16 ? UInt64(text, radix: 16) : nil
     }
 }
 
@@ -103,14 +108,11 @@ public struct BackupObject: Hashable, Sendable {
 
     public var name: BackupName
     public var cluster: UInt64
-    /// Wall clock of the last revision, in milliseconds since 1970.
-    public var at: UInt64
     public var contents: Contents
 
-    public init(name: BackupName, cluster: UInt64, at: UInt64, contents: Contents) {
+    public init(name: BackupName, cluster: UInt64, contents: Contents) {
         self.name = name
         self.cluster = cluster
-        self.at = at
         self.contents = contents
     }
 
@@ -137,7 +139,7 @@ public struct BackupObject: Hashable, Sendable {
         writer.write(cluster)
         writer.write(name.from)
         writer.write(name.to)
-        writer.write(at)
+        writer.write(name.at)
         writer.write(UInt64(bodyByteCount))
         writer.write(crc32c(stored))
         writer.write(crc32c(writer.bytes))
@@ -159,7 +161,8 @@ public struct BackupObject: Hashable, Sendable {
         guard header.checksum == crc32c(Bytes(bytes[..<(Self.headerByteCount - 4)])) else {
             throw Self.damaged(name, "the checksum of its header does not match")
         }
-        guard header.kind == name.kind.rawValue, header.from == name.from, header.to == name.to
+        guard header.kind == name.kind.rawValue, header.from == name.from, header.to == name.to,
+            header.at == name.at
         else {
             throw Self.damaged(
                 name, "it holds the revisions \(header.from) to \(header.to): it was renamed")
@@ -172,7 +175,6 @@ public struct BackupObject: Hashable, Sendable {
             let body = Zstd.decompress(stored, byteCount: Int(header.bodyByteCount))
         else { throw Self.damaged(name, "it does not decompress") }
         cluster = header.cluster
-        at = header.at
         self.name = name
         do throws(DatabaseError) {
             contents = try ByteReader.decode(body) { (reader) throws(DatabaseError) in

@@ -46,15 +46,17 @@ private struct Model {
     func snapshot(at index: Int) -> BackupObject {
         let state = states[index]
         return BackupObject(
-            name: BackupName(snapshotAt: state.revision), cluster: 7, at: state.at,
+            name: BackupName(snapshotAt: state.revision, at: state.at), cluster: 7,
             contents: .snapshot(state.records))
     }
 
     func log(_ range: ClosedRange<Int>) -> BackupObject {
         let events = Array(events[(range.lowerBound - 1)...(range.upperBound - 1)])
         return BackupObject(
-            name: BackupName(logFrom: events[0].revision, to: events[events.count - 1].revision),
-            cluster: 7, at: events[events.count - 1].at, contents: .log(events))
+            name: BackupName(
+                logFrom: events[0].revision, to: events[events.count - 1].revision,
+                at: events[events.count - 1].at),
+            cluster: 7, contents: .log(events))
     }
 }
 
@@ -134,11 +136,11 @@ private struct Model {
         defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: 8)
-        for name in try archive.catalog().surplus(keepingFrom: Revision(59)) {
+        for name in try archive.catalog().surplus(keepingSince: model.states[59].at) {
             try archive.destination.delete(name.text)
         }
         #expect(try archive.state(at: Revision(30)) == model.states[30])
-        for name in try archive.catalog().surplus(keepingFrom: Revision(75)) {
+        for name in try archive.catalog().surplus(keepingSince: model.states[75].at) {
             try archive.destination.delete(name.text)
         }
         #expect(throws: DatabaseError.self) { try archive.state(at: Revision(59)) }

@@ -11,11 +11,11 @@ import Testing
             modRevision: Revision(UInt64(number) + 7), lease: .none)
     }
     static let snapshot = BackupObject(
-        name: BackupName(snapshotAt: Revision(300)), cluster: 0xC1, at: 1_700_000_000_000,
+        name: BackupName(snapshotAt: Revision(300), at: 1_700_000_000_000), cluster: 0xC1,
         contents: .snapshot(records))
     static let log = BackupObject(
-        name: BackupName(logFrom: Revision(301), to: Revision(304)), cluster: 0xC1,
-        at: 1_700_000_000_900,
+        name: BackupName(logFrom: Revision(301), to: Revision(304), at: 1_700_000_000_900),
+        cluster: 0xC1,
         contents: .log([
             BackupEvent(
                 revision: Revision(301), at: 1_700_000_000_100,
@@ -62,15 +62,16 @@ import Testing
 
     @Test func renamedObjectIsRefused() throws {
         let bytes = try Self.log.encoded()
-        let name = BackupName(logFrom: Revision(301), to: Revision(305))
+        let name = BackupName(logFrom: Revision(301), to: Revision(305), at: 9)
         let error = #expect(throws: DatabaseError.self) { try BackupObject(bytes, named: name) }
         #expect(error?.message.contains("was renamed") == true)
     }
 
     @Test(arguments: [
-        "", "snapshot-.rkb", "snapshot-12.rkb", "log-0000000000000001.rkb", "snapshot-x",
-        "log-0000000000000002-0000000000000001.rkb", "log-0000000000000001-0000000000000002",
-        "snapshot-0000000000000001.rkb.partial",
+        "", "snapshot-.rkb", "snapshot-12-13.rkb", "log-0000000000000001-0000000000000002.rkb",
+        "log-0000000000000002-0000000000000001-0000000000000003.rkb", "snapshot-x-y.rkb",
+        "snapshot-0000000000000001-0000000000000002.rkb.partial",
+        "snapshot-0000000000000001-0000000000000002-0000000000000003.rkb",
     ])
     func notTheNameOfAnObject(_ text: String) {
         #expect(BackupName(text) == nil)
