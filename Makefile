@@ -91,9 +91,19 @@ sim: ## the simulator; ARGS="..." goes to kvsim
 	$(SWIFT) build -c release $(SWIFT_FLAGS) --product kvsim
 	.build/release/kvsim $(ARGS)
 
+.PHONY: scale
+scale: ## memory and time of a map of 1,000,000 shards and of a controller of 1,000 groups
+	$(SWIFT) build -c release $(SWIFT_FLAGS) --product kvsim
+	.build/release/kvsim map
+	.build/release/kvsim controller
+
 .PHONY: bench
 bench: build ## puts and gets beside those of Redis, on this machine (needs redis-server)
 	scripts/bench.sh .build/release
+
+.PHONY: failover
+failover: build ## how long clients wait when a leader is killed or stopped; ARGS="--kills 100"
+	scripts/failover.py --binaries .build/release $(ARGS)
 
 .PHONY: clean
 clean: ## remove everything that was built

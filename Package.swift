@@ -54,6 +54,7 @@ let package = Package(
         library("NodeCore", ["KVBase", "ReplicationCore", "ShardCore"]),
         library("RouterCore", ["KVBase", "ShardCore"]),
         library("ControllerCore", ["KVBase", "ShardCore"]),
+        library("MetadataCore", ["KVBase", "ReplicationCore"]),
 
         // Parts
         library("Checksum", ["KVBase", "CISAL"]),
@@ -63,7 +64,9 @@ let package = Package(
         library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
-        library("MetadataStore", ["KVBase", "Checksum"]),
+        library(
+            "MetadataStore",
+            ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
         library("Compression", ["KVBase", "CZstd"]),
         library("ObjectStore", ["KVBase", "CCurl"]),
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
@@ -94,8 +97,9 @@ let package = Package(
         library(
             "ControllerRuntime",
             [
-                "KVBase", "ShardCore", "ControllerCore", "MetadataStore", "WireProtocol",
-                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
+                "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -105,7 +109,12 @@ let package = Package(
         program("kvcontrollerd", ["ControllerRuntime"]),
         program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
-        program("kvsim", ["KVBase", "ReplicationCore", "SimulationKit"]),
+        program(
+            "kvsim",
+            [
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "SimulationKit",
+            ]),
 
         // Tests
         .target(
@@ -121,12 +130,16 @@ let package = Package(
             "NodeCoreTests",
             ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "SimulationKit"]),
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
-        tests("ControllerCoreTests", ["KVBase", "ShardCore", "ControllerCore"]),
+        tests(
+            "ControllerCoreTests",
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
         tests("RESPTests", ["KVBase", "RESP"]),
-        tests("MetadataStoreTests", ["KVBase", "MetadataStore"]),
+        tests(
+            "MetadataStoreTests",
+            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",

@@ -10,12 +10,13 @@ extension Controller {
     /// Notes a decision for the log and for operators. It is stored with the end of the step.
     mutating func decide(
         _ text: String, nodes: [NodeID] = [], group: GroupID = .none,
-        operation: OperationID = .none, now: Instant, into effects: inout ControllerEffects
+        operation: OperationID = .none, shard: ShardID = .none, now: Instant,
+        into effects: inout ControllerEffects
     ) {
         effects.append(.decided(text))
         let decision = Decision(
             number: nextDecision, at: wallClock(now), nodes: nodes, group: group,
-            operation: operation, text: text)
+            operation: operation, shard: shard, text: text)
         nextDecision += 1
         newDecisions.append(decision)
     }

@@ -4,6 +4,9 @@ import KVBase
 import ShardCore
 
 extension Controller {
+    /// Shards placed in a group, those of tables being created or dropped included.
+    public func shardCount(of group: GroupID) -> Int { shardCounts[group] ?? 0 }
+
     /// Takes a stored group into what is known.
     mutating func insert(_ record: GroupRecord) {
         let id = record.group.id
@@ -151,12 +154,19 @@ extension Controller {
         attend(id)
     }
 
-    private func candidates() -> [ReplicaPlanner.Candidate] {
+    /// Nodes that may hold a new replica: those that are not spares, and `spares`. Disks that report
+    /// less than `freeBytesMin` are left out.
+    func candidates(
+        spares: [NodeID] = [], freeBytesMin: UInt64 = 0
+    ) -> [ReplicaPlanner.Candidate] {
         var candidates: [ReplicaPlanner.Candidate] = []
-        for node in nodes.elements where node.isEligible {
+        for node in nodes.elements
+        where node.isEligible || spares.contains(node.record.id) {
             var disks = [Int?](repeating: 0, count: Int(node.record.diskCount))
             for (index, disk) in node.disks.enumerated()
-            where index < disks.count && disk.state != .healthy {
+            where index < disks.count
+                && (disk.state != .healthy || disk.freeBytes < freeBytesMin)
+            {
                 disks[index] = nil
             }
             let placed =
@@ -169,7 +179,8 @@ extension Controller {
             }
             candidates.append(
                 ReplicaPlanner.Candidate(
-                    node: node.record.id, zone: node.record.zone, replicasPerDisk: disks))
+                    node: node.record.id, zone: node.record.zone,
+                    weight: max(1, node.weight), replicasPerDisk: disks))
         }
         return candidates
     }

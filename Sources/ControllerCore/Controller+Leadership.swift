@@ -35,6 +35,7 @@ extension Controller {
             {
                 groups.update(report.group) { $0.isServing = report.isServing }
                 touchProcedures(of: report.group)
+                touchMoves(of: report.group)
             }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
@@ -51,6 +52,7 @@ extension Controller {
     mutating func loseLeader(_ id: GroupID, isLost: Bool, now: Instant) {
         guard let group = groups[id], group.hasLeader else { return }
         nodes.update(group.leader.node) { $0.leaders -= 1 }
+        rules.hot.remove(id)
         let gone = GroupLeader(group: id, term: group.leader.term, node: .none)
         groups.update(id) { group in
             group.leader = gone
@@ -133,14 +135,21 @@ extension Controller {
         if let transfer { commands[transfer.command] = nil }
         transfer = nil
         var best: (gain: Int, group: GroupID, placement: Placement)?
+        let kept = transferred(now: now)
         for group in groups.elements where group.hasLeader && group.isServing {
+            if kept.contains(
+                GroupLeader(group: group.record.id, term: .none, node: group.leader.node))
+            {
+                continue
+            }
             guard let from = nodes[group.leader.node],
                 let leaderIndex = group.placementIndex(node: group.leader.node),
                 let leading = group.reports[leaderIndex]
             else { continue }
             for (index, placement) in group.record.placements.enumerated()
             where index != leaderIndex {
-                guard let to = nodes[placement.node], to.isLive, !to.isHeld,
+                guard let to = nodes[placement.node], to.isFit(disk: placement.disk), !to.isHeld,
+                    !to.isInMaintenance,
                     let report = group.reports[index],
                     report.role == .follower, report.state == .active,
                     report.lastIndex >= leading.commit
@@ -162,6 +171,15 @@ extension Controller {
                     + "\(best.placement.node): it leads \(best.gain) groups more"))
     }
 
+    /// Leaders that an operator has put where they are, a short while ago; without terms. A group
+    /// that lost that leader since is balanced like the others.
+    private func transferred(now: Instant) -> [GroupLeader] {
+        let hold = runtime.time(.holdAfterTransfer)
+        return operations.elements.filter {
+            $0.record.kind == .transfer && $0.record.step == .done && age($0, now: now) < hold
+        }.map { GroupLeader(group: $0.record.group, term: .none, node: $0.record.new.node) }
+    }
+
     // MARK: Helpers
 
     private mutating func install(
@@ -171,6 +189,7 @@ extension Controller {
         if group.hasLeader { nodes.update(group.leader.node) { $0.leaders -= 1 } }
         nodes.update(leader.node) { $0.leaders += 1 }
         endAttempt(leader.group)
+        rules.hot.remove(leader.group)
         groups.update(leader.group) { group in
             group.leader = leader
             group.isServing = false
@@ -189,6 +208,7 @@ extension Controller {
             .decided("node \(leader.node) leads group \(leader.group) in term \(leader.term)"))
         attend(leader.group)
         touchProcedures(of: leader.group)
+        touchMoves(of: leader.group)
     }
 
     private mutating func maybeConsider(
@@ -212,10 +232,10 @@ extension Controller {
                 || (created > count / 2 && leaderless >= settings.commandTimeout)
         }
         guard leaderless >= settings.leaderlessGrace else { return false }
-        let allHeard = group.record.placements.allSatisfy {
-            nodes[$0.node].map { $0.isLive && $0.hasReported } ?? false
+        let areAllKnown = group.record.placements.allSatisfy {
+            nodes[$0.node].map { ($0.isLive && $0.hasReported) || $0.isGone } ?? false
         }
-        return allHeard || now - actingSince >= settings.takeOverGrace
+        return areAllKnown || now - actingSince >= settings.takeOverGrace
     }
 
     /// Whether reports that came after the nomination show another replica ahead of the nominee, so
@@ -225,11 +245,10 @@ extension Controller {
         guard let nominee = group.placementIndex(replica: attempt.nomination.nominee),
             let own = group.reports[nominee], group.reportedAt[nominee] > attempt.startedAt
         else { return false }
-        return group.record.placements.indices.contains { index in
+        return electablePlaces(of: group.record).contains { index in
             guard let report = group.reports[index], group.reportedAt[index] > attempt.startedAt,
                 report.term >= attempt.nomination.term,
-                report.lastTerm < attempt.nomination.term,
-                nodes[group.record.placements[index].node]?.isLive == true
+                report.lastTerm < attempt.nomination.term
             else { return false }
             return (report.lastTerm, report.lastIndex) > (own.lastTerm, own.lastIndex)
         }
@@ -239,18 +258,24 @@ extension Controller {
         var index: Int
         var lastTerm: Term
         var lastIndex: LogIndex
+        /// Its node is in maintenance.
+        var isAway: Bool
         var leaders: Int
         var node: NodeID
+        /// It has so much left to apply (it has just been started) that it could not serve at once.
+        var isLagging: Bool
 
         static func isBetter(_ left: Nominee, _ right: Nominee) -> Bool {
+            if left.isLagging != right.isLagging { return right.isLagging }
             if (left.lastTerm, left.lastIndex) != (right.lastTerm, right.lastIndex) {
                 return (left.lastTerm, left.lastIndex) > (right.lastTerm, right.lastIndex)
             }
-            return (left.leaders, left.node) < (right.leaders, right.node)
+            return (left.isAway ? 1 : 0, left.leaders, left.node)
+                < (right.isAway ? 1 : 0, right.leaders, right.node)
         }
     }
 
-    private mutating func nominate(_ id: GroupID, now: Instant) {
+    mutating func nominate(_ id: GroupID, now: Instant) {
         guard let group = groups[id] else { return }
         let isNew = group.highestTerm == .none
         let last = group.attempt
@@ -258,18 +283,25 @@ extension Controller {
         endAttempt(id)
         attend(id)
         var nominees: [Nominee] = []
-        for (index, placement) in group.record.placements.enumerated() {
-            guard let node = nodes[placement.node], node.isLive else { continue }
+        for index in electablePlaces(of: group.record) {
+            let placement = group.record.placements[index]
             let report = group.reports[index]
             guard report != nil || (isNew && group.createdMask & (1 << index) != 0) else {
                 continue
             }
             if let report, report.state != .active || report.role == .learner { continue }
+            // Reports of just before the failure tell nothing sure about whose log is longer; once
+            // that is known it decides.
+            let unapplied = report.map {
+                $0.lastIndex.rawValue - min($0.applied, $0.lastIndex).rawValue
+            }
             nominees.append(
                 Nominee(
                     index: index, lastTerm: report?.lastTerm ?? .none,
                     lastIndex: report?.lastIndex ?? .none,
-                    leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node))
+                    isAway: nodes[placement.node]?.isInMaintenance == true,
+                    leaders: nodes[placement.node]?.expectedLeaders ?? 0, node: placement.node,
+                    isLagging: !wasBehind && (unapplied ?? 0) > settings.unappliedMax))
         }
         // Without a majority nobody can win; terms are not burnt for nothing.
         guard nominees.count > group.record.placements.count / 2 else { return }

@@ -35,7 +35,7 @@ extension Controller {
         return plans
     }
 
-    private func checkUnoccupied(_ node: NodeStatus) throws(DatabaseError) {
+    func checkUnoccupied(_ node: NodeStatus) throws(DatabaseError) {
         let running = openOperations.first {
             ($0.record.kind == .drain || $0.record.kind == .replaceNode)
                 && $0.record.old.node == node.record.id
@@ -57,11 +57,11 @@ extension Controller {
         beginNode(.replaceNode, node.record.id, with: target, request, plans.map(\.group), &effects)
     }
 
-    mutating func drain(
-        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// What `drain NODE` would do to each group of the node, or why it is refused.
+    public func planDrain(of name: String, now: Instant) throws(DatabaseError) -> [Replacement] {
         let node = try find(node: name)
         try checkUnoccupied(node)
+        var plans: [Replacement] = []
         for group in node.groups {
             try checkFree(group)
             guard let status = groups[group],
@@ -69,8 +69,19 @@ extension Controller {
             else { continue }
             let choice = choose(
                 group, replacing: status.record.placements[index], prefersSpares: false, now: now)
-            if case .failure(let error) = choice { throw error }
+            switch choice {
+            case .failure(let error): throw error
+            case .success(let plan): plans.append(plan)
+            }
         }
+        return plans
+    }
+
+    mutating func drain(
+        _ name: String, _ request: RequestID, now: Instant, into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        _ = try planDrain(of: name, now: now)
+        let node = try find(node: name)
         beginNode(.drain, node.record.id, with: .none, request, node.groups, &effects)
     }
 
@@ -129,6 +140,7 @@ extension Controller {
                 "stopped by the operator with \(node.groups.count) replicas left", now: now,
                 into: &effects)
         }
+        guard !record.isPaused else { return }
         guard !node.groups.isEmpty else {
             return finish(
                 OperationChange(record: record), as: .done,
@@ -168,12 +180,15 @@ extension Controller {
     /// Replaces the replicas of nodes that stay down and of disks that failed, one at a time per node
     /// that takes over.
     mutating func repair(now: Instant, into effects: inout ControllerEffects) {
-        guard settings.repairs, now >= repairCheckAt else { return }
+        guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
         var lost: [(group: GroupID, node: NodeID, reason: String)] = []
-        for node in nodes.elements where !node.groups.isEmpty {
+        for node in nodes.elements where !node.groups.isEmpty && !node.isInMaintenance {
+            for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
+                lost.append((group, node.record.id, reason))
+            }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
-            guard let since, now - since >= settings.repairAfter else { continue }
+            guard let since, now - since >= runtime.time(.repairAfter) else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
             for group in node.groups where operation(on: group) == nil {
                 if node.health == .down {
@@ -205,14 +220,23 @@ extension Controller {
         _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        let open = openOperations.filter { $0.record.kind == .replaceReplica }
-        guard open.count < settings.replacementsMax, operation(on: id) == nil,
+        let open = openOperations.filter {
+            $0.record.kind == .replaceReplica && $0.record.step != .proposed
+        }
+        guard open.count < runtime[.replacementsMax], operation(on: id) == nil,
             let group = groups[id], group.record.state == .active, group.hasLeader,
             group.isServing, let index = group.placementIndex(node: node.record.id),
-            (try? checkUnoccupied(node)) != nil
+            (try? checkUnoccupied(node)) != nil,
+            stopped(.repair, now: now, where: { $0.group == id }) == nil
         else { return }
         switch choose(id, replacing: group.record.placements[index], now: now) {
         case .success(let plan):
+            if mode(of: .repair) == .propose {
+                guard !isProposed(.repair, where: { $0.group == id && $0.old == plan.old }) else {
+                    return
+                }
+                return propose(plan, origin: "repair", reason: reason, now: now, into: &effects)
+            }
             guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
             start(plan, origin: "repair", reason: reason, now: now, into: &effects)
         case .failure(let error):

@@ -38,10 +38,17 @@ extension Controller {
             node.hasReported = true
             node.reporters = []
         }
+        observeHealth(of: id, now: now, into: &effects)
         for report in heartbeat.replicas { observe(report, of: id, now: now, into: &effects) }
         for report in heartbeat.shards where shards[report.shard] != nil {
             shardReports.set(report, for: report.shard)
+            note(report)
         }
+        if let load = heartbeat.load {
+            observe(load, of: id)
+            note(load, of: id, now: now)
+        }
+        observeMoves(heartbeat, of: id)
         if heartbeat.replicas.count != node.groups.count || isFirst {
             observeAbsent(heartbeat.replicas, node.groups, of: id, now: now, into: &effects)
         }
@@ -52,6 +59,9 @@ extension Controller {
     mutating func closed(
         _ connection: ConnectionID, now: Instant, into effects: inout ControllerEffects
     ) {
+        for node in nodes.elements where node.reporters.contains(connection) {
+            nodes.update(node.record.id) { $0.reporters.removeAll { $0 == connection } }
+        }
         guard let id = connections.removeValue(forKey: connection) else { return }
         nodes.update(id) { node in
             node.connection = nil
@@ -64,7 +74,17 @@ extension Controller {
     mutating func observeUnreachable(
         _ id: NodeID, by reporter: ConnectionID, now: Instant, into effects: inout ControllerEffects
     ) {
-        guard isActing, let node = nodes[id], node.health == .up, connections[reporter] != id else {
+        guard isActing, let node = nodes[id], connections[reporter] != id else { return }
+        guard node.health == .up else {
+            // Of a node that did not come back after this controller began it tells that none will.
+            if node.connection == nil {
+                nodes.update(id) { node in
+                    if !node.reporters.contains(reporter) { node.reporters.append(reporter) }
+                }
+                for group in node.groups where groups[group]?.hasLeader == false {
+                    consider(group, now: now, into: &effects)
+                }
+            }
             return
         }
         var reporters: [UInt64] = []
@@ -139,7 +159,11 @@ extension Controller {
         reportsOf id: NodeID, now: Instant, into effects: inout ControllerEffects
     ) {
         guard let node = nodes[id] else { return }
-        nodes.update(id) { $0.sequence = 0 }
+        nodes.update(id) { node in
+            node.sequence = 0
+            node.loopIllness = nil
+            node.diskIllnesses = []
+        }
         for group in node.groups {
             guard let status = groups[group], let index = status.placementIndex(node: id) else {
                 continue

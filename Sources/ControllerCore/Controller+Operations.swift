@@ -12,6 +12,10 @@ struct OperationChange: Sendable {
     /// Nodes to which no replica is given any more, or again.
     var held: NodeID = .none
     var released: NodeID = .none
+    /// Shards as they are from now on, and those that are no more.
+    var shards: [Shard] = []
+    var removedShards: [Shard] = []
+    var newGroups: [GroupRecord] = []
     var usesIDs = false
 }
 
@@ -23,9 +27,13 @@ extension Controller {
         operations.elements.filter { !$0.record.isFinished }
     }
 
-    /// The operation that works on a group, if any.
+    /// The operation that works on the members or the leader of a group, if any. Those on its shards
+    /// go on beside it.
     func operation(on group: GroupID) -> OperationStatus? {
-        operations.elements.last { !$0.record.isFinished && $0.record.group == group }
+        operations.elements.last {
+            !$0.record.isFinished && $0.record.step != .proposed && $0.record.group == group
+                && $0.record.work == nil
+        }
     }
 
     // MARK: Requests
@@ -50,9 +58,38 @@ extension Controller {
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
+            case .split(let split):
+                let plan = try plan(split: split, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
+            case .move(let shard, let target):
+                let plan = try plan(moveOf: shard, to: target, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
+            case .merge(let shard):
+                let plan = try plan(mergeOf: shard, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
             case .cancel(let id): try cancel(id, request)
-            case .split, .move, .merge, .pause, .resume, .reverse, .apply:
-                throw DatabaseError(.refused, "not possible yet")
+            case .pause(let id): try pause(id, true, request)
+            case .resume(let id): try pause(id, false, request)
+            case .reverse(let id): try reverse(id, request, now: now, into: &effects)
+            case .apply(let id): try apply(id, request, now: now, into: &effects)
+            case .configure(let name, let value):
+                try configure(name, value, request, now: now, into: &effects)
+            case .setWeight(let node, let weight):
+                try setWeight(of: node, to: weight, request, now: now, into: &effects)
+            case .setSpare(let node, let isSpare):
+                try setSpare(node, isSpare, request, now: now, into: &effects)
+            case .removeNode(let node):
+                try removeNode(node, request, now: now, into: &effects)
+            case .maintenance(let node, let time):
+                try beginMaintenance(of: node, for: time, request, now: now, into: &effects)
+            case .endMaintenance(let node):
+                try endMaintenance(of: node, request, now: now, into: &effects)
             }
         } catch {
             operationAnswers.append((request, .failure(error)))
@@ -76,10 +113,10 @@ extension Controller {
                 + "for it, or stop it with: kvctl ops cancel \(running.record.id)")
     }
 
-    private mutating func transfer(
-        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
-        into effects: inout ControllerEffects
-    ) throws(DatabaseError) {
+    /// Who leads the group and who would, or why that is refused.
+    public func planTransfer(
+        of id: GroupID, to name: String
+    ) throws(DatabaseError) -> (leader: Placement, next: Placement) {
         let node = try find(node: name)
         guard let group = groups[id] else {
             throw DatabaseError(.refused, "there is no group \(id)")
@@ -97,20 +134,33 @@ extension Controller {
         guard node.isLive, group.reports[index]?.state == .active else {
             throw DatabaseError(.refused, "the replica of group \(id) on \(name) is not active")
         }
+        return (leader, places[index])
+    }
+
+    private mutating func transfer(
+        _ id: GroupID, to name: String, _ request: RequestID, now: Instant,
+        into effects: inout ControllerEffects
+    ) throws(DatabaseError) {
+        let (leader, next) = try planTransfer(of: id, to: name)
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .transfer, step: .moving,
             origin: "operator", reason: "asked for by the operator", group: id, old: leader,
-            new: places[index])
+            new: next)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             "moves the leader of group \(id) from \(self.name(leader.node)) to \(name)", now: now,
             into: &effects)
     }
 
-    private mutating func cancel(_ id: OperationID, _ request: RequestID) throws(DatabaseError) {
+    func find(_ id: OperationID) throws(DatabaseError) -> OperationStatus {
         guard let status = operations[id] else {
             throw DatabaseError(.refused, "there is no operation \(id); see: kvctl ops list")
         }
+        return status
+    }
+
+    mutating func cancel(_ id: OperationID, _ request: RequestID) throws(DatabaseError) {
+        let status = try find(id)
         guard !status.record.isFinished else {
             throw DatabaseError(.refused, "operation \(id) has ended: \(status.record.step)")
         }
@@ -118,6 +168,7 @@ extension Controller {
             throw DatabaseError(.overloaded, "too many cancellations of operation \(id) wait")
         }
         operations.update(id) { $0.cancellations.append(request) }
+        touchedOperations.append(id)
     }
 
     // MARK: Storing
@@ -137,7 +188,8 @@ extension Controller {
         decide(
             "operation \(change.record.id) \(decision), because \(change.record.reason)",
             nodes: [change.record.old.node, change.record.new.node].filter { $0 != .none },
-            group: change.record.group, operation: change.record.id, now: now, into: &effects)
+            group: change.record.group, operation: change.record.id,
+            shard: change.record.work?.shard ?? .none, now: now, into: &effects)
         save(change, now: now, into: &effects)
     }
 
@@ -151,6 +203,7 @@ extension Controller {
         if change.record.isFinished { change.record.endedAt = change.record.changedAt }
         var transaction = MetadataTransaction()
         transaction.put(StoreKey.operation(id)) { change.record.encode(into: &$0) }
+        keepHistory(of: change.record, now: now, in: &transaction)
         if change.usesIDs {
             transaction.put(ids)
             transaction.put(StoreKey.nextOperation) { $0.write(nextOperation) }
@@ -160,6 +213,11 @@ extension Controller {
             groups.update(group.group.id) { $0.isStoring = true }
         }
         for node in change.nodes { transaction.put(node) }
+        for shard in change.shards { transaction.put(shard) }
+        for shard in change.removedShards {
+            transaction.changes.append(.delete(key: StoreKey.shard(shard.id)))
+        }
+        for group in change.newGroups { transaction.put(group) }
         for replica in change.retired {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
@@ -176,7 +234,11 @@ extension Controller {
         }
         operations.update(id) { status in
             status.isStoring = true
+            status.storing = change.record.step
+            // The outcome of a command of the same step still counts.
+            guard status.record.step != change.record.step else { return }
             commands[status.command] = nil
+            for command in status.progress.sent { commands[command] = nil }
         }
         store(transaction, then: .operation(change), into: &effects)
     }
@@ -192,7 +254,8 @@ extension Controller {
         decide(
             "operation \(change.record.id) is \(step): \(outcome)",
             nodes: [change.record.old.node, change.record.new.node].filter { $0 != .none },
-            group: change.record.group, operation: change.record.id, now: now, into: &effects)
+            group: change.record.group, operation: change.record.id,
+            shard: change.record.work?.shard ?? .none, now: now, into: &effects)
         save(change, now: now, into: &effects)
     }
 
@@ -216,6 +279,7 @@ extension Controller {
                 status.note = ""
                 status.reached = 0
                 status.reachedAt = now
+                status.progress = ShardProgress(mayHaveSent: false)
             }
         }
         for node in change.nodes {
@@ -225,9 +289,16 @@ extension Controller {
         for replica in change.retired { retired.set(replica, for: replica.replica) }
         if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
         if change.released != .none { nodes.update(change.released) { $0.isHeld = false } }
+        take(change.shards, removed: change.removedShards)
+        formed(change.newGroups, now: now)
         if let group = change.group {
             takeOver(placementsOf: group, now: now)
             consider(group.group.id, now: now, into: &effects)
+        }
+        if change.record.isFinished, let work = change.record.work {
+            // What was measured before says nothing about the groups as they are now.
+            rules.hot.remove(work.source)
+            rules.hot.remove(work.target)
         }
         for request in requests { operationAnswers.append((request, .success(id))) }
         pump(id, now: now, into: &effects)
@@ -245,26 +316,37 @@ extension Controller {
     ) {
         guard isActing, let status = operations[id], !status.isStoring else { return }
         guard !status.record.isFinished else {
-            for request in status.cancellations {
-                operationAnswers.append(
-                    (
-                        request,
-                        .failure(
-                            DatabaseError(
-                                .refused, "operation \(id) has ended: \(status.record.step)"))
-                    ))
+            let ended = DatabaseError(
+                .refused, "operation \(id) has ended: \(status.record.step)")
+            for request in status.cancellations + status.pauses.map(\.request) {
+                operationAnswers.append((request, .failure(ended)))
             }
-            operations.update(id) { $0.cancellations = [] }
+            operations.update(id) { status in
+                status.cancellations = []
+                status.pauses = []
+            }
             return
         }
+        if !status.pauses.isEmpty { return storePause(status, now: now, into: &effects) }
         if !status.cancellations.isEmpty || wantsCancel(status) {
-            return startCancel(status, now: now, into: &effects)
+            if let obstacle = obstacleToCancel(status.record) {
+                for request in status.cancellations {
+                    operationAnswers.append((request, .failure(obstacle)))
+                    decide(
+                        "refused cancel of operation \(id): \(obstacle.message)",
+                        operation: id, now: now, into: &effects)
+                }
+                operations.update(id) { $0.cancellations = [] }
+            } else {
+                return startCancel(status, now: now, into: &effects)
+            }
         }
         switch status.record.kind {
+        case .replaceReplica where status.record.step == .proposed: break
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
-        case .split, .move, .merge: break
+        case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }
     }
 
@@ -294,10 +376,24 @@ extension Controller {
             return
         }
         record.isCancelled = true
+        record.isPaused = false
+        record.isStopped = !status.cancellations.isEmpty
+        if record.isStopped, let rule = RuleName(rawValue: record.origin) {
+            let setting = RuntimeSetting.holdAfterCancel
+            decide(
+                "\(rule.rawValue) leaves this alone for \(setting.write(runtime[setting])): the "
+                    + "operator stopped operation \(id)",
+                nodes: [record.old.node].filter { $0 != .none },
+                group: record.group, operation: id, now: now, into: &effects)
+        }
         switch record.kind {
         case .transfer:
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
+                now: now, into: &effects)
+        case .replaceReplica where record.step == .proposed:
+            finish(
+                OperationChange(record: record), as: .cancelled, "the proposal was withdrawn",
                 now: now, into: &effects)
         case .replaceReplica where record.step == .creating:
             endReplacement(record, as: .cancelled, "stopped before it began", now: now, &effects)
@@ -313,7 +409,8 @@ extension Controller {
             save(
                 OperationChange(record: record, released: record.old.node), now: now,
                 into: &effects)
-        case .split, .move, .merge: break
+        case .split, .move, .merge:
+            cancelShards(status, record, now: now, into: &effects)
         }
     }
 
@@ -354,10 +451,15 @@ extension Controller {
     }
 
     mutating func operationOutcome(
-        _ id: OperationID, _ command: UInt64, _ error: DatabaseError?, now: Instant,
+        _ id: OperationID, _ outcome: CommandOutcome, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard let status = operations[id], status.command == command else { return }
+        guard let status = operations[id] else { return }
+        if status.record.work != nil {
+            return shardsOutcome(status, outcome, now: now, into: &effects)
+        }
+        guard status.command == outcome.id else { return }
+        let error = outcome.error
         operations.update(id) { status in
             status.command = 0
             if let error {
@@ -374,26 +476,5 @@ extension Controller {
                 now: now, into: &effects)
         }
         pump(id, now: now, into: &effects)
-    }
-}
-
-extension OperationRequest {
-    /// For the decision log.
-    var words: String {
-        switch self {
-        case .replace(let node, nil, _): "replace \(node)"
-        case .replace(let node, let group?, _): "replace \(node) in group \(group)"
-        case .drain(let node): "drain \(node)"
-        case .endDrain(let node): "the end of the drain of \(node)"
-        case .transfer(let group, let node): "transfer of group \(group) to \(node)"
-        case .split(let split): "split of table \(split.table)"
-        case .move(let shard, _): "move of shard \(shard)"
-        case .merge(let shard): "merge of shard \(shard)"
-        case .cancel(let id): "cancel of operation \(id)"
-        case .pause(let id): "pause of operation \(id)"
-        case .resume(let id): "resumption of operation \(id)"
-        case .reverse(let id): "reversal of operation \(id)"
-        case .apply(let id): "application of operation \(id)"
-        }
     }
 }

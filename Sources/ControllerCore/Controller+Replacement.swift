@@ -48,7 +48,7 @@ extension Controller {
     }
 
     /// Only a group that can commit can change its members.
-    private func checkServes(_ group: GroupStatus) throws(DatabaseError) {
+    func checkServes(_ group: GroupStatus) throws(DatabaseError) {
         let id = group.record.id
         guard group.record.state == .active else {
             throw DatabaseError(.refused, "group \(id) is still being created; repeat")
@@ -85,7 +85,7 @@ extension Controller {
     }
 
     /// The node's record as one that holds replicas. From now on nobody else counts it as a spare.
-    private mutating func takeFromPool(_ id: NodeID) -> Node {
+    mutating func takeFromPool(_ id: NodeID) -> Node {
         nodes.update(id) { $0.record.isSpare = false }
         guard let node = nodes[id] else { preconditionFailure("chosen nodes exist") }
         return node.record
@@ -102,9 +102,14 @@ extension Controller {
         if let view, isSwapped(record, view.report.members) {
             return settle(record, group, now: now, into: &effects)
         }
+        if record.step != .retracting, isHeldBack(record) {
+            operations.update(record.id) { $0.reachedAt = now }
+            return
+        }
         if record.step != .retracting, record.step != .swapping, record.origin == "repair",
             let index = group.placementIndex(replica: record.old.replica),
-            nodes[record.old.node]?.isLive == true, group.reports[index]?.state == .active
+            nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
+            group.reports[index]?.state == .active
         {
             return abandon(
                 record, "\(name(record.old.node)) is back with its replica", now: now, &effects)
@@ -348,6 +353,10 @@ extension Controller {
             let outcome = record.outcome.isEmpty ? "stopped by the operator" : record.outcome
             return endReplacement(record, as: .cancelled, outcome, now: now, &effects)
         }
+        if record.origin == RuleName.rebalance.rawValue {
+            // The old replica is as good as ever: no other node is needed.
+            return endReplacement(record, as: .failed, record.outcome, now: now, &effects)
+        }
         let plan = choose(
             record.group, replacing: record.old, avoiding: record.avoided, now: now)
         switch plan {
@@ -391,6 +400,7 @@ extension Controller {
             reason: "operation \(record.id): \(reason)")
         let isUsed = openOperations.contains {
             $0.record.id != record.id && $0.record.kind == .replaceReplica
+                && $0.record.step != .proposed
                 && $0.record.new.node == record.new.node
         }
         guard record.wasSpare, !isUsed, let node = nodes[record.new.node], node.groups.isEmpty

@@ -115,6 +115,9 @@ extension Controller {
         case .hash:
             assignment = ShardPlanner.assign(virtualRanges: ranges.count, groups: eligible)
         }
+        if let objection = lackOfRoom(for: ranges, on: assignment) {
+            return answers.append((waiter.request, objection))
+        }
         var transaction = MetadataTransaction()
         for record in newGroups { transaction.put(record) }
         transaction.put(table)
@@ -137,6 +140,41 @@ extension Controller {
         store(transaction, then: .table(table.id), into: &effects)
     }
 
+    /// Why the groups cannot hold these shards besides those that they have, or nil.
+    private func lackOfRoom(for ranges: [KeyRange], on assignment: [GroupID]) -> DatabaseError? {
+        func bytes(_ range: KeyRange) -> Int { range.start.count + (range.end?.count ?? 0) + 80 }
+        // Both for look-up only.
+        var counts: [GroupID: Int] = [:]
+        var keyBytes: [GroupID: Int] = [:]
+        for (range, group) in zip(ranges, assignment) {
+            counts[group, default: 0] += 1
+            keyBytes[group, default: 0] += bytes(range)
+        }
+        // Short keys never fill a group before their number does.
+        if ranges.contains(where: { bytes($0) > 300 }) {
+            for shard in shards.elements where keyBytes[shard.group] != nil {
+                keyBytes[shard.group]! += bytes(shard.range)
+            }
+        }
+        for group in assignment {
+            let count = (shardCounts[group] ?? 0) + (counts[group] ?? 0)
+            if count > Limits.groupShardsMax {
+                return DatabaseError(
+                    .tooLarge,
+                    "group \(group) would hold \(count) shards, at most \(Limits.groupShardsMax) "
+                        + "fit; ask for fewer shards, drop tables or add groups")
+            }
+            if keyBytes[group] ?? 0 > Limits.groupStateBytesMax {
+                return DatabaseError(
+                    .tooLarge,
+                    "the split points of the shards in group \(group) would have "
+                        + "\(keyBytes[group] ?? 0) bytes, at most \(Limits.groupStateBytesMax) "
+                        + "fit; ask for shorter ones, drop tables or add groups")
+            }
+        }
+        return nil
+    }
+
     private mutating func drop(
         _ waiter: TableProcedure.Waiter, _ name: String, into effects: inout ControllerEffects
     ) {
@@ -149,6 +187,9 @@ extension Controller {
         }
         guard let procedure = procedures[id] else {
             guard let table = tables[id] else { return }
+            if let running = operation(onTable: id) {
+                return answers.append((waiter.request, isWorkedOn("table \(name)", running)))
+            }
             return beginDrop(
                 table, shards: shards.elements.filter { $0.table == id }, [waiter], into: &effects)
         }
@@ -231,6 +272,9 @@ extension Controller {
             for shard in procedure.shards {
                 shards.remove(shard.id)
                 shardReports.remove(shard.id)
+                shardLoads.remove(shard.id)
+                copyReports.remove(shard.id)
+                digests.remove(shard.id)
                 shardCounts[shard.group, default: 0] -= 1
             }
             procedures.remove(id)
@@ -250,25 +294,27 @@ extension Controller {
         _ table: TableID, _ shard: ShardID, _ outcome: CommandOutcome, now: Instant,
         into effects: inout ControllerEffects
     ) {
-        guard let procedure = procedures[table], procedure.phase == .commanding else { return }
-        // A removal that overtook the creation's commands does not count their outcomes.
-        guard let index = procedure.pending.firstIndex(where: { $0.command == outcome.id }) else {
-            return
-        }
-        if let error = outcome.error {
+        let retryAt = now + settings.commandRetryDelay
+        var problem: String?
+        // Changed in place: there may be thousands of shards.
+        procedures.update(table) { procedure in
+            // A removal that overtook the creation's commands does not count their outcomes.
+            guard procedure.phase == .commanding,
+                let index = procedure.pending.firstIndex(where: { $0.command == outcome.id })
+            else { return }
+            guard let error = outcome.error else {
+                procedure.pending.remove(at: index)
+                return
+            }
             if error.code != .notLeader, error.code != .unavailable {
-                effects.append(
-                    .decided(
-                        "\(procedure.isDrop ? "dropShard" : "createShard") of shard \(shard) at "
-                            + "node \(procedure.pending[index].sentTo): \(error)"))
+                problem =
+                    "\(procedure.isDrop ? "dropShard" : "createShard") of shard \(shard) at node "
+                    + "\(procedure.pending[index].sentTo): \(error)"
             }
-            procedures.update(table) { procedure in
-                procedure.pending[index].command = 0
-                procedure.pending[index].sendAgainAt = now + settings.commandRetryDelay
-            }
-        } else {
-            procedures.update(table) { _ = $0.pending.remove(at: index) }
+            procedure.pending[index].command = 0
+            procedure.pending[index].sendAgainAt = retryAt
         }
+        if let problem { effects.append(.decided(problem)) }
         touch(table)
     }
 
@@ -276,16 +322,23 @@ extension Controller {
     mutating func pump(_ id: TableID, now: Instant, into effects: inout ControllerEffects) {
         guard let procedure = procedures[id], procedure.phase == .commanding else { return }
         if procedure.pending.isEmpty { return finish(procedure, into: &effects) }
-        // Look-up only.
+        // Both for look-up only.
+        var leaders: [GroupID: NodeID] = [:]
         var underWay: [GroupID: Int] = [:]
-        for pending in procedure.pending where isUnderWay(pending, now: now) {
-            underWay[pending.shard.group, default: 0] += 1
+        for pending in procedure.pending {
+            let group = pending.shard.group
+            if leaders[group] == nil {
+                let leader = groups[group]?.leader.node ?? .none
+                leaders[group] = nodes[leader]?.isLive == true ? leader : NodeID.none
+            }
+            if isUnderWay(pending, leader: leaders[group], now: now) {
+                underWay[group, default: 0] += 1
+            }
         }
-        for (index, pending) in procedure.pending.enumerated()
-        where !isUnderWay(pending, now: now) && pending.sendAgainAt <= now {
+        for (index, pending) in procedure.pending.enumerated() where pending.sendAgainAt <= now {
             let groupID = pending.shard.group
-            guard underWay[groupID, default: 0] < settings.shardCommandsMax,
-                let leader = groups[groupID]?.leader.node, nodes[leader]?.isLive == true
+            guard let leader = leaders[groupID], leader != .none,
+                underWay[groupID, default: 0] < settings.shardCommandsMax
             else { continue }
             underWay[groupID, default: 0] += 1
             if pending.command != 0 { commands[pending.command] = nil }
@@ -351,6 +404,7 @@ extension Controller {
             transaction.changes.append(.delete(key: StoreKey.table(id)))
             for shard in procedure.shards {
                 transaction.changes.append(.delete(key: StoreKey.shard(shard.id)))
+                forgetHistory(of: shard.id, in: &transaction)
             }
             procedures.update(id) { $0.phase = .finishing }
         } else {
@@ -375,8 +429,9 @@ extension Controller {
     }
 
     /// Sent to the present leader and not yet overdue.
-    private func isUnderWay(_ pending: TableProcedure.Pending, now: Instant) -> Bool {
-        pending.command != 0 && pending.sendAgainAt > now
-            && groups[pending.shard.group]?.leader.node == pending.sentTo
+    private func isUnderWay(
+        _ pending: TableProcedure.Pending, leader: NodeID?, now: Instant
+    ) -> Bool {
+        pending.command != 0 && pending.sendAgainAt > now && leader == pending.sentTo
     }
 }

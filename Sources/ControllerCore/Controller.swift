@@ -22,6 +22,8 @@ public struct Controller: Sendable {
         case operation(OperationChange)
         /// A node is not held any more; who asked, and what is answered.
         case released(NodeID, RequestID, OperationID)
+        case configured(RuntimeSettings, RequestID)
+        case nodeChanged(NodeChange, RequestID?)
         case nothing
     }
 
@@ -32,6 +34,7 @@ public struct Controller: Sendable {
         case transfer(GroupID)
         case shard(TableID, ShardID)
         case operation(OperationID)
+        case hold
         case removal(ReplicaID)
         case stray(ReplicaID)
     }
@@ -60,6 +63,15 @@ public struct Controller: Sendable {
     public internal(set) var tables = SortedRecords<TableID, Table>()
     public internal(set) var shards = SortedRecords<ShardID, Shard>()
     public internal(set) var shardReports = SortedRecords<ShardID, ShardReport>()
+    /// What leaders reported last of the load on groups, and on the shards that have any.
+    public internal(set) var groupLoads = SortedRecords<GroupID, GroupLoad>()
+    public internal(set) var shardLoads = SortedRecords<ShardID, ShardLoad>()
+    /// The shards that each node named in its newest report of load.
+    var loadedShards = SortedRecords<NodeID, [ShardID]>()
+    /// Of shards that are being copied, from the leaders that copy.
+    public internal(set) var copyReports = SortedRecords<ShardID, CopyReport>()
+    /// Of shards that are being verified: the newest of each replica.
+    public internal(set) var digests = SortedRecords<ShardID, [ShardDigest]>()
 
     /// Tables that are not being dropped, by name; those being created included. For look-up only.
     var names: [String: TableID] = [:]
@@ -108,6 +120,11 @@ public struct Controller: Sendable {
     /// When the refusal to repair a group was last noted. For look-up only.
     var repairRefusedAt: [GroupID: Instant] = [:]
     var retirementCheckAt: Instant = .origin
+    /// As stored, and with the changes that are on their way to the store.
+    var runtime: RuntimeSettings
+    var configured: RuntimeSettings
+    /// What the rules remember.
+    var rules = RuleState()
     /// The time of the step under way.
     var stepTime: Instant = .origin
 
@@ -139,6 +156,8 @@ public struct Controller: Sendable {
         precondition(clusterCandidate != 0)
         let durable = try DurableState(snapshot)
         self.settings = settings
+        runtime = RuntimeSettings(settings)
+        configured = runtime
         self.lease = lease
         isFounding = durable.cluster == 0
         cluster = isFounding ? clusterCandidate : durable.cluster
@@ -170,6 +189,12 @@ public struct Controller: Sendable {
             operations.set(status, for: record.id)
         }
         resumeProcedures()
+        rules.objections = adopt(durable.settings)
+        for history in durable.histories { rules.histories.set(history, for: history.shard) }
+        for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
+        for (node, until) in durable.maintenances {
+            nodes.update(node) { $0.maintenanceUntil = until }
+        }
     }
 
     public var isActing: Bool { standing == .acting }
@@ -263,6 +288,7 @@ public struct Controller: Sendable {
             operations.update(operation.record.id) { $0.reachedAt = now }
         }
         for procedure in procedures.elements { touch(procedure.table.id) }
+        for objection in rules.objections { decide(objection, now: now, into: &effects) }
         effects.append(.acting(term))
         effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
     }
@@ -277,7 +303,9 @@ public struct Controller: Sendable {
         for (waiter, _) in parked { effects.append(.answer(waiter.request, notActing)) }
         for (request, error) in answers { effects.append(.answer(request, error ?? notActing)) }
         for operation in operations.elements {
-            for request in operation.requests + operation.cancellations {
+            for request in operation.requests + operation.cancellations
+                + operation.pauses.map(\.request)
+            {
                 effects.append(.operationAnswer(request, .failure(notActing)))
             }
         }
@@ -333,6 +361,8 @@ public struct Controller: Sendable {
         case .released(let node, let request, let operation):
             nodes.update(node) { $0.isHeld = false }
             operationAnswers.append((request, .success(operation)))
+        case .configured(let settings, let request): configurationStored(settings, request)
+        case .nodeChanged(let change, let request): nodeChanged(change, request, into: &effects)
         case .nothing: break
         }
     }
@@ -417,10 +447,10 @@ public struct Controller: Sendable {
             case .shard(let table, let shard):
                 shardOutcome(table, shard, outcome, now: now, into: &effects)
             case .operation(let id):
-                operationOutcome(id, outcome.id, outcome.error, now: now, into: &effects)
+                operationOutcome(id, outcome, now: now, into: &effects)
             case .removal(let replica):
                 removalOutcome(replica, outcome.error, now: now, into: &effects)
-            case .stray: break
+            case .hold, .stray: break
             }
         }
     }
@@ -436,8 +466,10 @@ public struct Controller: Sendable {
         }
         expireWaiters(now: now)
         retryParked(now: now, into: &effects)
+        moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
         repair(now: now, into: &effects)
+        applyRules(now: now, into: &effects)
         for operation in openOperations {
             pump(operation.record.id, now: now, into: &effects)
         }
@@ -461,9 +493,4 @@ public struct Controller: Sendable {
 func hex(_ value: UInt64) -> String {
     let digits = String(value, radix: 16)
     return String(repeating: "0", count: 16 - digits.utf8.count) + digits
-}
-
-extension Controller {
-    /// Shards placed in a group, those of tables being created or dropped included.
-    public func shardCount(of group: GroupID) -> Int { shardCounts[group] ?? 0 }
 }

@@ -31,6 +31,11 @@ public struct GroupStatus: Sendable {
     var isLeaderLost = false
     var attempt: Attempt?
     var attempts = 0
+    /// The leader's term in which it was last asked to go, for illness, how often, and when it is asked
+    /// again.
+    var moveTerm = Term.none
+    var moveAttempts = 0
+    var moveAgainAt = Instant.origin
     /// The newest nomination that is durable or on its way there.
     var nomination: Nomination?
     /// Repeat `createReplica` to placement i after this.

@@ -10,8 +10,6 @@ import ShardCore
 struct MapJournal: Sendable {
     /// Changes kept for followers that come back.
     static let changesMax = 50_000
-    /// About the size of one frame of a full map.
-    static let chunkBytes = 4 << 20
 
     private(set) var revision: Revision = .none
     private var updates: [MapUpdate] = []
@@ -45,31 +43,9 @@ struct MapJournal: Sendable {
         return Array(updates[Int(known.rawValue - first.from.rawValue)...])
     }
 
-    /// The whole map in pieces that fit frames. Only the last piece carries the revision, so that a
-    /// follower that lost the connection in between asks for all of it again; tables come last, so
-    /// that no piece leaves a table without its shards.
-    func full(_ changes: [MapChange]) -> [MapUpdate] {
-        var pieces: [[MapChange]] = [[]]
-        var bytes = 0
-        for change in changes {
-            let size = Self.estimate(change)
-            if bytes + size > Self.chunkBytes, !pieces[pieces.count - 1].isEmpty {
-                pieces.append([])
-                bytes = 0
-            }
-            pieces[pieces.count - 1].append(change)
-            bytes += size
-        }
-        return pieces.indices.map { index in
-            MapUpdate(
-                isFull: index == 0, from: .none,
-                to: index == pieces.count - 1 ? revision : .none, changes: pieces[index])
-        }
-    }
-
-    private static func estimate(_ change: MapChange) -> Int {
-        guard case .shard(let shard) = change else { return 512 }
-        return 48 + shard.range.start.count + (shard.range.end?.count ?? 0)
+    /// The whole map.
+    func full(_ changes: [MapChange]) -> MapUpdate {
+        MapUpdate(isFull: true, from: .none, to: revision, changes: changes)
     }
 }
 
@@ -78,7 +54,7 @@ extension Controller {
     public var mapRevision: Revision { map.revision }
 
     /// What brings a follower at `known` to the present, in order: nothing, the steps it missed, or
-    /// the whole map.
+    /// the whole map. Each may be more than a frame holds: `MapUpdate.pieces`.
     public func mapUpdates(since known: Revision) -> [MapUpdate] {
         if let updates = map.updates(since: known) { return updates }
         var changes: [MapChange] = []
@@ -93,6 +69,6 @@ extension Controller {
             changes.append(.shard(shard))
         }
         for table in visible { changes.append(.table(table)) }
-        return map.full(changes)
+        return [map.full(changes)]
     }
 }

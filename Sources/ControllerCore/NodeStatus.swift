@@ -11,6 +11,9 @@ public struct NodeStatus: Sendable {
         case down
     }
 
+    public static let defaultWeight: UInt8 = 10
+    public static let weightMax: UInt8 = 100
+
     public internal(set) var record: Node
     public internal(set) var health: Health = .suspect
     /// Nil while it is not connected.
@@ -29,8 +32,15 @@ public struct NodeStatus: Sendable {
     public internal(set) var hasReported = false
     /// Given no replicas: an operator drains or replaces it.
     public internal(set) var isHeld = false
+    /// Share of replicas in comparison with other nodes; 0...100, 0 takes none.
+    public internal(set) var weight: UInt8 = Self.defaultWeight
+    /// Wall clock in milliseconds since 1970 until which it is in maintenance; nil when it is not.
+    public internal(set) var maintenanceUntil: UInt64?
     /// Since when one of its disks reports a failure; nil while none does.
     var diskFailedSince: Instant?
+    /// What ails its event loop, and each of its disks; see `Controller+Illness`.
+    public internal(set) var loopIllness: Illness?
+    public internal(set) var diskIllnesses: [Illness?] = []
     /// Since when it is down; nil while it is not.
     public internal(set) var downSince: Instant?
     /// Who found it unreachable since the last heartbeat.
@@ -40,11 +50,19 @@ public struct NodeStatus: Sendable {
     /// Groups with a replica here, sorted.
     var groups: [GroupID] = []
 
+    /// Whether its process has ended, as far as others can tell: it is not connected, and two
+    /// connections were refused or reset.
+    var isGone: Bool { connection == nil && reporters.count >= 2 }
+
     public var isLive: Bool { connection != nil && health == .up }
 
-    /// `up`, `suspect`, `down`, `spare` or `draining`, as operators read it.
+    public var isInMaintenance: Bool { maintenanceUntil != nil }
+
+    /// `up`, `ill`, `suspect`, `down`, `spare`, `draining` or `maintenance`, as operators read it.
     public var stateName: String {
         guard health == .up else { return health.rawValue }
+        if isIll { return "ill" }
+        if isInMaintenance { return "maintenance" }
         return isHeld ? "draining" : record.isSpare ? "spare" : "up"
     }
 
@@ -52,5 +70,7 @@ public struct NodeStatus: Sendable {
     var expectedLeaders: Int { leaders + pledges }
 
     /// Whether new replicas may be placed on it.
-    public var isEligible: Bool { isLive && !record.isSpare && !isHeld }
+    public var isEligible: Bool {
+        isLive && !record.isSpare && !isHeld && !isIll && !isInMaintenance && weight > 0
+    }
 }

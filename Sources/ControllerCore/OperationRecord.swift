@@ -50,7 +50,7 @@ public struct OperationRecord: Hashable, Sendable {
         case failed = 12
         /// A rule would do it, and waits for an operator to apply it.
         case proposed = 20
-        /// The target group is being formed.
+        /// Waits for its turn, and for its target group where that is being formed.
         case forming = 21
         /// The owner cuts the shard.
         case splitting = 22
@@ -89,7 +89,10 @@ public struct OperationRecord: Hashable, Sendable {
     /// Nodes that were tried and failed.
     public var avoided: [NodeID]
     public var isCancelled: Bool
-    /// An operator holds it where it is; it goes no further until it is resumed.
+    /// An operator asked for the cancellation.
+    public var isStopped: Bool
+    /// It goes no further until an operator resumes it: an operator holds it, or replicas were found
+    /// to differ.
     public var isPaused: Bool
     /// Of operations on shards.
     public var work: ShardWork?
@@ -117,6 +120,7 @@ public struct OperationRecord: Hashable, Sendable {
         self.wasSpare = wasSpare
         avoided = []
         isCancelled = false
+        isStopped = false
         isPaused = false
         self.work = work
         outcome = ""
@@ -140,6 +144,7 @@ public struct OperationRecord: Hashable, Sendable {
         writer.write(wasSpare)
         writer.write(list: avoided) { writer, node in writer.write(node) }
         writer.write(isCancelled)
+        writer.write(isStopped)
         writer.write(isPaused)
         writer.write(work != nil)
         work?.encode(into: &writer)
@@ -164,6 +169,7 @@ public struct OperationRecord: Hashable, Sendable {
             try reader.read()
         }
         isCancelled = try reader.readBool()
+        isStopped = try reader.readBool()
         isPaused = try reader.readBool()
         work = try reader.readBool() ? try ShardWork(from: &reader) : nil
         outcome = try reader.readString()
@@ -212,6 +218,7 @@ public struct Decision: Hashable, Sendable {
     /// `.none` for no group, and so on.
     public var group: GroupID
     public var operation: OperationID
+    public var shard: ShardID
     public var text: String
 
     func encode(into writer: inout ByteWriter) {
@@ -220,18 +227,20 @@ public struct Decision: Hashable, Sendable {
         writer.write(list: nodes) { writer, node in writer.write(node) }
         writer.write(group)
         writer.write(operation)
+        writer.write(shard)
         writer.write(text)
     }
 
     init(
         number: UInt64, at: UInt64, nodes: [NodeID], group: GroupID, operation: OperationID,
-        text: String
+        shard: ShardID = .none, text: String
     ) {
         self.number = number
         self.at = at
         self.nodes = nodes
         self.group = group
         self.operation = operation
+        self.shard = shard
         self.text = text
     }
 
@@ -243,29 +252,9 @@ public struct Decision: Hashable, Sendable {
         }
         group = try reader.read()
         operation = try reader.read()
+        shard = try reader.read()
         text = try reader.readString()
     }
-}
-
-/// What an operator asks for.
-public enum OperationRequest: Hashable, Sendable {
-    /// Of one group, or of all groups of the node; `with`: the name of the node that takes over.
-    case replace(node: String, group: GroupID?, with: String?)
-    case drain(node: String)
-    /// The node may hold replicas again.
-    case endDrain(node: String)
-    case transfer(GroupID, node: String)
-    case split(SplitRequest)
-    case move(ShardID, to: MoveTarget)
-    /// The shard takes in its right neighbour.
-    case merge(ShardID)
-    case cancel(OperationID)
-    case pause(OperationID)
-    case resume(OperationID)
-    /// Takes back what the operation did: one under way is cancelled, a move that is done goes back.
-    case reverse(OperationID)
-    /// Starts what a rule proposed.
-    case apply(OperationID)
 }
 
 /// An operation as the acting controller drives it.
@@ -273,6 +262,8 @@ public struct OperationStatus: Sendable {
     public internal(set) var record: OperationRecord
     /// A newer record is on its way to the store: nothing is done before it is there.
     var isStoring = true
+    /// The step of that newer record.
+    var storing = OperationRecord.Step.forming
     /// The newest command; 0 for none.
     var command: UInt64 = 0
     var sendAgainAt: Instant = .origin
@@ -280,11 +271,16 @@ public struct OperationStatus: Sendable {
     var isConfirmed = false
     /// Why the newest command was refused, or what is waited for.
     public internal(set) var note = ""
-    /// The furthest point reached in this step, and when that was.
-    var reached: UInt64 = 0
-    var reachedAt: Instant
+    /// The furthest point reached in this step, and when that was. Of a copy: bytes, as the leader
+    /// that copies now counts them.
+    public internal(set) var reached: UInt64 = 0
+    public internal(set) var reachedAt: Instant
     /// Who waits until the record is stored.
     var requests: [RequestID] = []
     /// Cancellations that wait until nothing is on its way to the store.
     var cancellations: [RequestID] = []
+    /// Wishes to pause (true) or resume, likewise.
+    var pauses: [(request: RequestID, isPaused: Bool)] = []
+    /// What is known of the step of an operation on a shard.
+    var progress = ShardProgress()
 }

@@ -9,15 +9,19 @@ enum ReplicaPlanner {
     struct Candidate {
         var node: NodeID
         var zone: String
+        /// Not 0.
+        var weight: UInt8 = NodeStatus.defaultWeight
         /// Replicas on each disk; nil for a disk that is not healthy.
         var replicasPerDisk: [Int?]
         var replicas: Int { replicasPerDisk.reduce(0) { $0 + ($1 ?? 0) } }
+        /// Rises with the replicas, more slowly on nodes of more weight.
+        var fill: Int { replicas * 1_000 / Int(weight) }
         var isUsable: Bool { replicasPerDisk.contains { $0 != nil } }
     }
 
     /// Nodes and disks for one group of `count` replicas: distinct nodes, zones used least within the
-    /// group first, then nodes with the fewest replicas, then the lowest id; on each the disk with
-    /// the fewest replicas. Nil when there are too few candidates; then nothing is changed.
+    /// group first, then nodes with the fewest replicas for their weight, then the lowest id; on
+    /// each the disk with the fewest replicas. Nil when there are too few candidates; then nothing is changed.
     static func place(count: Int, on candidates: inout [Candidate]) -> [(NodeID, disk: UInt8)]? {
         guard candidates.count(where: \.isUsable) >= count else { return nil }
         var chosen: [(NodeID, disk: UInt8)] = []
@@ -49,7 +53,7 @@ enum ReplicaPlanner {
     private static func rank(_ candidate: Candidate, _ zones: [String]) -> (Int, Int, NodeID) {
         // Nodes without a zone are each a zone of their own.
         let inZone = candidate.zone.isEmpty ? 0 : zones.count { $0 == candidate.zone }
-        return (inZone, candidate.replicas, candidate.node)
+        return (inZone, candidate.fill, candidate.node)
     }
 }
 

@@ -21,7 +21,7 @@ public struct Replacement: Sendable {
 extension Controller {
     /// Free space that a disk must have beside the group's bytes, and half as much again for the
     /// snapshot that is compacted while it arrives.
-    private static let reserveBytes: UInt64 = 256 << 20
+    static let reserveBytes: UInt64 = 256 << 20
 
     /// Records in a group, as last counted by its leader.
     public func bytes(of group: GroupID) -> UInt64 {
@@ -31,7 +31,8 @@ extension Controller {
     }
 
     /// Chooses: the node that already took over from the same node, then the pool that is preferred,
-    /// then the zone that the other replicas use least, then the disk with most space.
+    /// then the zone that the other replicas use least, then the disk with most space by the node's
+    /// weight.
     func choose(
         _ id: GroupID, replacing old: Placement, with wanted: NodeID = .none,
         prefersSpares: Bool = true, avoiding avoided: [NodeID] = [], now: Instant
@@ -71,7 +72,8 @@ extension Controller {
             let inZone = zones.count { $0 == node.record.zone }
             let rank: [UInt64] = [
                 nodeID == heir ? 0 : 1, node.record.isSpare == prefersSpares ? 0 : 1,
-                UInt64(inZone), UInt64.max - (free ?? 0), UInt64(nodeID.rawValue),
+                UInt64(inZone), UInt64.max - (free ?? 0) / 100 * UInt64(node.weight),
+                100 - UInt64(node.weight), UInt64(nodeID.rawValue),
             ]
             if best.map({ rank.lexicographicallyPrecedes($0.rank) }) ?? true {
                 best = (rank, node, disk, free)
@@ -104,7 +106,10 @@ extension Controller {
             return "\(node.health == .down ? "down" : "suspect"), silent for \(seconds) s"
         }
         if !node.hasReported { return "has not reported yet" }
+        if let illness = node.illness { return "is ill: \(illness.reason)" }
         if node.isHeld { return "is being drained" }
+        if node.isInMaintenance { return "is in maintenance" }
+        if node.weight == 0 { return "has the weight 0" }
         if avoided.contains(id) { return "was tried before and failed" }
         if retired.elements.contains(where: { $0.node == id && $0.group == group }) {
             return "still deletes an earlier replica of group \(group)"

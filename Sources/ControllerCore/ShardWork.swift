@@ -46,17 +46,22 @@ public struct ShardWork: Hashable, Sendable {
     public var moving: ShardID
     /// Its owner at the beginning.
     public var source: GroupID
-    /// Its owner at the end; `.none` when nothing moves.
+    /// Its owner at the end; `.none` when nothing moves, and of a proposal whose group is to be chosen
+    /// or formed when it is applied.
     public var target: GroupID
     /// The way back: `source` and `target` have changed places.
     public var isTurned: Bool
     /// Of the records to copy, when it was planned.
     public var bytes: UInt64
+    /// Of `shard` and of `neighbour`, when it was planned.
+    public var epoch: Epoch
+    public var neighbourEpoch: Epoch
 
     public init(
         table: TableID, shard: ShardID, cut: Bytes? = nil, upper: ShardID = .none,
         neighbour: ShardID = .none, moving: ShardID = .none, source: GroupID,
-        target: GroupID = .none, bytes: UInt64 = 0
+        target: GroupID = .none, bytes: UInt64 = 0, epoch: Epoch = .none,
+        neighbourEpoch: Epoch = .none
     ) {
         self.table = table
         self.shard = shard
@@ -68,6 +73,13 @@ public struct ShardWork: Hashable, Sendable {
         self.target = target
         isTurned = false
         self.bytes = bytes
+        self.epoch = epoch
+        self.neighbourEpoch = neighbourEpoch
+    }
+
+    /// Whether the work has to do with the shard.
+    public func names(_ id: ShardID) -> Bool {
+        id != .none && (id == shard || id == upper || id == neighbour || id == moving)
     }
 
     func encode(into writer: inout ByteWriter) {
@@ -81,6 +93,8 @@ public struct ShardWork: Hashable, Sendable {
         writer.write(target)
         writer.write(isTurned)
         writer.write(bytes)
+        writer.write(epoch)
+        writer.write(neighbourEpoch)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -94,5 +108,7 @@ public struct ShardWork: Hashable, Sendable {
         target = try reader.read()
         isTurned = try reader.readBool()
         bytes = try reader.readUInt64()
+        epoch = try reader.read()
+        neighbourEpoch = try reader.read()
     }
 }

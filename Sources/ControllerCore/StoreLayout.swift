@@ -10,6 +10,10 @@
 // retired/ID           a `RetiredReplica`, by replica id
 // held/ID              a node that is given no replicas; no value
 // decision/NUMBER      a `Decision`; NUMBER is 8 bytes, big-endian
+// setting/NAME         a setting that was changed at run time; its value as text
+// history/ID           a `ShardHistory`, by shard id
+// weight/ID            of node ID: 1 byte
+// maintenance/ID       of node ID: the wall clock at which it ends, 8 bytes
 // nomination/ID        of group ID: term 8, nominee 4
 
 import KVBase
@@ -32,6 +36,10 @@ enum StoreKey {
     static let retiredPrefix = Bytes("retired/".utf8)
     static let heldPrefix = Bytes("held/".utf8)
     static let decisionPrefix = Bytes("decision/".utf8)
+    static let settingPrefix = Bytes("setting/".utf8)
+    static let historyPrefix = Bytes("history/".utf8)
+    static let weightPrefix = Bytes("weight/".utf8)
+    static let maintenancePrefix = Bytes("maintenance/".utf8)
 
     static func node(_ id: NodeID) -> Bytes { key(nodePrefix, id.rawValue) }
     static func group(_ id: GroupID) -> Bytes { key(groupPrefix, id.rawValue) }
@@ -42,8 +50,17 @@ enum StoreKey {
     static func operation(_ id: OperationID) -> Bytes { key(operationPrefix, id.rawValue) }
     static func retired(_ id: ReplicaID) -> Bytes { key(retiredPrefix, id.rawValue) }
     static func held(_ id: NodeID) -> Bytes { key(heldPrefix, id.rawValue) }
+    static func setting(_ name: String) -> Bytes { settingPrefix + Bytes(name.utf8) }
+    static func history(_ id: ShardID) -> Bytes { key(historyPrefix, id.rawValue) }
+    static func weight(_ id: NodeID) -> Bytes { key(weightPrefix, id.rawValue) }
+    static func maintenance(_ id: NodeID) -> Bytes { key(maintenancePrefix, id.rawValue) }
     static func decision(_ number: UInt64) -> Bytes {
         decisionPrefix + withUnsafeBytes(of: number.bigEndian) { Bytes($0) }
+    }
+
+    /// The id at the end of a key.
+    static func number(of key: Bytes) -> UInt32 {
+        key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
     }
 
     private static func key(_ prefix: Bytes, _ id: UInt32) -> Bytes {
@@ -152,6 +169,11 @@ struct DurableState {
     var retired: [RetiredReplica] = []
     var held: [NodeID] = []
     var decisions: [Decision] = []
+    var settings: [(name: String, value: String)] = []
+    var histories: [ShardHistory] = []
+    var weights: [(NodeID, UInt8)] = []
+    /// Wall clock in milliseconds since 1970 at which each ends.
+    var maintenances: [(NodeID, UInt64)] = []
 
     init(_ snapshot: MetadataSnapshot) throws(DatabaseError) {
         for record in snapshot.records {
@@ -207,7 +229,7 @@ struct DurableState {
                     try Shard(from: &reader)
                 })
         } else if key.starts(with: StoreKey.nominationPrefix) {
-            let id = key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
+            let id = StoreKey.number(of: key)
             let nomination = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try Nomination(from: &reader)
             }
@@ -227,12 +249,34 @@ struct DurableState {
                     try RetiredReplica(from: &reader)
                 })
         } else if key.starts(with: StoreKey.heldPrefix) {
-            held.append(NodeID(key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }))
+            held.append(NodeID(StoreKey.number(of: key)))
         } else if key.starts(with: StoreKey.decisionPrefix) {
             decisions.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                     try Decision(from: &reader)
                 })
+        } else if key.starts(with: StoreKey.settingPrefix) {
+            settings.append(
+                (
+                    String(decoding: key.dropFirst(StoreKey.settingPrefix.count), as: UTF8.self),
+                    String(decoding: value, as: UTF8.self)
+                ))
+        } else if key.starts(with: StoreKey.historyPrefix) {
+            let shard = ShardID(StoreKey.number(of: key))
+            histories.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try ShardHistory(shard, from: &reader)
+                })
+        } else if key.starts(with: StoreKey.weightPrefix) {
+            let weight = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try reader.readUInt8()
+            }
+            weights.append((NodeID(StoreKey.number(of: key)), weight))
+        } else if key.starts(with: StoreKey.maintenancePrefix) {
+            let until = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try reader.readUInt64()
+            }
+            maintenances.append((NodeID(StoreKey.number(of: key)), until))
         } else {
             throw DatabaseError(.malformed, "not a record of this version")
         }

@@ -3,7 +3,8 @@
 import FoundationEssentials
 
 struct AdminRequest: Decodable {
-    struct Arguments: Decodable {
+    /// Written too: plans hold the arguments of their requests.
+    struct Arguments: Codable {
         var table: String?
         var name: String?
         var partitioning: String?
@@ -16,8 +17,17 @@ struct AdminRequest: Decodable {
         var group: UInt32?
         var with: String?
         var operation: UInt32?
+        var shard: UInt32?
+        /// A key, or `hash:N` of a HASH table.
+        var at: String?
+        /// The number of a group, `new`, or `none`.
+        var to: String?
+        var value: String?
+        var weight: Int?
+        var seconds: Double?
         var dryRun: Bool?
         var limit: Int?
+        var address: String?
     }
 
     var verb: String
@@ -33,6 +43,8 @@ struct AdminFailure: Encodable {
     var ok = false
     var code: String
     var message: String
+    /// Where to ask instead; empty when that is not known.
+    var acting: String
 }
 
 struct NothingView: Encodable {}
@@ -42,7 +54,15 @@ struct ControllerView: Encodable {
     var rpc: String
     var admin: String
     var acting: Bool
+    /// In which it acts; 0 when it does not.
     var term: UInt64
+    /// In the metadata group.
+    var role: String
+    var reachable: Bool
+    /// Entries behind the leader, as the acting controller sees it.
+    var lag: UInt64
+    /// Everything but a plain member: joining, leaving.
+    var state: String
 }
 
 struct DiskView: Encodable {
@@ -51,6 +71,9 @@ struct DiskView: Encodable {
     var totalBytes: UInt64
     var freeBytes: UInt64
     var dataBytes: UInt64
+    /// What the newest write of its log and the newest read took, or the age of those under way.
+    var logDelayMillis: UInt64
+    var engineDelayMillis: UInt64
 }
 
 struct NodeView: Encodable {
@@ -63,6 +86,10 @@ struct NodeView: Encodable {
     var replicas: Int
     var leaders: Int
     var heartbeatAgeMillis: UInt64
+    /// Share of load and replicas beside other nodes.
+    var weight: UInt8
+    /// When its maintenance ends by itself, in milliseconds since 1970.
+    var maintenanceUntil: UInt64?
     var disks: [DiskView]
 }
 
@@ -85,6 +112,9 @@ struct GroupView: Encodable {
     var term: UInt64
     /// Written as null when there is none.
     var leader: NullableText
+    /// Requests per second; nil when its leader has not reported them.
+    var reads: UInt32?
+    var writes: UInt32?
     var replicas: [ReplicaView]
 }
 
@@ -103,6 +133,9 @@ struct ShardView: Encodable {
     var epoch: UInt32
     var bytes: UInt64
     var records: UInt64
+    /// Requests per second; nil when its group's leader has not reported any load.
+    var reads: UInt32?
+    var writes: UInt32?
 }
 
 struct ShardsView: Encodable {
@@ -188,7 +221,7 @@ enum AdminJSON {
         return [UInt8](data)
     }
 
-    static func decode(_ bytes: [UInt8]) throws -> AdminRequest {
-        try JSONDecoder().decode(AdminRequest.self, from: Data(bytes))
+    static func decode<Request: Decodable>(_ bytes: [UInt8]) throws -> Request {
+        try JSONDecoder().decode(Request.self, from: Data(bytes))
     }
 }

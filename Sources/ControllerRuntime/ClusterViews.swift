@@ -1,12 +1,16 @@
 // The cluster as operators see it, computed from the controller's state.
 
 import ControllerCore
+import EventLoop
 import KVBase
 import ShardCore
 
 struct ClusterViews {
     let controller: Controller
     let now: Instant
+
+    /// In milliseconds since 1970.
+    var wallClock: UInt64 { EventLoop.wallClockNanoseconds() / 1_000_000 }
 
     func nodes() -> [NodeView] {
         controller.nodes.elements.map { node in
@@ -15,10 +19,13 @@ struct ClusterViews {
                 zone: node.record.zone, rpc: node.record.rpcAddress,
                 admin: node.record.adminAddress, replicas: node.replicas, leaders: node.leaders,
                 heartbeatAgeMillis: (now - node.lastHeard).count / 1_000_000,
+                weight: node.weight, maintenanceUntil: node.maintenanceUntil,
                 disks: node.disks.map { disk in
                     DiskView(
                         path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,
-                        freeBytes: disk.freeBytes, dataBytes: disk.dataBytes)
+                        freeBytes: disk.freeBytes, dataBytes: disk.dataBytes,
+                        logDelayMillis: disk.logDelay.count / 1_000_000,
+                        engineDelayMillis: disk.engineDelay.count / 1_000_000)
                 })
         }
     }
@@ -31,14 +38,16 @@ struct ClusterViews {
                 let report = group.reports[index]
                 let last = report?.lastIndex.rawValue ?? 0
                 return ReplicaView(
-                    node: name(placement.node), replica: placement.replica.rawValue,
+                    node: nodeName(placement.node), replica: placement.replica.rawValue,
                     role: "\(report?.role ?? .follower)", state: state(report, placement),
                     lag: head > last ? head - last : 0)
             }
+            let load = controller.groupLoads[group.record.id]
             return GroupView(
                 id: group.record.id.rawValue, engine: "\(group.record.engine)",
                 state: "\(group.record.state)", term: group.leader.term.rawValue,
-                leader: NullableText(text: group.hasLeader ? name(group.leader.node) : nil),
+                leader: NullableText(text: group.hasLeader ? nodeName(group.leader.node) : nil),
+                reads: load?.reads, writes: load?.writes,
                 replicas: replicas + incoming(group, head: head))
         }
     }
@@ -53,19 +62,22 @@ struct ClusterViews {
         let last = report.lastIndex.rawValue
         return [
             ReplicaView(
-                node: name(record.new.node), replica: record.new.replica.rawValue,
+                node: nodeName(record.new.node), replica: record.new.replica.rawValue,
                 role: "\(report.role)", state: state(report, record.new),
                 lag: head > last ? head - last : 0)
         ]
     }
 
+    /// In order of tables and keys.
     func shards(of table: Table? = nil) -> [ShardView] {
-        var views: [ShardView] = []
-        for shard in controller.shards.elements where table == nil || shard.table == table?.id {
-            guard let owner = controller.tables[shard.table] else { continue }
-            views.append(view(shard, owner))
+        let chosen = controller.shards.elements.filter { table == nil || $0.table == table?.id }
+        let ordered = chosen.sorted { left, right in
+            left.table == right.table
+                ? compareBytes(left.range.start, right.range.start) < 0 : left.table < right.table
         }
-        return views
+        return ordered.compactMap { shard in
+            controller.tables[shard.table].map { view(shard, $0) }
+        }
     }
 
     func tables() -> [TableView] {
@@ -111,7 +123,7 @@ struct ClusterViews {
             case .underReplicated:
                 let missing = group.record.placements.enumerated()
                     .filter { state(group.reports[$0.offset], $0.element) != "active" }
-                    .map { name($0.element.node) }
+                    .map { nodeName($0.element.node) }
                 degraded.append(
                     "group \(group.record.id) misses replicas on "
                         + missing.joined(separator: ", "))
@@ -120,6 +132,8 @@ struct ClusterViews {
         for node in controller.nodes.elements {
             if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
                 degraded.append("node \(node.record.name) is \(node.stateName)")
+            } else if node.health == .up, let illness = node.illness {
+                degraded.append("node \(node.record.name) is ill: \(illness.reason)")
             }
             for disk in node.disks where disk.state != .healthy {
                 degraded.append("disk \(disk.path) of node \(node.record.name) is \(disk.state)")
@@ -132,18 +146,27 @@ struct ClusterViews {
 
     // MARK: Helpers
 
-    private func view(_ shard: Shard, _ table: Table) -> ShardView {
+    func view(_ shard: Shard, _ table: Table) -> ShardView {
         let report = controller.shardReports[shard.id]
+        let load = load(of: shard)
         return ShardView(
             id: shard.id.rawValue, table: table.name,
             start: KeyText.bound(shard.range.start, of: table.partitioning),
             end: NullableText(
                 text: shard.range.end.map { KeyText.bound($0, of: table.partitioning) }),
             group: shard.group.rawValue, state: "\(shard.state)", epoch: shard.epoch.rawValue,
-            bytes: report?.bytes ?? 0, records: report?.records ?? 0)
+            bytes: report?.bytes ?? 0, records: report?.records ?? 0, reads: load?.reads,
+            writes: load?.writes)
     }
 
-    private func name(_ node: NodeID) -> String {
+    /// Leaders leave shards without requests out of their reports.
+    func load(of shard: Shard) -> ShardLoad? {
+        if let load = controller.shardLoads[shard.id] { return load }
+        guard controller.groupLoads[shard.group] != nil else { return nil }
+        return ShardLoad(shard: shard.id, epoch: shard.epoch, reads: 0, writes: 0)
+    }
+
+    func nodeName(_ node: NodeID) -> String {
         controller.nodes[node]?.record.name ?? "node \(node)"
     }
 

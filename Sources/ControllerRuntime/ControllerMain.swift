@@ -6,6 +6,7 @@ import Daemon
 import EventLoop
 import Glibc
 import KVBase
+import MetadataCore
 import Metrics
 import SystemdSupport
 
@@ -19,8 +20,10 @@ public enum ControllerMain {
             "listen.rpc", .address, default: "127.0.0.1:7300",
             help: "Address for nodes, routers and kvctl."),
         Setting(
-            "controllers", .addressList,
-            help: "Addresses of all controllers of the cluster; so far, at most one."),
+            "peers", .list,
+            help:
+                "NAME=HOST:PORT of every controller when the cluster is founded, this one included; "
+                + "without it, one alone. Later: kvctl controller."),
         Setting(
             "groups.initial", .integer(1...1_000), default: "2",
             help: "Groups formed when enough nodes are there, and for each further kind of group."),
@@ -39,6 +42,9 @@ public enum ControllerMain {
         Setting(
             "repair.after", .duration(.milliseconds(0)...(.seconds(86_400))), default: "5s",
             help: "How long a node is down before its replicas are replaced."),
+        Setting(
+            "ill.after", .duration(.seconds(1)...(.seconds(86_400))), default: "30s",
+            help: "How long a node or disk answers late before its replicas are replaced."),
     ]
 
     /// Runs the daemon; never returns.
@@ -48,15 +54,19 @@ public enum ControllerMain {
             settings: settings)
         let log = daemon.log.component("controller")
         let metrics = ControllerMetrics(daemon.metrics)
+        let quorumMetrics = QuorumMetrics(daemon.metrics)
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
             daemon.addReadinessCheck("controller") {
-                metrics.isServing.value == 1 ? nil : "does not act"
+                // A standby is ready to take over: it knows who leads.
+                metrics.isServing.value == 1 || metrics.hasLeader.value == 1
+                    ? nil : "knows no acting controller"
             }
             try daemon.startAdmin()
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try ControllerServer(
-                    settings: own, loop: loop, log: log, metrics: metrics
+                    settings: own, loop: loop, log: log, metrics: metrics,
+                    quorumMetrics: quorumMetrics
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }
@@ -74,8 +84,7 @@ public enum ControllerMain {
 /// What one controller process needs to know.
 struct ControllerServerSettings: Sendable {
     var core: ControllerSettings
-    /// Exists.
-    var storeDirectory: String
+    var quorum: QuorumNode.Settings
     var rpcAddress: SocketAddress
     /// Empty when there is no admin HTTP.
     var adminAddress: String
@@ -83,11 +92,6 @@ struct ControllerServerSettings: Sendable {
 
 extension ControllerServerSettings {
     init(_ settings: Settings) throws(DatabaseError) {
-        guard try settings.addresses("controllers").count <= 1 else {
-            throw DatabaseError(
-                .refused,
-                "several controllers are not supported yet: leave controllers out or name one")
-        }
         core = ControllerSettings(name: settings.string("name"))
         core.groupsInitial = settings.integer("groups.initial")
         core.replicasDefault = Int(settings.string("replicas.default")) ?? 3
@@ -95,6 +99,7 @@ extension ControllerServerSettings {
         core.nodeDownAfter = settings.duration("node.down.after")
         core.repairs = settings.string("repair") == "auto"
         core.repairAfter = settings.duration("repair.after")
+        core.illAfter = settings.duration("ill.after")
         guard core.nodeSuspectAfter < core.nodeDownAfter else {
             throw DatabaseError(
                 .invalidRequest, "node.suspect.after must be shorter than node.down.after")
@@ -104,8 +109,42 @@ extension ControllerServerSettings {
         }
         rpcAddress = address
         adminAddress = settings.optionalString("listen.admin") ?? ""
-        storeDirectory = settings.string("data") + "/metadata"
-        try Self.createDirectory(storeDirectory)
+        let data = settings.string("data")
+        try Self.createDirectory(data)
+        let peers = try Self.peers(settings.list("peers"))
+        let name = core.name
+        let own = peers.first { $0.name == name }
+        guard peers.isEmpty || own != nil else {
+            throw DatabaseError(
+                .invalidRequest, "peers does not name this controller, \(name)")
+        }
+        quorum = QuorumNode.Settings(
+            name: name, address: own?.address ?? address.description, peers: peers,
+            directory: data + "/quorum", olderDirectory: data + "/metadata")
+    }
+
+    private static func peers(_ list: [String]) throws(DatabaseError) -> [QuorumNode.Peer] {
+        var peers: [QuorumNode.Peer] = []
+        for text in list {
+            let parts = text.split(separator: "=", maxSplits: 1).map(String.init)
+            guard parts.count == 2 else {
+                throw DatabaseError(
+                    .invalidRequest, "peers is a list of NAME=HOST:PORT, not '\(text)'")
+            }
+            let peer = QuorumNode.Peer(
+                name: parts[0], address: try SocketAddress.parse(parts[1]).description)
+            guard !peers.contains(where: { $0.name == peer.name || $0.address == peer.address })
+            else {
+                throw DatabaseError(.invalidRequest, "peers names \(text) twice")
+            }
+            peers.append(peer)
+        }
+        guard peers.count <= ControllerRoster.membersMax, peers.isEmpty || peers.count % 2 == 1
+        else {
+            throw DatabaseError(
+                .invalidRequest, "peers names 1, 3 or 5 controllers, not \(peers.count)")
+        }
+        return peers
     }
 
     private static func createDirectory(_ path: String) throws(DatabaseError) {

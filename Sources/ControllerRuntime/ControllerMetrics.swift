@@ -6,7 +6,7 @@ import Metrics
 import ShardCore
 
 struct ControllerMetrics: Sendable {
-    static let nodeStates = ["up", "suspect", "down", "spare", "draining"]
+    static let nodeStates = ["up", "ill", "suspect", "down", "spare", "draining", "maintenance"]
     static let shardHealths = ["ok", "under_replicated", "unavailable", "misplaced"]
 
     let isServing: Gauge
@@ -19,13 +19,13 @@ struct ControllerMetrics: Sendable {
     let nominations: Counter
     let tableRequests: Counter
     let proceduresInFlight: Gauge
-    let operationsInFlight: Gauge
     let retiredReplicas: Gauge
     let fsyncDuration: DurationHistogram
     let tickDuration: DurationHistogram
     let lastTick: Gauge
     let storeRecords: Gauge
     let storeBytes: Gauge
+    private let operations: OperationMetrics
     private let nodes: [Gauge]
     private let shards: [Gauge]
 
@@ -59,9 +59,7 @@ struct ControllerMetrics: Sendable {
         lastTick = registry.gauge(
             "kvcontroller_reconcile_last_success_timestamp_seconds",
             "When the cluster was last looked at, in seconds since 1970.")
-        operationsInFlight = registry.gauge(
-            "kvcontroller_operations_in_flight", "Operations under way.",
-            MetricLabel("kind", "replica"))
+        operations = OperationMetrics(registry)
         retiredReplicas = registry.gauge(
             "kvcontroller_retired_replicas", "Replaced replicas that wait for their deletion.")
         storeRecords = registry.gauge(
@@ -86,7 +84,7 @@ struct ControllerMetrics: Sendable {
         raise(heartbeatsIgnored, to: controller.heartbeatsIgnoredCount)
         raise(leaderChanges, to: controller.leaderChangeCount)
         raise(nominations, to: controller.nominationCount)
-        operationsInFlight.set(Int64(controller.openOperations.count))
+        operations.update(controller)
         retiredReplicas.set(Int64(controller.retired.count))
         proceduresInFlight.set(Int64(controller.proceduresInFlight))
         var nodeCounts = [Int64](repeating: 0, count: Self.nodeStates.count)

@@ -16,12 +16,19 @@ extension ControllerServer {
             return session.adminFailure(
                 token, DatabaseError(.invalidRequest, "not an admin request: \(error)"))
         }
-        guard let controller, controller.isActing else {
-            return session.adminFailure(
-                token, DatabaseError(.unavailable, "this controller does not act; ask another"))
+        if Self.quorumVerbs.contains(request.verb) {
+            return serveQuorum(request, token, session)
         }
+        guard let controller, isActing else {
+            return session.adminFailure(token, notActing, acting: standing.address)
+        }
+        let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            try serve(request, ClusterViews(controller: controller, now: loop.now), token, session)
+            if request.verb == "apply" {
+                try apply(try plan(in: bytes), views, token, session)
+            } else {
+                try serve(request, views, token, session)
+            }
         } catch {
             session.adminFailure(token, error)
         }
@@ -41,6 +48,16 @@ extension ControllerServer {
                 token, DatabaseError(.tableNotFound, "table \(table) was dropped meanwhile"))
         }
         session.adminSuccess(token, CreatedView(table: view))
+    }
+
+    private func plan(in bytes: Bytes) throws(DatabaseError) -> PlanRequest {
+        do {
+            let request: ApplyRequest = try AdminJSON.decode(bytes)
+            return request.arguments.plan
+        } catch {
+            throw DatabaseError(
+                .invalidRequest, "this is no plan; make one with --dry-run -o json")
+        }
     }
 
     private func serve(
@@ -75,26 +92,24 @@ extension ControllerServer {
                 for: .tool(session.id, token: token, table: nil), of: session)
         case let verb where Self.operationVerbs.contains(verb):
             try serveOperations(request, views, token, session)
+        case let verb where Self.settingVerbs.contains(verb):
+            try serveSettings(request, views, token, session)
         default:
             throw DatabaseError(
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + Self.operationVerbs.joined(separator: ", "))
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs)
+                    .joined(separator: ", "))
         }
     }
 
     private func status(_ views: ClusterViews) -> StatusView {
-        let (verdict, findings) = views.judge()
+        let (verdict, findings) = judge(views)
         let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
         return StatusView(
-            cluster: hexadecimal(views.controller.cluster),
-            controllers: [
-                ControllerView(
-                    name: settings.core.name, rpc: settings.rpcAddress.description,
-                    admin: settings.adminAddress, acting: true,
-                    term: views.controller.term.rawValue)
-            ], revision: views.controller.revision.rawValue,
+            cluster: views.hexadecimal(views.controller.cluster),
+            controllers: controllerViews(), revision: views.controller.revision.rawValue,
             mapRevision: views.controller.mapRevision.rawValue, nodes: views.nodes(),
             groups: views.groups(),
             tables: views.controller.tables.elements.count { $0.state == .active },
@@ -113,7 +128,7 @@ extension ControllerServer {
         return name
     }
 
-    private func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
+    func find(_ name: String, _ controller: Controller) throws(DatabaseError) -> Table {
         let named = controller.tables.elements.filter { $0.name == name }
         guard let table = named.first(where: { $0.state != .dropping }) ?? named.first else {
             throw DatabaseError(.tableNotFound, "there is no table named \(name)")
@@ -167,11 +182,6 @@ extension ControllerServer {
                 splitPoints: splits, ifMissing: arguments?.ifMissing ?? false)
         )
     }
-
-    private func hexadecimal(_ value: UInt64) -> String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.utf8.count) + digits
-    }
 }
 
 extension ControllerSession {
@@ -179,8 +189,12 @@ extension ControllerSession {
         send(token, AdminJSON.encode(AdminSuccess(result: result)))
     }
 
-    func adminFailure(_ token: UInt32, _ error: DatabaseError) {
-        send(token, AdminJSON.encode(AdminFailure(code: "\(error.code)", message: error.message)))
+    /// `acting`: the address of the controller to ask instead.
+    func adminFailure(_ token: UInt32, _ error: DatabaseError, acting: String = "") {
+        send(
+            token,
+            AdminJSON.encode(
+                AdminFailure(code: "\(error.code)", message: error.message, acting: acting)))
     }
 
     private func send(_ token: UInt32, _ json: Bytes) {

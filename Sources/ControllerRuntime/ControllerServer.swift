@@ -1,15 +1,17 @@
 // The controller's shell: carries the core's effects out on one event loop.
 //
-// Threads: everything here runs on the loop's thread; the metadata log is synced there too, once
-// per turn, at its end, before the connections are flushed.
+// Whoever leads the metadata group acts; the others stand by with a warm copy. Threads: everything here
+// runs on the loop's thread; the metadata log is written by a thread of its own.
 
 import ControllerCore
 import Daemon
 import EventLoop
 import KVBase
+import MetadataCore
 import MetadataStore
 import Metrics
 import RPC
+import ReplicationCore
 import ShardCore
 import SystemdSupport
 import WireProtocol
@@ -21,9 +23,12 @@ final class ControllerServer: LoopService {
     /// A follower of the map with this much unsent is cut off; it asks for the map when it is back.
     static let followerBytesMax = 64 << 20
 
-    /// Who waits for the answer of a table request.
+    /// Before a controller that resigned, though it still leads the metadata group, acts again.
+    static let retryInterval = Nanoseconds.milliseconds(500)
+
+    /// Who waits for the answer of a table request. `isRepeatable`: doing it twice changes nothing more.
     enum Requester {
-        case router(ConnectionID, token: UInt32)
+        case router(ConnectionID, token: UInt32, isRepeatable: Bool)
         case tool(ConnectionID, token: UInt32, table: String?)
         case operation(ConnectionID, token: UInt32)
     }
@@ -33,49 +38,55 @@ final class ControllerServer: LoopService {
     let log: ComponentLog
     let metrics: ControllerMetrics
     private let onFailure: (DatabaseError) -> Void
-    private let store: FileMetadataStore
+    let quorum: QuorumNode
+    /// Not behind the snapshots: nobody acts until this one is done.
+    private let jobs: BackgroundJobs
     private let transport: RPCTransport
     private var listener: RPCServer?
     private(set) var controller: Controller?
     private(set) var sessions: [ConnectionID: ControllerSession] = [:]
+    /// Rises with every attempt to act: answers of the store to an earlier one are dropped.
+    private var attempt: UInt64 = 0
+    /// The metadata group's term in which this controller acts or is about to.
+    private var attemptTerm = Term.none
+    private var leadsSince = Instant.origin
     private var requesters: [RequestID: Requester] = [:]
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
     private var requestsIssued: UInt64 = 0
-    private var isStopping = false
-    private var isStandingBy = false
-    private let clusterCandidate = UInt64.random(in: 1...UInt64.max)
+    private(set) var isStopping = false
+    /// The core gives up: what it answers now may have been carried out.
+    private var isResigning = false
 
     /// `onFailure` is told once why this process can act no more.
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
-        metrics: ControllerMetrics, onFailure: @escaping (DatabaseError) -> Void
+        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics,
+        onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
         self.loop = loop
         self.log = log
         self.metrics = metrics
         self.onFailure = onFailure
-        var options = FileMetadataStore.Options()
-        options.onSync = { metrics.fsyncDuration.observe($0) }
-        store = try FileMetadataStore(
-            directory: settings.storeDirectory, now: loop.now, options: options)
         // Before the transport's: what the store answers goes out in the same turn.
-        let store = store
-        loop.onTurnEnd { store.flush() }
+        var endTurn: () -> Void = {}
+        loop.onTurnEnd { endTurn() }
         transport = RPCTransport(loop: loop)
+        jobs = BackgroundJobs(loop)
+        var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
+        quorum = try QuorumNode(
+            settings: settings.quorum, loop: loop, transport: transport, log: log,
+            metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
+        let quorum = quorum
+        endTurn = { quorum.endTurn() }
+        hello = { [unowned self] in self.hello() }
+        quorum.onChange = { [unowned self] in quorumChanged() }
+        quorum.onFailure = { [unowned self] in fail($0) }
     }
 
-    /// Takes over if it may, and listens.
+    /// Joins the metadata group, and listens.
     func start() throws(DatabaseError) {
-        store.grantLease(ttl: Self.leaseDuration, now: loop.now) { [unowned self] in
-            if case .success(let granted) = $0 { lease = granted }
-        }
-        store.flush()
-        var failure: DatabaseError?
-        takeOver { failure = $0 }
-        store.flush()
-        if let failure { throw failure }
         listener = try RPCServer(
             transport: transport, address: settings.rpcAddress,
             hello: { [unowned self] in hello() },
@@ -83,6 +94,7 @@ final class ControllerServer: LoopService {
         if let listener {
             log.notice("listens", [LogField("address", listener.localAddress)])
         }
+        try quorum.start()
         loop.schedule(after: Self.tickInterval, repeating: Self.tickInterval) { [unowned self] in
             tick()
         }
@@ -92,22 +104,114 @@ final class ControllerServer: LoopService {
         housekeep()
     }
 
-    /// Says goodbye, gives the lease back and ends the loop.
+    /// Says goodbye, hands the metadata group over and ends the loop.
     func stop() {
         guard !isStopping else { return }
+        standDown(DatabaseError(.unavailable, "the controller stops"))
         isStopping = true
         listener?.close()
         for session in sessions.values {
             session.connection.close(DatabaseError(.unavailable, "the controller stops"))
         }
-        store.revoke(lease) { _ in }
-        store.flush()
-        // A moment for the goodbyes to leave.
-        loop.schedule(after: .milliseconds(50)) { [loop] in loop.stop() }
+        let isHandingOver = handOver()
+        // A moment for the goodbyes to leave and for the successor to win.
+        loop.schedule(after: .milliseconds(isHandingOver ? 250 : 50)) { [loop] in loop.stop() }
     }
 
-    /// The store closes with its last reference.
-    func close() {}
+    func close() {
+        jobs.close()
+        quorum.close()
+    }
+
+    // MARK: Acting and standing by
+
+    /// Acts when this replica has come to lead the metadata group, stands down when it does not any more.
+    private func quorumChanged() {
+        guard !isStopping else { return }
+        guard let replica = quorum.replica, replica.isServing else {
+            if attemptTerm != .none {
+                standDown(
+                    DatabaseError(.notLeader, "this controller does not lead the metadata group"))
+            }
+            return
+        }
+        guard attemptTerm != replica.core.term else { return }
+        if attemptTerm != .none {
+            standDown(DatabaseError(.notLeader, "the metadata group has a new term"))
+        }
+        attemptTerm = replica.core.term
+        leadsSince = loop.now
+        takeOver()
+    }
+
+    /// Ends the leases of controllers before this one, for they can store nothing any more, then reads
+    /// everything and begins.
+    private func takeOver() {
+        guard let store = quorum.store, !isStopping else { return }
+        attempt += 1
+        let number = attempt
+        lease = .none
+        store.range(prefix: Bytes("controller/".utf8)) { [unowned self] result in
+            guard number == attempt, case .success(let snapshot) = result else { return }
+            for record in snapshot.records where record.lease != .none {
+                store.revoke(record.lease) { _ in }
+            }
+            store.grantLease(ttl: Self.leaseDuration, now: loop.now) { [unowned self] in
+                guard number == attempt, case .success(let granted) = $0 else { return }
+                lease = granted
+                read(number)
+            }
+        }
+    }
+
+    /// Builds the core from this controller's copy of the state, off the loop: with a million shards
+    /// that takes about a second, and a leader that is silent for so long is no leader any more.
+    private func read(_ number: UInt64) {
+        guard let state = quorum.store?.state, let identity = quorum.identity else { return }
+        let (core, lease, now) = (settings.core, lease, loop.now)
+        jobs.run("take-over") { () throws(DatabaseError) -> Controller in
+            try Controller(
+                settings: core,
+                snapshot: MetadataSnapshot(
+                    revision: state.revision, records: state.range(prefix: [])),
+                lease: lease, clusterCandidate: identity.cluster, now: now)
+        } _: { [unowned self] result in
+            guard number == attempt, !isStopping else { return }
+            switch result {
+            case .failure(let error): fail(error)
+            case .success(let read):
+                guard quorum.store?.state.revision == state.revision else {
+                    return self.read(number)
+                }
+                controller = read
+                tellClock()
+                step(.start)
+            }
+        }
+    }
+
+    /// Acts no more, if it did: whoever waits is answered, and who is connected is told.
+    private func standDown(_ reason: DatabaseError) {
+        step(.leaseLost)
+        guard attemptTerm != .none else { return }
+        attempt += 1
+        attemptTerm = .none
+        controller = nil
+        metrics.isServing.set(0)
+        metrics.isLeader.set(0)
+        log.notice("stands by", [LogField("reason", reason.message)])
+        for session in sessions.values { session.stands(standing) }
+    }
+
+    /// The core gave up. While this replica leads the metadata group nobody else can act, so it begins
+    /// anew in a moment.
+    private func resigned(_ error: DatabaseError) {
+        guard attemptTerm != .none, !isStopping else { return }
+        log.warning("resigns", [LogField("reason", error.message)])
+        controller = nil
+        standDown(error)
+        loop.schedule(after: Self.retryInterval) { [unowned self] in quorumChanged() }
+    }
 
     // MARK: The core
 
@@ -115,13 +219,17 @@ final class ControllerServer: LoopService {
         guard controller != nil, !isStopping else { return }
         var effects = ControllerEffects()
         controller?.step(event, now: loop.now, into: &effects)
+        isResigning = controller?.hasResigned ?? false
         for effect in effects.list { carryOut(effect) }
+        isResigning = false
     }
 
     private func carryOut(_ effect: ControllerEffect) {
         switch effect {
         case .store(let transaction, let ticket):
-            store.commit(transaction) { [unowned self] in
+            let number = attempt
+            quorum.store?.commit(transaction) { [unowned self] in
+                guard number == attempt else { return }
                 switch $0 {
                 case .success(let revision): step(.stored(ticket, revision))
                 case .failure(.failed(let error)): step(.storeFailed(ticket, error))
@@ -131,21 +239,22 @@ final class ControllerServer: LoopService {
             }
         case .acting(let term):
             metrics.isServing.set(1)
-            isStandingBy = false
-            log.notice("acts", [LogField("term", term)])
+            let took = loop.now - leadsSince
+            quorum.metrics.takeOver.observe(took)
+            log.notice(
+                "acts",
+                [LogField("term", term), LogField("after_ms", took.count / 1_000_000)])
+            for session in sessions.values { session.stands(standing) }
         case .standBy(let holder):
-            if !isStandingBy { log.notice("stands by", [LogField("acting", holder)]) }
-            isStandingBy = true
-            controller = nil
-            loop.schedule(after: Self.housekeepingInterval) { [unowned self] in
-                takeOver { [unowned self] error in if let error { fail(error) } }
-            }
-        case .resign(let error): fail(error)
+            resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
+        case .resign(let error): resigned(error)
         case .admit(let connection, let admission):
             sessions[connection]?.connection.send(.registered) { admission.encode(into: &$0) }
         case .reject(let connection, let error): sessions[connection]?.connection.close(error)
         case .send(let connection, let commands):
-            sessions[connection]?.connection.send(.nodeCommands) { commands.encode(into: &$0) }
+            for piece in commands.pieces() {
+                sessions[connection]?.connection.send(.nodeCommands) { piece.encode(into: &$0) }
+            }
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):
@@ -153,29 +262,8 @@ final class ControllerServer: LoopService {
                 let session = sessions[id]
             else { return }
             session.requestsWaiting -= 1
-            operationAnswer(result, token, of: session)
+            operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
         case .decided(let text): log.info(text)
-        }
-    }
-
-    private func takeOver(_ done: @escaping (DatabaseError?) -> Void) {
-        store.range(prefix: []) { [unowned self] result in
-            do throws(DatabaseError) {
-                let snapshot: MetadataSnapshot
-                switch result {
-                case .success(let value): snapshot = value
-                case .failure(.failed(let error)): throw error
-                case .failure(let error): throw DatabaseError(.unavailable, error.description)
-                }
-                controller = try Controller(
-                    settings: settings.core, snapshot: snapshot, lease: lease,
-                    clusterCandidate: clusterCandidate, now: loop.now)
-                done(nil)
-                tellClock()
-                step(.start)
-            } catch {
-                done(error)
-            }
         }
     }
 
@@ -183,7 +271,9 @@ final class ControllerServer: LoopService {
         step(.clock(EventLoop.wallClockNanoseconds() / 1_000_000))
     }
 
+    /// The store failed, or holds what cannot be read.
     private func fail(_ error: DatabaseError) {
+        guard !isStopping else { return }
         metrics.isServing.set(0)
         metrics.isLeader.set(0)
         log.error("can act no more", [LogField("reason", error.message)])
@@ -199,22 +289,29 @@ final class ControllerServer: LoopService {
 
     private func housekeep() {
         guard !isStopping else { return }
-        let now = loop.now
-        tellClock()
-        store.keepAlive(lease, now: now) { [unowned self] in
-            if case .failure = $0 { step(.leaseLost) }
+        quorum.metrics.update(quorum.replica, reachable: quorum.reachableCount)
+        metrics.hasLeader.set(quorum.leader == nil ? 0 : 1)
+        guard let store = quorum.store else { return }
+        metrics.storeRecords.set(Int64(store.state.records.count))
+        metrics.storeBytes.set(Int64(store.state.records.memoryBytes))
+        if attemptTerm != .none, lease != .none {
+            let number = attempt
+            store.keepAlive(lease, now: loop.now) { [unowned self] in
+                guard number == attempt else { return }
+                if case .failure = $0 { step(.leaseLost) }
+            }
         }
-        store.tick(now: now)
-        metrics.storeRecords.set(Int64(store.recordCount))
-        metrics.storeBytes.set(Int64(store.memoryBytes))
-        if let controller { metrics.update(controller) }
+        guard let controller else { return }
+        tellClock()
+        metrics.update(controller)
     }
 
     // MARK: Connections
 
     private func hello() -> Hello {
         Hello(
-            role: .controller, cluster: controller?.cluster ?? 0, name: settings.core.name,
+            role: .controller, cluster: quorum.identity?.cluster ?? 0,
+            node: NodeID(quorum.identity?.replica.rawValue ?? 0), name: settings.core.name,
             addresses: [settings.adminAddress])
     }
 
@@ -235,20 +332,24 @@ final class ControllerServer: LoopService {
 
     func watchMap(_ session: ControllerSession, from revision: Revision) {
         guard let controller, controller.isActing else {
-            session.connection.close(DatabaseError(.unavailable, "this controller does not act"))
-            return
+            return session.stands(standing)
         }
         for update in controller.mapUpdates(since: revision) {
-            session.connection.send(.mapUpdate) { update.encode(into: &$0) }
+            for piece in update.pieces() {
+                session.connection.send(.mapUpdate) { piece.encode(into: &$0) }
+            }
         }
         session.followsMap = true
+        session.wholeMapBytes = session.connection.pendingBytes
     }
 
     private func publish(_ update: MapUpdate) {
         var frame = ByteWriter()
-        Frame.append(.mapUpdate, to: &frame) { update.encode(into: &$0) }
+        for piece in update.pieces() {
+            Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
+        }
         for session in sessions.values where session.followsMap {
-            if session.connection.pendingBytes > Self.followerBytesMax {
+            if session.connection.pendingBytes > Self.followerBytesMax + session.wholeMapBytes {
                 session.connection.close(
                     DatabaseError(.overloaded, "the map is not read fast enough"))
             } else {
@@ -264,7 +365,9 @@ final class ControllerServer: LoopService {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
         }
-        submit(request, for: .router(session.id, token: token), of: session)
+        submit(
+            request,
+            for: .router(session.id, token: token, isRepeatable: request.isRepeatable), of: session)
     }
 
     func submit(_ request: TableRequest, for requester: Requester, of session: ControllerSession) {
@@ -273,25 +376,35 @@ final class ControllerServer: LoopService {
         requestsIssued += 1
         let id = RequestID(requestsIssued)
         requesters[id] = requester
-        if controller == nil || isStopping {
-            answer(id, DatabaseError(.unavailable, "this controller does not act"))
-        } else {
+        if let controller, controller.isActing, !isStopping {
             step(.tableRequest(id, request))
+        } else {
+            answer(id, notActing)
         }
     }
 
     private func answer(_ request: RequestID, _ error: DatabaseError?) {
         switch requesters.removeValue(forKey: request) {
-        case .router(let id, let token):
+        case .router(let id, let token, let isRepeatable):
+            let error = isRepeatable ? error : uncertain(error)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             session.answer(token, error)
         case .tool(let id, let token, let table):
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
-            adminAnswer(error, table: table, token, of: session)
+            adminAnswer(uncertain(error), table: table, token, of: session)
         case .operation, nil: break
         }
+    }
+
+    /// What a core that resigns says of a request that it had taken: it may have been stored.
+    private func uncertain(_ error: DatabaseError?) -> DatabaseError? {
+        guard isResigning, let error, error.code == .unavailable else { return error }
+        return DatabaseError(
+            .unknownOutcome,
+            "the acting controller changed before the answer: the request may have been taken; look "
+                + "before you repeat it")
     }
 
     /// A number for a request of an operator's tool, by which its answer finds back.

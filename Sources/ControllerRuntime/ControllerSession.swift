@@ -12,10 +12,15 @@ final class ControllerSession: RPCConnectionDelegate {
     private unowned let server: ControllerServer
     /// Gets every update of the map.
     var followsMap = false
+    /// What waited to be sent when it began to follow: a whole map may take its time.
+    var wholeMapBytes = 0
 
     /// Table requests of one connection that wait for their answers.
     static let requestsWaitingMax = 1_000
     var requestsWaiting = 0
+
+    /// The replica of the metadata group that speaks here, once it has introduced itself.
+    private var member: ReplicaID?
 
     init(id: ConnectionID, connection: RPCConnection, server: ControllerServer) {
         self.id = id
@@ -24,17 +29,18 @@ final class ControllerSession: RPCConnectionDelegate {
     }
 
     func connectionDidOpen(_ connection: RPCConnection) {
-        if server.controller == nil {
-            connection.close(DatabaseError(.unavailable, "this controller stands by"))
-        }
+        if server.controller?.isActing != true { stands(server.standing) }
     }
 
     func connection(
         _ connection: RPCConnection, didReceive kind: FrameKind, body: UnsafeRawBufferPointer
     ) throws(DatabaseError) {
         var reader = ByteReader(body)
+        if connection.peer?.role == .controller { return try receive(kind, &reader, connection) }
         switch kind {
         case .register:
+            // A node registers again when this controller says that it acts.
+            guard server.controller?.isActing == true else { return }
             server.step(.register(id, try NodeRegistration(from: &reader)))
         case .nodeHeartbeat:
             server.step(.heartbeat(id, try NodeHeartbeat(from: &reader)))
@@ -56,6 +62,33 @@ final class ControllerSession: RPCConnectionDelegate {
         default:
             throw DatabaseError(.malformed, "\(kind) to a controller")
         }
+    }
+
+    /// From another controller.
+    private func receive(
+        _ kind: FrameKind, _ reader: inout ByteReader, _ connection: RPCConnection
+    ) throws(DatabaseError) {
+        if kind == .introduction {
+            member = try server.quorum.receive(
+                try ControllerIntroduction(from: &reader), on: connection)
+            return
+        }
+        guard let member else { return }
+        switch kind {
+        case .peerMessages: try server.quorum.receive(&reader, from: member)
+        case .snapshotChunk:
+            try server.quorum.receive(try MetadataChunk(from: &reader), from: member)
+        case .snapshotAck: server.quorum.receive(try MetadataChunkAck(from: &reader), from: member)
+        default: throw DatabaseError(.malformed, "\(kind) from a controller")
+        }
+    }
+
+    /// Tells nodes and routers whether this controller acts. One that does not is not asked for the map
+    /// and knows no registration.
+    func stands(_ standing: ControllerStanding) {
+        guard let role = connection.peer?.role, role == .node || role == .router else { return }
+        if !standing.isActing { followsMap = false }
+        connection.send(.standing) { standing.encode(into: &$0) }
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {

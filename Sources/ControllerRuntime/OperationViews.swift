@@ -16,11 +16,20 @@ struct OperationView: Encodable {
     var note: String
     var parent: UInt32?
     var group: UInt32?
-    var from: String
+    /// Nodes; operations on shards have `work`.
+    var from: String?
     var to: String?
+    var work: WorkView?
+    /// It goes no further until it is resumed.
+    var paused: Bool
+    /// It ends, or ended, by taking back what it did.
+    var cancelled: Bool
     /// Of the records to copy, as far as they are counted.
     var bytesDone: UInt64?
     var bytesTotal: UInt64?
+    var recordsDone: UInt64?
+    /// The copy rests because requests on the nodes involved take too long.
+    var throttled: Bool?
     var percent: Int
     /// Log entries that the new replica is behind its leader.
     var lag: UInt64?
@@ -29,12 +38,30 @@ struct OperationView: Encodable {
     var endedAt: UInt64?
 }
 
+/// What an operation on a shard works on.
+struct WorkView: Encodable {
+    var table: String
+    var shard: UInt32
+    /// The key of the cut; `hash:N` of a HASH table.
+    var cut: String?
+    var upper: UInt32?
+    var neighbour: UInt32?
+    /// The shard that goes to another group.
+    var moving: UInt32?
+    var source: UInt32
+    var target: UInt32?
+    /// It is on its way back to `source`.
+    var turned: Bool
+}
+
 struct OperationsView: Encodable {
     var operations: [OperationView]
 }
 
+/// A node or group that was not taken.
 struct SkippedView: Encodable {
-    var node: String
+    var node: String?
+    var group: UInt32?
     var reason: String
 }
 
@@ -48,10 +75,6 @@ struct ReplacementView: Encodable {
     var skipped: [SkippedView]
 }
 
-struct PlanView: Encodable {
-    var plan: [ReplacementView]
-}
-
 struct StartedView: Encodable {
     /// Nil when the request left nothing to do.
     var operation: OperationView?
@@ -63,25 +86,12 @@ struct DecisionView: Encodable {
     var text: String
     var nodes: [String]
     var group: UInt32?
+    var shard: UInt32?
     var operation: UInt32?
 }
 
 struct DecisionsView: Encodable {
     var decisions: [DecisionView]
-}
-
-struct FindingView: Encodable {
-    var code: String
-    /// `critical` or `warning`.
-    var severity: String
-    var text: String
-    /// What to do.
-    var advice: String
-}
-
-struct DoctorView: Encodable {
-    var verdict: String
-    var findings: [FindingView]
 }
 
 extension ClusterViews {
@@ -99,14 +109,16 @@ extension ClusterViews {
             outcome: record.outcome, note: status.note,
             parent: record.parent == .none ? nil : record.parent.rawValue,
             group: record.group == .none ? nil : record.group.rawValue,
-            from: nodeName(record.old.node),
-            to: record.new.node == .none ? nil : nodeName(record.new.node), percent: 0,
-            startedAt: record.startedAt, changedAt: record.changedAt,
+            from: record.old.node == .none ? nil : nodeName(record.old.node),
+            to: record.new.node == .none ? nil : nodeName(record.new.node),
+            work: record.work.map(view), paused: record.isPaused, cancelled: record.isCancelled,
+            percent: 0, startedAt: record.startedAt, changedAt: record.changedAt,
             endedAt: record.endedAt == 0 ? nil : record.endedAt)
         if record.step == .done { view.percent = 100 }
         switch record.kind {
         case .replaceReplica where !record.isFinished: addProgress(record, to: &view)
         case .replaceNode, .drain: addParts(record, to: &view)
+        case .split, .move, .merge: addCopy(record, to: &view)
         default: break
         }
         return view
@@ -136,6 +148,41 @@ extension ClusterViews {
             ? 99 : total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
     }
 
+    private func view(_ work: ShardWork) -> WorkView {
+        let table = controller.tables[work.table]
+        func number(_ id: ShardID) -> UInt32? { id == .none ? nil : id.rawValue }
+        return WorkView(
+            table: table?.name ?? "table \(work.table)", shard: work.shard.rawValue,
+            cut: work.cut.map { cut in
+                table.map { KeyText.bound(cut, of: $0.partitioning) } ?? KeyText.text(cut)
+            }, upper: number(work.upper), neighbour: number(work.neighbour),
+            moving: number(work.moving), source: work.source.rawValue,
+            target: work.target == .none ? nil : work.target.rawValue, turned: work.isTurned)
+    }
+
+    /// Bytes and records that the target of a shard has.
+    private func addCopy(_ record: OperationRecord, to view: inout OperationView) {
+        guard let work = record.work, work.moving != .none || work.bytes > 0 else { return }
+        view.bytesTotal = work.bytes
+        switch record.step {
+        case .copying:
+            let report = controller.copyReports[work.moving]
+            view.bytesDone = report?.bytes ?? 0
+            view.recordsDone = report?.records
+            view.throttled = report?.isThrottled
+            // What is written meanwhile is copied too.
+            view.bytesTotal = max(work.bytes, report?.bytes ?? 0)
+            if report?.isWhole == true { view.bytesTotal = report?.bytes }
+            let total = max(1, view.bytesTotal ?? 1)
+            view.percent = min(97, Int(Double(view.bytesDone ?? 0) / Double(total) * 100))
+        case .verifying, .finishing, .releasing, .merging:
+            view.bytesDone = work.bytes
+            view.percent = record.step == .verifying ? 98 : 99
+        case .done: view.bytesDone = work.bytes
+        default: view.bytesDone = 0
+        }
+    }
+
     /// Bytes of the groups that moved and of those that are still to move.
     private func addParts(_ record: OperationRecord, to view: inout OperationView) {
         guard !record.isFinished else { return }
@@ -162,26 +209,15 @@ extension ClusterViews {
         view.percent = total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
     }
 
-    func plan(_ replacements: [Replacement]) -> PlanView {
-        PlanView(
-            plan: replacements.map { plan in
-                ReplacementView(
-                    group: plan.group.rawValue, from: nodeName(plan.old.node),
-                    to: nodeName(plan.node), disk: plan.disk, bytes: plan.bytes,
-                    freeBytes: plan.freeBytes,
-                    skipped: plan.skipped.map {
-                        SkippedView(node: nodeName($0.node), reason: $0.reason)
-                    })
-            })
-    }
-
     /// The newest decisions last, at most `limit`.
     func decisions(
-        about node: NodeID?, _ group: GroupID?, _ operation: OperationID?, limit: Int
+        about node: NodeID?, _ group: GroupID?, _ shard: ShardID?, _ operation: OperationID?,
+        limit: Int
     ) -> DecisionsView {
         let chosen = controller.decisions.filter { decision in
             (node.map { decision.nodes.contains($0) } ?? true)
                 && (group.map { decision.group == $0 } ?? true)
+                && (shard.map { isAbout($0, decision) } ?? true)
                 && (operation.map { decision.operation == $0 } ?? true)
         }
         return DecisionsView(
@@ -190,98 +226,14 @@ extension ClusterViews {
                     number: decision.number, at: decision.at, text: decision.text,
                     nodes: decision.nodes.map { nodeName($0) },
                     group: decision.group == .none ? nil : decision.group.rawValue,
+                    shard: decision.shard == .none ? nil : decision.shard.rawValue,
                     operation: decision.operation == .none ? nil : decision.operation.rawValue)
             })
     }
 
-    // MARK: Doctor
-
-    /// Everything that wants an operator's eye, the worst first, each with what to do.
-    func examine() -> DoctorView {
-        var findings: [FindingView] = []
-        func add(_ code: String, _ severity: String, _ text: String, _ advice: String) {
-            findings.append(
-                FindingView(code: code, severity: severity, text: text, advice: advice))
-        }
-        if controller.groups.isEmpty {
-            add(
-                "RK001", "critical", "no groups yet",
-                "start \(controller.settings.replicasDefault) nodes that are not spares")
-        }
-        for group in controller.groups.elements {
-            let id = group.record.id
-            switch group.health(in: controller) {
-            case .healthy: break
-            case .unavailable:
-                let lost = group.record.placements
-                    .filter { controller.nodes[$0.node]?.isLive != true }
-                add(
-                    "RK010", "critical", "group \(id) has no serving leader",
-                    lost.isEmpty
-                        ? "an election is under way: look again in a second"
-                        : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
-            case .underReplicated:
-                let running = controller.openOperations.first { $0.record.group == id }
-                add(
-                    "RK011", "warning", "group \(id) lacks a replica",
-                    running.map {
-                        "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
-                    }
-                        ?? "start the node that is down, or: kvctl replace NODE")
-            }
-        }
-        for node in controller.nodes.elements where node.health != .up {
-            guard node.replicas > 0 || !node.record.name.contains("~") else { continue }
-            let silence = (now - node.lastHeard).count / 1_000_000_000
-            add(
-                "RK020", "warning",
-                "node \(node.record.name) is \(node.stateName), silent for \(silence) s, and holds "
-                    + "\(node.replicas) replicas",
-                node.replicas == 0
-                    ? "start it again, or leave it"
-                    : "start it again, or: kvctl "
-                        + "replace \(node.record.name)")
-        }
-        for node in controller.nodes.elements {
-            for disk in node.disks where disk.state != .healthy {
-                add(
-                    "RK021", "warning",
-                    "disk \(disk.path) of node \(node.record.name) is \(disk.state)",
-                    "kvctl replace \(node.record.name), then change the disk")
-            }
-            for disk in node.disks
-            where disk.totalBytes > 0 && disk.freeBytes < disk.totalBytes / 20 {
-                add(
-                    "RK022", "warning",
-                    "disk \(disk.path) of node \(node.record.name) is "
-                        + "\(100 - disk.freeBytes * 100 / disk.totalBytes) % full",
-                    "free space there, or: kvctl drain \(node.record.name)")
-            }
-        }
-        let nodes = controller.nodes.elements
-        if nodes.count(where: \.isLive) > 0,
-            !nodes.contains(where: { $0.isLive && !$0.isHeld && $0.replicas == 0 })
-        {
-            add(
-                "RK030", "warning", "no live spare: nothing can take over from a node that fails",
-                "start a node with spare = true")
-        }
-        if !controller.settings.repairs {
-            add("RK031", "warning", "automatic repair is off", "set repair = auto")
-        }
-        for operation in controller.openOperations where !operation.note.isEmpty {
-            add(
-                "RK040", "warning", "operation \(operation.record.id) waits: \(operation.note)",
-                "kvctl ops show \(operation.record.id)")
-        }
-        findings.sort { $0.severity == "critical" && $1.severity != "critical" }
-        let verdict =
-            findings.contains { $0.severity == "critical" }
-            ? "unavailable" : findings.isEmpty ? "healthy" : "degraded"
-        return DoctorView(verdict: verdict, findings: findings)
-    }
-
-    private func nodeName(_ node: NodeID) -> String {
-        controller.nodes[node]?.record.name ?? "node \(node)"
+    /// Decisions name the shard that an operation began with; the others of its work count too.
+    private func isAbout(_ shard: ShardID, _ decision: Decision) -> Bool {
+        decision.shard == shard
+            || controller.operations[decision.operation]?.record.work?.names(shard) == true
     }
 }

@@ -99,6 +99,9 @@ public final class EventLoop {
     /// The monotonic clock, read anew at each call (a few tens of nanoseconds).
     public var now: Instant { Instant(nanoseconds: uv_hrtime()) }
 
+    /// The same clock, for threads that have no loop.
+    public static func monotonicNow() -> Instant { Instant(nanoseconds: uv_hrtime()) }
+
     /// Nanoseconds since 1970. May jump; only sequencers and displays use it.
     public static func wallClockNanoseconds() -> UInt64 {
         var time = timespec()

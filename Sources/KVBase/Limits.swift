@@ -20,6 +20,15 @@ public enum Limits {
     /// Most tables and shards a table may be created with.
     public static let tablesMax = 10_000
     public static let initialShardsMax = 4_096
+    /// Most bytes of a new table's split points.
+    public static let splitBytesMax = 4 << 20
+    /// Most shards of one group, and most bytes of what a group knows of its shards, their keys
+    /// included: it travels in one frame, with room for records beside it.
+    public static let groupShardsMax = 16_384
+    public static let groupStateBytesMax = 11 << 20
+    /// About the bytes of one piece of what may be larger than a frame: commands to a node, reports of
+    /// shards, steps of the map. No element is larger than 3 MiB, so a piece fits a frame.
+    public static let pieceBytesMax = 4 << 20
 
     /// Printable ASCII without space, at most 128 bytes, not starting with `_` (kept for the system).
     public static func isValidTableName(_ name: UnsafeRawBufferPointer) -> Bool {

@@ -2,6 +2,7 @@
 // mutations go before they count is the journal's matter.
 
 import KVBase
+import MetadataCore
 
 /// Where mutations are kept. Called by one store, on its thread.
 protocol MetadataJournal: AnyObject {

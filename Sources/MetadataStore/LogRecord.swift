@@ -6,6 +6,7 @@
 
 import Checksum
 import KVBase
+import MetadataCore
 
 enum LogRecord {
     static let headerByteCount = 21
@@ -72,57 +73,6 @@ enum LogRecord {
     private static func checksum(_ bytes: Bytes, _ start: Int, _ count: Int) -> UInt32 {
         bytes.withUnsafeBytes {
             crc32c(UnsafeRawBufferPointer(rebasing: $0[start..<start + count]))
-        }
-    }
-}
-
-extension MetadataMutation {
-    func encode(into writer: inout ByteWriter) {
-        switch self {
-        case .changes(let changes):
-            writer.write(UInt8(1))
-            writer.write(list: changes) { writer, change in
-                switch change {
-                case .put(let key, let value, let lease):
-                    writer.write(UInt8(1))
-                    writer.write(key)
-                    writer.write(value)
-                    writer.write(lease)
-                case .delete(let key):
-                    writer.write(UInt8(2))
-                    writer.write(key)
-                }
-            }
-        case .leaseGranted(let id, let ttl):
-            writer.write(UInt8(2))
-            writer.write(id)
-            writer.write(ttl.count)
-        case .leaseEnded(let id):
-            writer.write(UInt8(3))
-            writer.write(id)
-        }
-    }
-
-    init(from reader: inout ByteReader) throws(DatabaseError) {
-        switch try reader.readUInt8() {
-        case 1:
-            self = .changes(
-                try reader.readList(elementBytesMin: 5) { (reader) throws(DatabaseError) in
-                    switch try reader.readUInt8() {
-                    case 1:
-                        MetadataChange.put(
-                            key: try reader.readBytes(), value: try reader.readBytes(),
-                            lease: try reader.read())
-                    case 2: MetadataChange.delete(key: try reader.readBytes())
-                    case let kind:
-                        throw DatabaseError(.malformed, "metadata change of kind \(kind)")
-                    }
-                })
-        case 2:
-            self = .leaseGranted(
-                try reader.read(), ttl: Nanoseconds(try reader.readUInt64()))
-        case 3: self = .leaseEnded(try reader.read())
-        case let kind: throw DatabaseError(.malformed, "metadata mutation of kind \(kind)")
         }
     }
 }

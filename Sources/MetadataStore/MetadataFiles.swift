@@ -7,6 +7,7 @@
 
 import Glibc
 import KVBase
+import MetadataCore
 
 final class MetadataFiles: MetadataJournal {
     private let directory: String

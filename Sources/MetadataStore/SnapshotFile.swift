@@ -6,6 +6,7 @@
 
 import Checksum
 import KVBase
+import MetadataCore
 
 enum SnapshotFile {
     private static let magic: UInt64 = 0x3130_5041_4E53_4B52  // "RKSNAP01"
@@ -14,22 +15,7 @@ enum SnapshotFile {
         var writer = ByteWriter(reserving: state.records.byteCount + state.records.count * 16 + 64)
         writer.write(magic)
         writer.write(sequence)
-        writer.write(state.revision)
-        writer.write(state.leaseHighest)
-        writer.write(list: state.leases) { writer, lease in
-            writer.write(lease.id)
-            writer.write(lease.ttl.count)
-        }
-        writer.write(UInt64(state.records.count))
-        // Stored values carry their revisions and lease in front.
-        var position = state.records.startPosition
-        while !state.records.isEnd(position) {
-            state.records.withEntry(at: position) { key, stored in
-                writer.write(key)
-                writer.write(stored)
-            }
-            position = state.records.next(position)
-        }
+        state.encode(into: &writer)
         writer.write(crc32c(writer.bytes))
         return writer.take()
     }
@@ -50,29 +36,7 @@ enum SnapshotFile {
                 throw DatabaseError(.malformed, "not a snapshot of this version")
             }
             let sequence = try reader.readUInt64()
-            let revision: Revision = try reader.read()
-            let leaseHighest: LeaseID = try reader.read()
-            let leases = try reader.readList(elementBytesMin: 16) {
-                (reader) throws(DatabaseError) -> (LeaseID, Nanoseconds) in
-                (try reader.read(), Nanoseconds(try reader.readUInt64()))
-            }
-            var records: [MetadataRecord] = []
-            for _ in 0..<(try reader.readUInt64()) {
-                let key = try reader.readBytes()
-                var stored = ByteReader(try reader.readSlice())
-                let create: Revision = try stored.read()
-                let mod: Revision = try stored.read()
-                let lease: LeaseID = try stored.read()
-                records.append(
-                    MetadataRecord(
-                        key: key, value: Bytes(try stored.readRaw(stored.remaining)),
-                        createRevision: create, modRevision: mod, lease: lease))
-            }
-            return (
-                RevisionedState(
-                    revision: revision, records: records, leases: leases,
-                    leaseHighest: leaseHighest, now: now), sequence
-            )
+            return (try RevisionedState(from: &reader, now: now), sequence)
         }
     }
 }

@@ -1,4 +1,4 @@
-// Applying the commands that split and move shards (docs/internals/migration.md).
+// Applying the commands that split, move, merge and verify shards (docs/internals/migration.md).
 
 import KVBase
 import ShardCore
@@ -12,6 +12,12 @@ public struct CommandEffect: Hashable, Sendable {
     public var cleared: OwnedShard?
     /// After a fence: the floor for the new owner.
     public var floor: Sequencer = .zero
+    /// The shard that was taken in by its neighbour: what is known of it means nothing any more.
+    public var absorbed: ShardID?
+    /// The shard whose records are to be digested as they are behind this command's entry.
+    public var verified: OwnedShard?
+    /// The shard whose tombstones mean nothing from here on.
+    public var finished: OwnedShard?
 
     public init() {}
 }
@@ -31,10 +37,12 @@ extension GroupState {
             return try activate(shard, partitioning, from: source, floor: floor)
         case .advance(let id, let epoch, let from, let to):
             try advance(id, epoch, from: from, to: to)
-        case .finish(let id, let epoch): try finish(id, epoch)
+        case .finish(let id, let epoch): return try finish(id, epoch)
         case .release(let id, let epoch): return try release(id, epoch)
         case .decline(let id, let epoch): try decline(id, epoch)
-        case .verify, .merge: throw DatabaseError(.refused, "not possible yet")
+        case .verify(let id, let epoch): return try verify(id, epoch)
+        case .merge(let id, let epoch, let neighbour, let other):
+            return try merge(id, epoch, with: neighbour, at: other)
         }
         return CommandEffect()
     }
@@ -58,6 +66,7 @@ extension GroupState {
         guard right != id, shards[right] == nil, released[right] == nil else {
             throw DatabaseError(.fenced, "shard \(right) exists or existed in this group")
         }
+        try checkRoom(for: KeyRange(start: key, end: held.shard.range.end))
         var upper = held.shard
         upper.id = right
         upper.epoch = epoch.next()
@@ -125,6 +134,7 @@ extension GroupState {
                 throw DatabaseError(
                     .refused, "shard \(other.shard.id) holds keys of shard \(shard.id) here")
             }
+            try checkRoom(for: shard.range)
             let activated = OwnedShard(shard: shard, partitioning: partitioning, phase: phase)
             shards.set(activated, for: shard.id)
             effect.cleared = activated
@@ -153,10 +163,13 @@ extension GroupState {
         shards.set(held, for: id)
     }
 
-    private mutating func finish(_ id: ShardID, _ epoch: Epoch) throws(DatabaseError) {
+    private mutating func finish(
+        _ id: ShardID, _ epoch: Epoch
+    ) throws(DatabaseError) -> CommandEffect {
+        var effect = CommandEffect()
         var held = try held(id)
         if held.phase == .owned, held.lowestEpoch == epoch, held.shard.epoch == epoch.next() {
-            return
+            return effect
         }
         guard case .importing(_, _, let cursor) = held.phase, held.shard.epoch == epoch else {
             throw outdated(held, epoch)
@@ -168,6 +181,56 @@ extension GroupState {
         held.lowestEpoch = epoch
         held.shard.epoch = epoch.next()
         shards.set(held, for: id)
+        effect.finished = held
+        return effect
+    }
+
+    private func verify(_ id: ShardID, _ epoch: Epoch) throws(DatabaseError) -> CommandEffect {
+        var effect = CommandEffect()
+        let held = try held(id)
+        guard held.shard.epoch == epoch else { throw outdated(held, epoch) }
+        switch held.phase {
+        case .owned, .importing(_, _, cursor: nil): effect.verified = held
+        case .importing:
+            throw DatabaseError(.refused, "shard \(id) is not copied whole")
+        case .fenced(let target, _, _):
+            throw DatabaseError(.refused, "shard \(id) moves to group \(target)")
+        }
+        return effect
+    }
+
+    private mutating func merge(
+        _ id: ShardID, _ epoch: Epoch, with neighbour: ShardID, at other: Epoch
+    ) throws(DatabaseError) -> CommandEffect {
+        var effect = CommandEffect()
+        var left = try held(id)
+        let merged = max(epoch, other).next()
+        if left.shard.epoch == merged,
+            released[neighbour]
+                == ReleasedShard(shard: neighbour, epoch: merged, into: id)
+        {
+            return effect
+        }
+        guard left.shard.epoch == epoch else { throw outdated(left, epoch) }
+        let right = try held(neighbour)
+        guard right.shard.epoch == other else { throw outdated(right, other) }
+        for held in [left, right] where held.phase != .owned {
+            throw DatabaseError(.refused, "shard \(held.shard.id) is on the move")
+        }
+        guard left.shard.table == right.shard.table, left.partitioning == right.partitioning,
+            left.shard.range.end == right.shard.range.start
+        else {
+            throw DatabaseError(.refused, "shard \(neighbour) does not follow shard \(id)")
+        }
+        left.shard.range.end = right.shard.range.end
+        left.shard.epoch = merged
+        left.lowestEpoch = merged
+        shards.set(left, for: id)
+        shards.remove(neighbour)
+        let gone = ReleasedShard(shard: neighbour, epoch: merged, into: id)
+        released.set(gone, for: neighbour)
+        effect.absorbed = neighbour
+        return effect
     }
 
     private mutating func release(
@@ -192,7 +255,7 @@ extension GroupState {
         bar(id, through: epoch)
     }
 
-    private mutating func bar(_ id: ShardID, through epoch: Epoch) {
+    mutating func bar(_ id: ShardID, through epoch: Epoch) {
         if let known = released[id], known.epoch >= epoch { return }
         released.set(ReleasedShard(shard: id, epoch: epoch), for: id)
     }

@@ -21,6 +21,8 @@ public struct GroupState: Sendable {
     struct ReleasedShard: Hashable, Sendable {
         var shard: ShardID
         var epoch: Epoch
+        /// The neighbour that took it in; `.none` when another group took it over.
+        var into = ShardID.none
     }
 
     public init(membership: Membership) {
@@ -80,6 +82,7 @@ public struct GroupState: Sendable {
                 throw DatabaseError(
                     .fenced, "shard \(id) was given up here through epoch \(gone.epoch)")
             }
+            try checkRoom(for: command.shard.range)
             shards.set(command, for: id)
             return nil
         case .dropShard:
@@ -88,11 +91,36 @@ public struct GroupState: Sendable {
                 throw DatabaseError(
                     .fenced, "shard \(id) is here with epoch \(present.shard.epoch)")
             }
+            // A repeated command of the split or move that brought it here may still be on its way.
+            if present.shard.epoch > Epoch(1) { bar(id, through: command.shard.epoch) }
             return shards.remove(id)
         case .get, .put, .delete, .list, .importRecord, .shardCommand:
             throw DatabaseError(.malformed, "\(code) does not create or drop a shard")
         }
     }
+
+    /// Throws when one more shard would make the state larger than what a frame carries.
+    func checkRoom(for range: KeyRange) throws(DatabaseError) {
+        guard shards.count < Limits.groupShardsMax else {
+            throw DatabaseError(
+                .tooLarge, "the group holds \(shards.count) shards, the most it may")
+        }
+        func bytes(_ range: KeyRange) -> Int { range.start.count + (range.end?.count ?? 0) }
+        let own = bytes(range)
+        // Groups full of shards with short keys stay far below the bound.
+        guard own > Self.shortKeysBytes else { return }
+        let held = shards.elements.reduce(0) { $0 + Self.shardBytes + bytes($1.shard.range) }
+        let total = held + released.count * Self.releasedBytes + own
+        guard total <= Limits.groupStateBytesMax else {
+            throw DatabaseError(
+                .tooLarge,
+                "the shards of the group have keys of \(held) bytes; another \(own) do not fit")
+        }
+    }
+
+    private static let shortKeysBytes = 256
+    private static let shardBytes = 80
+    private static let releasedBytes = 12
 
     /// Membership and shards; position and floor are kept in the applied record instead, which is
     /// written with every batch.
@@ -102,6 +130,35 @@ public struct GroupState: Sendable {
         writer.write(list: released.elements) { writer, entry in
             writer.write(entry.shard)
             writer.write(entry.epoch)
+            writer.write(entry.into)
+        }
+    }
+
+    /// How far each copy has come, on its own: it changes with every chunk, and the whole state of
+    /// a group with many shards is large.
+    public func encodeCursors(into writer: inout ByteWriter) {
+        writer.write(list: shards.elements.filter(\.isImporting)) { writer, held in
+            writer.write(held.shard.id)
+            writer.write(held.shard.epoch)
+            if case .importing(_, _, let cursor) = held.phase { writer.write(cursor) }
+        }
+    }
+
+    /// Takes over cursors that were written after this state, or before: a copy only goes forward,
+    /// so the one that is further is the newer one.
+    public mutating func takeCursors(from reader: inout ByteReader) throws(DatabaseError) {
+        let cursors = try reader.readList(elementBytesMin: 9) { (reader) throws(DatabaseError) in
+            let id: ShardID = try reader.read()
+            let epoch: Epoch = try reader.read()
+            return (id, epoch, try reader.readOptionalBytes())
+        }
+        for (id, epoch, cursor) in cursors {
+            guard var held = shards[id], held.shard.epoch == epoch,
+                case .importing(let source, let floor, let known?) = held.phase,
+                cursor.map({ compareBytes(known, $0) < 0 }) ?? true
+            else { continue }
+            held.phase = .importing(from: source, floor: floor, cursor: cursor)
+            shards.set(held, for: id)
         }
     }
 
@@ -118,9 +175,10 @@ public struct GroupState: Sendable {
             shards.set(owned, for: owned.shard.id)
         }
         for entry in try reader.readList(
-            elementBytesMin: 8,
+            elementBytesMin: 12,
             { (reader) throws(DatabaseError) in
-                ReleasedShard(shard: try reader.read(), epoch: try reader.read())
+                ReleasedShard(
+                    shard: try reader.read(), epoch: try reader.read(), into: try reader.read())
             })
         {
             released.set(entry, for: entry.shard)

@@ -56,6 +56,10 @@ public enum StorageLayout {
     public static func appliedKey(_ store: StoreID) -> Bytes { stateKey(store, "a") }
     /// The encoded `GroupState`.
     public static func stateKey(_ store: StoreID) -> Bytes { stateKey(store, "s") }
+    /// `GroupState.encodeCursors`.
+    public static func cursorsKey(_ store: StoreID) -> Bytes { stateKey(store, "c") }
+    /// Ranges whose tombstones are still to be deleted.
+    public static func sweepKey(_ store: StoreID) -> Bytes { stateKey(store, "t") }
     /// Ranges whose records are still to be deleted.
     public static func garbageKey(_ store: StoreID) -> Bytes { stateKey(store, "g") }
 

@@ -7,15 +7,17 @@ import ShardCore
 import SystemdSupport
 import WireProtocol
 
-/// One connection to one controller. The node keeps one for each configured controller; heartbeats go
-/// to all of them.
+/// One connection to one controller. The node keeps one for each configured controller and registers
+/// with the one that acts; heartbeats go where it is registered.
 final class ControllerLink {
     private unowned let node: NodeServer
     private var client: RPCClient?
     private(set) var isRegistered = false
     private var sequence: UInt64 = 0
-    /// Shards that this controller has no figures of yet.
-    private var reportsAllShards = true
+    /// This controller has figures of all shards up to this one; nil: of all.
+    private var toldThrough: ShardID? = ShardID.none
+    /// The newest report of the load that was sent here.
+    private var loadNumber: UInt64 = 0
     private var lastError: DatabaseError?
 
     init(node: NodeServer, address: SocketAddress) {
@@ -29,12 +31,42 @@ final class ControllerLink {
 
     func sendHeartbeat() {
         guard isRegistered, let connection = client?.connection, !connection.isCongested else {
+            // What changed is not told twice.
+            toldThrough = ShardID.none
             return
         }
         sequence += 1
-        let heartbeat = node.heartbeat(sequence: sequence, allShards: reportsAllShards)
-        reportsAllShards = false
+        let heartbeat = node.heartbeat(
+            sequence: sequence, shards: takeReports(), withLoad: loadNumber != node.loadNumber)
+        loadNumber = node.loadNumber
         connection.send(.nodeHeartbeat) { heartbeat.encode(into: &$0) }
+    }
+
+    /// Figures that this controller lacks, as many as a frame holds; the rest comes with the next
+    /// heartbeats.
+    private func takeReports() -> [ShardReport] {
+        var reports: [ShardReport] = []
+        var bytes = 0
+        func take(_ report: ShardReport) -> Bool {
+            guard bytes < Limits.pieceBytesMax else { return false }
+            reports.append(report)
+            bytes += 32 + (report.middle?.count ?? 0)
+            return true
+        }
+        for shard in node.changedReports {
+            guard let report = node.shardReports[shard] else { continue }
+            if !take(report) {
+                toldThrough = ShardID.none
+                return reports
+            }
+        }
+        guard let told = toldThrough else { return reports }
+        for report in node.shardReports.elements where report.shard > told {
+            guard take(report) else { return reports }
+            toldThrough = report.shard
+        }
+        toldThrough = nil
+        return reports
     }
 
     func send(_ outcomes: [CommandOutcome]) {
@@ -55,7 +87,9 @@ final class ControllerLink {
 }
 
 extension ControllerLink: RPCConnectionDelegate {
-    func connectionDidOpen(_ connection: RPCConnection) {
+    func connectionDidOpen(_ connection: RPCConnection) { register(connection) }
+
+    private func register(_ connection: RPCConnection) {
         connection.send(.register) { [node] writer in node.registration().encode(into: &writer) }
     }
 
@@ -68,10 +102,19 @@ extension ControllerLink: RPCConnectionDelegate {
             let admission = try NodeAdmission(from: &reader)
             try node.admitted(admission)
             isRegistered = true
-            reportsAllShards = true
+            toldThrough = ShardID.none
             lastError = nil
             watch()
             sendHeartbeat()
+            // A controller that begins waits for every node, unless it is told that one is gone.
+            for peer in node.peers.lost { reportUnreachable(peer) }
+        case .standing:
+            // A standby knows no registrations; when it comes to act it wants one.
+            if try !ControllerStanding(from: &reader).isActing {
+                isRegistered = false
+            } else if !isRegistered {
+                register(connection)
+            }
         case .nodeCommands:
             node.receive(try NodeCommands(from: &reader))
         case .mapUpdate:

@@ -20,6 +20,7 @@ final class Disk {
     let worker: BackgroundWorker
     /// Counts shards; slow and interruptible, so apart from checkpoints.
     let surveyor: BackgroundWorker
+    let probes: DiskProbes
     private(set) var failure: DatabaseError?
     private(set) var size = (totalBytes: UInt64(0), freeBytes: UInt64(0), dataBytes: UInt64(0))
     /// Calls the node once when the disk fails.
@@ -71,6 +72,7 @@ final class Disk {
             directory: "\(path)/log", options: logOptions, progress: progress)
         worker = try BackgroundWorker(name: "disk\(index)-worker")
         surveyor = try BackgroundWorker(name: "disk\(index)-survey")
+        probes = try DiskProbes(disk: index)
         self.recovered = recovered
         measure()
     }
@@ -242,6 +244,7 @@ final class Disk {
     /// Ends threads and closes files; what was submitted is written first.
     func close() {
         surveyor.stop()
+        probes.close()
         worker.stop()
         log.close()
         if failure == nil {

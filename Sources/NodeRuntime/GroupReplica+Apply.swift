@@ -17,54 +17,97 @@ extension GroupReplica {
         var sequencer: Sequencer
     }
 
-    /// Writes everything committed to the engine in one atomic batch, then answers.
+    /// Writes everything committed to the engine, as a rule in one atomic batch, and answers. What is
+    /// over `applyBytesMax` (a restart has everything since the last checkpoint to apply) has to wait
+    /// for the next turn.
     func applyCommitted() {
-        guard !committed.isEmpty, !isFailed, !isInstallingSnapshot else { return }
+        var room = Self.applyBytesMax
+        while !committed.isEmpty, !isFailed, !isInstallingSnapshot, !isPostponed {
+            guard room > 0 else {
+                isPostponed = true
+                hasReplayed = hasReplayed || isFresh
+                isFresh = false
+                return node.postpone(self)
+            }
+            guard applyBatch(within: &room) else { return }
+        }
+        if committed.isEmpty, hasReplayed, !isFailed {
+            // What a start has replayed is made durable, once: a process that keeps dying would
+            // replay more each time.
+            hasReplayed = false
+            node.checkpoint(disk)
+        }
+    }
+
+    /// The next turn has come.
+    func resumeApplying() {
+        isPostponed = false
+        markDirty()
+    }
+
+    /// A batch ends early behind an entry that asks for digests, so that a view of the engine holds
+    /// what that entry left and nothing later, and once it has used up `room`, in entry bytes. False
+    /// when the replica cannot go on.
+    private func applyBatch(within room: inout Int) -> Bool {
         let scratch = node.applyScratch
         scratch.reset()
-        var stateChanged = false
+        var count = 0
         do throws(DatabaseError) {
-            for entry in committed {
+            while count < committed.count, scratch.verified.isEmpty, room > 0 {
+                let entry = committed[count]
+                count += 1
+                room -= entry.payload.count
                 switch entry.kind {
-                case .noop: break
+                case .noop: _ = takeWaiters(for: entry)
                 case .membership:
+                    _ = takeWaiters(for: entry)
                     state.membership = try ByteReader.decode(entry.payload) {
                         (reader) throws(DatabaseError) in try Membership(from: &reader)
                     }
-                    stateChanged = true
+                    scratch.changedState = true
                 case .command:
-                    let waiters = takeWaiters(for: entry)
-                    if try apply(entry, waiters: waiters, scratch) { stateChanged = true }
+                    try apply(entry, waiters: takeWaiters(for: entry), scratch)
                 }
                 state.applied = LogPosition(index: entry.index, term: entry.term)
             }
             put(
                 StorageLayout.appliedKey(store),
                 StorageLayout.encodeApplied(state.applied, floor: state.floor), scratch)
-            if stateChanged { putState(scratch) }
+            if scratch.changedState {
+                putState(scratch)
+            } else if scratch.movedCursor {
+                var writer = ByteWriter()
+                state.encodeCursors(into: &writer)
+                put(StorageLayout.cursorsKey(store), writer.bytes, scratch)
+            }
             try engine.apply(scratch.batch)
+            for owned in scratch.verified { try node.digest(owned, of: self) }
         } catch {
             // An entry that does not decode, or an engine that fails: this replica can't go on.
             for outcome in scratch.outcomes {
                 node.answer(outcome.waiter, error: Self.outcomeUnknown(error))
             }
             disk.fail(error)
-            return
+            return false
         }
-        node.metrics.appliedEntries.increment(by: UInt64(committed.count))
+        node.metrics.appliedEntries.increment(by: UInt64(count))
         node.metrics.engineBatches.increment()
-        committed.removeAll(keepingCapacity: true)
+        if count == committed.count {
+            committed.removeAll(keepingCapacity: true)
+        } else {
+            committed.removeFirst(count)
+        }
         changedShards = true
-        if stateChanged { noteShards() }
+        let (changedState, movedCursor) = (scratch.changedState, scratch.movedCursor)
+        if changedState { noteShards() }
         for outcome in scratch.outcomes { answer(outcome) }
         step(.applied(state.applied.index))
         serveDeferredReads()
         dropUnneededSnapshot()
         announceLeadership()
-        if stateChanged {
-            continueCopies()
-            node.reportSoon()
-        }
+        if changedState || movedCursor { continueCopies() }
+        if changedState { node.reportSoon() }
+        return true
     }
 
     /// State besides records, for the batch under construction.
@@ -75,6 +118,13 @@ extension GroupReplica {
         writer = ByteWriter()
         writer.write(list: garbage) { writer, range in writer.write(range) }
         put(StorageLayout.garbageKey(store), writer.bytes, scratch)
+        putSweeps(scratch)
+    }
+
+    func putSweeps(_ scratch: ApplyScratch) {
+        var writer = ByteWriter()
+        writer.write(list: sweeps) { writer, range in writer.write(range) }
+        put(StorageLayout.sweepKey(store), writer.bytes, scratch)
     }
 
     private func put(_ key: Bytes, _ value: Bytes, _ scratch: ApplyScratch) {
@@ -83,21 +133,25 @@ extension GroupReplica {
         }
     }
 
+    /// Who waits for a command that is about to be applied. Ends those whose entries `entry` rules out.
     private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
         var waiters: [Waiter]?
         while inFlightHead < inFlight.count, inFlight[inFlightHead].index <= entry.index {
             let candidate = inFlight[inFlightHead]
+            // One of an older term is left to `refuseReplaced`.
+            if candidate.index == entry.index, candidate.term != entry.term { break }
             inFlight[inFlightHead].waiters = []
             inFlightHead += 1
-            if candidate.index == entry.index, candidate.term == entry.term {
+            if candidate.index == entry.index {
                 waiters = candidate.waiters
             } else {
-                // Logged in an earlier leadership of this replica, and replaced since.
+                // Passed over by a snapshot: nothing is known of it.
                 for waiter in candidate.waiters {
                     node.answer(waiter, error: Self.leadershipLost)
                 }
             }
         }
+        refuseReplaced(by: entry)
         if inFlightHead > 1_024 || inFlightHead == inFlight.count {
             inFlight.removeFirst(inFlightHead)
             inFlightHead = 0
@@ -105,11 +159,18 @@ extension GroupReplica {
         return waiters
     }
 
-    /// True when the group's state changed.
+    /// Behind a committed entry no entry of a lower term is ever committed: what this replica logged
+    /// in an earlier leadership at or behind `entry` is not applied anywhere and may be repeated.
+    private func refuseReplaced(by entry: LogEntry) {
+        while inFlightHead < inFlight.count, let last = inFlight.last, last.term < entry.term {
+            inFlight.removeLast()
+            for waiter in last.waiters { answerNotLeader(waiter) }
+        }
+    }
+
     private func apply(
         _ entry: LogEntry, waiters: [Waiter]?, _ scratch: ApplyScratch
-    ) throws(DatabaseError) -> Bool {
-        var stateChanged = false
+    ) throws(DatabaseError) {
         try entry.payload.withRawBytes { (payload) throws(DatabaseError) in
             var batch = try CommandBatch(payload)
             for position in 0..<Int(batch.count) {
@@ -118,7 +179,6 @@ extension GroupReplica {
                 let waiter = waiters.map { $0[position] }
                 if operation.code.isControl, operation.code != .importRecord {
                     applyControl(operation, sequencer, waiter, scratch)
-                    stateChanged = true
                 } else {
                     try applyWrite(operation, sequencer, waiter, scratch)
                 }
@@ -126,7 +186,6 @@ extension GroupReplica {
             state.floor = max(state.floor, batch.last)
             clock.observe(state.floor)
         }
-        return stateChanged
     }
 
     private func applyControl(
@@ -138,12 +197,29 @@ extension GroupReplica {
             if operation.code == .shardCommand {
                 var reader = ByteReader(operation.value)
                 let command = try ShardCommand(from: &reader)
+                let shardCount = state.shards.count
                 let effect = try state.apply(command, sequencer: sequencer)
+                if case .advance(_, _, _, .some) = command {
+                    scratch.movedCursor = true
+                } else {
+                    scratch.changedState = true
+                }
+                // A repeated command changes nothing.
+                if state.shards.count != shardCount { noteLoad(of: command) }
                 if let removed = effect.garbage { discard(removed) }
                 if let cleared = effect.cleared { clear(cleared, scratch) }
+                if let absorbed = effect.absorbed { node.forgetReport(of: absorbed) }
+                if let verified = effect.verified { scratch.verified.append(verified) }
+                if let finished = effect.finished {
+                    sweeps.append(
+                        StorageLayout.range(store, finished.shard.table, finished.shard.range))
+                }
                 floor = effect.floor
-            } else if let removed = try state.apply(operation.code, operation.value) {
-                discard(removed)
+            } else {
+                scratch.changedState = true
+                if let removed = try state.apply(operation.code, operation.value) {
+                    discard(removed)
+                }
             }
         } catch {
             outcomeError = error
@@ -151,6 +227,16 @@ extension GroupReplica {
         if let waiter {
             scratch.outcomes.append(
                 Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: floor))
+        }
+    }
+
+    /// The load of shards that were cut or joined follows their keys.
+    private func noteLoad(of command: ShardCommand) {
+        switch command {
+        case .split(let shard, _, let key, let right):
+            node.load.split(shard, at: key, into: right)
+        case .merge(let shard, _, let right, _): node.load.merge(shard, with: right)
+        default: break
         }
     }
 
@@ -273,10 +359,18 @@ final class ApplyScratch {
     var outcomes: [GroupReplica.Outcome] = []
     /// Ranges that the batch deletes before it writes to them.
     var cleared: [KeyRange] = []
+    /// Something of the group's state besides the cursor of a copy changed.
+    var changedState = false
+    var movedCursor = false
+    /// Shards to be digested as the batch leaves them.
+    var verified: [OwnedShard] = []
 
     func reset() {
         batch.removeAll()
         cleared.removeAll()
+        changedState = false
+        movedCursor = false
+        verified.removeAll()
         touched.removeAll()
         outcomes.removeAll(keepingCapacity: true)
     }

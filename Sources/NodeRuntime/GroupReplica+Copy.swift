@@ -1,6 +1,7 @@
 // A shard on its way from another group: the new owner's leader copies it, and fetches at once what
 // an operation must know of a key that is not copied yet.
 
+import EventLoop
 import KVBase
 import Metrics
 import NodeCore
@@ -12,7 +13,7 @@ import WireProtocol
 /// What the leader of a group that takes shards over has asked for. Everything that must survive a
 /// leader is in the replicated state; this is lost with the leadership and begun anew.
 struct ShardCopies {
-    static let chunkBytes: UInt32 = 256 << 10
+    static let pageBytesMax: UInt32 = 256 << 10
     /// Silence after which the next replica of the former owner is asked.
     static let answerWait = Nanoseconds.milliseconds(500)
     /// An operation that learns nothing of its key in this time is given back.
@@ -27,6 +28,16 @@ struct ShardCopies {
         var asked: Instant
         /// Logged: the cursor moves when it is applied.
         var isLogged = false
+        var bytes: UInt64 = 0
+        var records: UInt64 = 0
+    }
+
+    /// What was copied under this leadership, and whether the controller wants the copy to rest.
+    struct Account {
+        var epoch: Epoch
+        var bytes: UInt64 = 0
+        var records: UInt64 = 0
+        var heldUntil = Instant.origin
     }
 
     /// Operations on one key, in their order, that wait for what the former owner holds of it.
@@ -55,13 +66,18 @@ struct ShardCopies {
     }
 
     var chunks: [Chunk] = []
+    var accounts = SortedRecords<ShardID, Account>()
     var pages: [Page] = []
     var fetches: [Fetch] = []
     var waitingOperations = 0
+    var pace: CopyPace
     /// No chunk is asked for before: the copy gives way to requests.
     var notBefore = Instant.origin
+    var isTimerSet = false
     /// Which replica of the former owner to ask; moves on when one does not answer.
     var turn = 0
+
+    init(bytesPerSecond: UInt64) { pace = CopyPace(limit: bytesPerSecond) }
 }
 
 extension GroupReplica {
@@ -119,8 +135,10 @@ extension GroupReplica {
         if isDamaged {
             throw DatabaseError(.storageFailed, "a record of shard \(held.shard.id) is damaged")
         }
-        return ShardRecords(
+        var answer = ShardRecords(
             target: request.target, token: request.token, to: next, records: records)
+        answer.strain = node.foreground.strain
+        return answer
     }
 
     // MARK: The copy
@@ -133,21 +151,23 @@ extension GroupReplica {
         expireFetches(now)
         expirePages(now)
         guard hasImports || !copies.chunks.isEmpty else { return }
-        for owned in state.shards.elements {
-            guard case .importing(let source, _, let cursor) = owned.phase else { continue }
-            let place = copies.chunks.firstIndex { $0.shard == owned.shard.id }
-            guard let cursor else {
-                if let place { copies.chunks.remove(at: place) }
-                continue
-            }
-            if let place {
+        for id in imports {
+            guard let owned = state.shards[id],
+                case .importing(let source, _, let cursor) = owned.phase
+            else { continue }
+            if let place = copies.chunks.firstIndex(where: { $0.shard == id }) {
                 let chunk = copies.chunks[place]
                 let isSilent = now - chunk.asked >= ShardCopies.answerWait
                 guard chunk.cursor != cursor || isSilent else { continue }
+                if chunk.cursor != cursor { account(for: chunk, of: owned) }
                 if isSilent, !chunk.isLogged { copies.turn += 1 }
                 copies.chunks.remove(at: place)
             }
-            guard now >= copies.notBefore else { continue }
+            guard let cursor, now >= copies.accounts[id]?.heldUntil ?? .origin else { continue }
+            guard now >= copies.notBefore else {
+                awaitPace(now)
+                continue
+            }
             let token = node.random.next()
             copies.chunks.append(
                 ShardCopies.Chunk(
@@ -156,7 +176,56 @@ extension GroupReplica {
                 ShardReadRequest(
                     source: source, target: group, shard: owned.shard.id,
                     epoch: owned.shard.epoch, token: token, from: cursor, to: nil,
-                    bytesMax: ShardCopies.chunkBytes))
+                    bytesMax: copies.pace.chunkBytes, isGentle: copies.pace.isSlowest))
+        }
+    }
+
+    /// Ticks are too far apart for a fast copy.
+    private func awaitPace(_ now: Instant) {
+        guard !copies.isTimerSet else { return }
+        copies.isTimerSet = true
+        node.loop.schedule(after: copies.notBefore - now) { [weak self] in
+            self?.copies.isTimerSet = false
+            self?.continueCopies()
+        }
+    }
+
+    /// The chunk is applied: the cursor stands behind it.
+    private func account(for chunk: ShardCopies.Chunk, of owned: OwnedShard) {
+        guard chunk.isLogged else { return }
+        var account = account(of: owned)
+        account.bytes += chunk.bytes
+        account.records += chunk.records
+        copies.accounts.set(account, for: owned.shard.id)
+    }
+
+    private func account(of owned: OwnedShard) -> ShardCopies.Account {
+        if let known = copies.accounts[owned.shard.id], known.epoch == owned.shard.epoch {
+            return known
+        }
+        return ShardCopies.Account(epoch: owned.shard.epoch)
+    }
+
+    /// Lets the copy of a shard rest for a while; operations still fetch what they need.
+    func holdCopy(of shard: ShardID) {
+        guard let owned = state.shards[shard] else { return }
+        var account = account(of: owned)
+        account.heldUntil = node.now + NodeCommand.holdTime
+        copies.accounts.set(account, for: shard)
+    }
+
+    /// Of every copy that this replica leads.
+    func copyReports() -> [CopyReport] {
+        guard isLeader, core.canPropose, !isFailed else { return [] }
+        return imports.compactMap { id in
+            guard let owned = state.shards[id],
+                case .importing(_, _, let cursor) = owned.phase
+            else { return nil }
+            let account = account(of: owned)
+            return CopyReport(
+                shard: id, epoch: owned.shard.epoch, isWhole: cursor == nil,
+                bytes: account.bytes, records: account.records, isThrottled: copies.pace.isThrottled
+            )
         }
     }
 
@@ -169,6 +238,7 @@ extension GroupReplica {
                 copies.turn += 1
                 return
             }
+            if request.to == nil, !request.isGentle { node.noteDisturbance() }
             node.selfAnswers.append(replica.answer(request))
             return
         }
@@ -221,11 +291,15 @@ extension GroupReplica {
             return
         }
         chunk.isLogged = true
+        chunk.bytes = answer.records.reduce(0) {
+            $0 + UInt64($1.routedKey.count + $1.value.count)
+        }
+        chunk.records = UInt64(answer.records.count)
         let now = node.now
-        // Half of the time belongs to requests.
-        let bytes = answer.records.reduce(0) { $0 + $1.routedKey.count + $1.value.count }
-        let rest = Nanoseconds(UInt64(bytes) * 1_000_000_000 / node.settings.copyBytesPerSecond)
-        copies.notBefore = now + max(now - chunk.asked, rest)
+        copies.pace.observe(strain: max(answer.strain, node.foreground.strain), now: now)
+        if !copies.pace.isSlowest { node.noteDisturbance() }
+        copies.notBefore =
+            max(copies.notBefore, chunk.asked) + copies.pace.duration(bytes: chunk.bytes)
         chunk.asked = now
         copies.chunks[place] = chunk
     }
@@ -412,7 +486,7 @@ extension GroupReplica {
     func abandonCopies() {
         let fetches = copies.fetches
         let pages = copies.pages
-        copies = ShardCopies()
+        copies = ShardCopies(bytesPerSecond: node.settings.copyBytesPerSecond)
         for page in pages { answerNotLeader(page.waiter) }
         for fetch in fetches {
             for (_, waiter) in fetch.operations { answerNotLeader(waiter) }

@@ -23,7 +23,7 @@ extension GroupReplica {
                             source: source, target: group, shard: owned.shard.id,
                             epoch: owned.shard.epoch, token: node.random.next(),
                             from: range.start, to: range.end,
-                            bytesMax: min(list.bytesMax, ShardCopies.chunkBytes)),
+                            bytesMax: min(list.bytesMax, ShardCopies.pageBytesMax)),
                         asked: node.now))
             }
         }

@@ -16,6 +16,7 @@ extension GroupReplica {
                 answerNotLeader(waiter)
                 return
             }
+            _ = admit(operation)
             let token = nextReadToken
             nextReadToken += 1
             quorumReads[token] = DeferredRead(
@@ -27,7 +28,7 @@ extension GroupReplica {
             answerNotLeader(waiter)
             return
         }
-        let barrier = barrier(for: operation)
+        let barrier = admit(operation)
         if barrier > state.applied.index {
             deferredReads.append(
                 DeferredRead(
@@ -55,11 +56,13 @@ extension GroupReplica {
         }
     }
 
-    /// The entry that this read must see so that a client sees its own pipelined writes.
-    private func barrier(for operation: Operation) -> LogIndex {
+    /// Counts the read, and finds the entry that it must see so that a client sees its own pipelined
+    /// writes. Lists are counted when they are served, which is when their shards are known.
+    private func admit(_ operation: Operation) -> LogIndex {
         guard operation.code == .get else { return pendingKeys.last }
         guard let owned = try? state.owned(operation.shard, operation.epoch) else { return .none }
         node.storageKey.set(store, owned.shard.table, owned.partitioning, key: operation.key)
+        count(operation, owned)
         return pendingKeys.index(hash: stableHash(node.storageKey.bytes))
     }
 
@@ -141,6 +144,7 @@ extension GroupReplica {
         guard !parts.isEmpty, request.limit > 0, request.limit <= Limits.listPageMax,
             request.parts.count <= Limits.initialShardsMax
         else { throw DatabaseError(.invalidRequest, "list of no shard or with a bad limit") }
+        if overlays == nil { countList(parts, from: request.from) }
         if hasImports, overlays == nil, try holds(operation, request, parts, waiter: waiter) {
             return
         }

@@ -29,8 +29,14 @@ final class GroupReplica {
 
     /// Most operation bytes in one log entry; a larger turn makes several.
     static let entryBytes = 256 << 10
+    /// Most entry bytes applied in one turn, but for a single larger entry: some 5 ms of work, so that
+    /// heartbeats and votes stay in time. More than a turn under full load brings.
+    static let applyBytesMax = 256 << 10
     static let pendingBytesMax = 64 << 20
     static let knownNodesMax = 256
+    /// How long a replica that stopped to lead keeps the requests that it logged: the next leader
+    /// commits them, or replaces them, within some round trips. Well below the routers' deadline.
+    static let orphansKept = Nanoseconds.seconds(1)
     /// The answer to whoever waits for an entry that this leader may not see committed.
     static let leadershipLost = DatabaseError(
         .unknownOutcome, "the leader changed before the answer")
@@ -50,6 +56,8 @@ final class GroupReplica {
     var inFlight: [InFlightEntry] = []
     /// `inFlight` before this position is done; cut off now and then.
     var inFlightHead = 0
+    /// Until then the entries in `inFlight` may still be answered although another replica leads.
+    private(set) var orphansUntil = Instant.distantFuture
 
     // Reads that wait.
     var deferredReads: [DeferredRead] = []
@@ -57,6 +65,12 @@ final class GroupReplica {
     var nextReadToken: UInt64 = 1
 
     var committed: [LogEntry] = []
+    /// The rest of `committed` waits for the next turn.
+    var isPostponed = false
+    /// Nothing was postponed since the replica was opened.
+    var isFresh = true
+    /// What was postponed first, after the start, is not all applied yet.
+    var hasReplayed = false
     var isDirty = false
     var isFailed = false
     private var wasLeader = false
@@ -68,12 +82,17 @@ final class GroupReplica {
     var snapshotReceiver: SnapshotReceiver?
     /// Ranges whose records are still to be deleted, oldest first.
     var garbage: [KeyRange] = []
+    /// Ranges whose tombstones are still to be forgotten, where shards are owned.
+    var sweeps: [KeyRange] = []
     /// Shards that this leader is taking over from other groups.
-    var copies = ShardCopies()
-    /// Some shard is being copied here; kept by `noteShards`.
-    private(set) var hasImports = false
+    var copies: ShardCopies
+    /// Shards that are being copied here; kept by `noteShards`.
+    private(set) var imports: [ShardID] = []
     /// Shards whose records changed since they were last counted.
     var changedShards = true
+    /// Requests of routers that were taken in here, ever since this object began.
+    private(set) var admittedReads: UInt64 = 0
+    private(set) var admittedWrites: UInt64 = 0
     /// Who waits for a change of membership, by the token given to the core.
     var membershipWaiters: [UInt64: Waiter] = [:]
     private var nextMembershipToken: UInt64 = 1
@@ -112,6 +131,7 @@ final class GroupReplica {
         engine = disk.engine(engineKind)
         self.store = store
         self.state = state
+        copies = ShardCopies(bytesPerSecond: node.settings.copyBytesPerSecond)
         clock = SequencerClock(node: node.identity.node)
         clock.observe(state.floor)
         core = Replica(
@@ -121,8 +141,28 @@ final class GroupReplica {
 
     var isLeader: Bool { core.role == .leader }
 
+    /// Counts a request for one record; `node.storageKey` holds its key. What is carried out again
+    /// after it waited for the former owner was counted before.
+    func count(_ operation: Operation, _ owned: OwnedShard) {
+        guard !operation.flags.contains(.previousImported) else { return }
+        if operation.code.isWrite { admittedWrites += 1 } else { admittedReads += 1 }
+        node.load.count(
+            owned, group: group, isWrite: operation.code.isWrite,
+            routedKey: node.storageKey.routedKey)
+    }
+
+    /// Counts one page of a list.
+    func countList(_ parts: [OwnedShard], from: Bytes) {
+        admittedReads += 1
+        node.load.countList(parts, group: group, from: from)
+    }
+
     /// The shards, or what the group may do with them, changed.
-    func noteShards() { hasImports = state.shards.elements.contains { $0.isImporting } }
+    func noteShards() {
+        imports = state.shards.elements.filter(\.isImporting).map(\.shard.id)
+    }
+
+    var hasImports: Bool { !imports.isEmpty }
 
     // MARK: Events
 
@@ -220,11 +260,13 @@ final class GroupReplica {
             node.metrics.leaderChanges.increment()
         }
         if !isLeader {
-            failWaiters(Self.leadershipLost)
+            endUnlogged()
+            if inFlightHead < inFlight.count { orphansUntil = node.now + Self.orphansKept }
             abandonCopies()
             for sender in snapshotSenders.values { sender.cancel() }
             snapshotSenders.removeAll()
         } else {
+            orphansUntil = .distantFuture
             clock.observe(state.floor)
             // What an earlier leadership noted may have been replaced; all that is in the log now is
             // applied before the first read.
@@ -372,11 +414,25 @@ final class GroupReplica {
 
     /// Ends every request that waits here: logged ones with `error`, the others as not applied.
     private func failWaiters(_ error: DatabaseError) {
+        failLogged(error)
+        endUnlogged()
+    }
+
+    /// Gives up on requests that were logged in a leadership which is over: nobody told what became
+    /// of them.
+    func failOrphans() { failLogged(Self.leadershipLost) }
+
+    private func failLogged(_ error: DatabaseError) {
+        orphansUntil = .distantFuture
         for entry in inFlight[inFlightHead...] {
             for waiter in entry.waiters { node.answer(waiter, error: error) }
         }
         inFlight.removeAll()
         inFlightHead = 0
+    }
+
+    /// Ends the requests that are in no log, so that routers repeat them elsewhere.
+    private func endUnlogged() {
         refusePending()
         let reads = deferredReads
         deferredReads.removeAll()

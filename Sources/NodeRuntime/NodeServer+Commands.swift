@@ -61,8 +61,8 @@ extension NodeServer {
             propose(.shardCommand, command.shard, command.epoch, in: group, waiter) {
                 command.encode(into: &$0)
             }
-        case .holdCopy:
-            finishCommand(waiter, error: DatabaseError(.refused, "not possible yet"))
+        case .holdCopy(let group, let shard):
+            holdCopy(of: shard, in: group, waiter)
         case .createLearner(let group, let placement):
             create(group, placement, Membership.empty, waiter)
         case .addLearner(let group, let placement):
@@ -98,6 +98,20 @@ extension NodeServer {
             return
         }
         replica.changeMembership(change, waiter)
+    }
+
+    private func holdCopy(of shard: ShardID, in group: GroupID, _ waiter: Waiter) {
+        guard let replica = replicas[group], !replica.isFailed, replica.isLeader else {
+            finishCommand(waiter, error: DatabaseError(.notLeader, "not the leader"))
+            return
+        }
+        guard replica.state.shards[shard]?.isImporting == true else {
+            finishCommand(
+                waiter, error: DatabaseError(.refused, "shard \(shard) is not being copied here"))
+            return
+        }
+        replica.holdCopy(of: shard)
+        finishCommand(waiter, error: nil)
     }
 
     private func propose(

@@ -93,9 +93,14 @@ extension NodeServer {
         }
         let (applied, floor) = try StorageLayout.decodeApplied(
             value(StorageLayout.appliedKey(store)))
-        let state = try ByteReader.decode(value(StorageLayout.stateKey(store))) {
+        var state = try ByteReader.decode(value(StorageLayout.stateKey(store))) {
             (reader) throws(DatabaseError) in
             try GroupState(from: &reader, applied: applied, floor: floor)
+        }
+        if let cursors = try engine.value(of: StorageLayout.cursorsKey(store)) {
+            try ByteReader.decode(cursors) { (reader) throws(DatabaseError) in
+                try state.takeCursors(from: &reader)
+            }
         }
         let garbage = try ByteReader.decode(value(StorageLayout.garbageKey(store))) {
             (reader) throws(DatabaseError) in
@@ -111,6 +116,13 @@ extension NodeServer {
             engineKind: kind, store: store, state: state, restored: restored,
             seed: random.next(), now: now)
         replica.garbage = garbage
+        if let sweeps = try engine.value(of: StorageLayout.sweepKey(store)) {
+            replica.sweeps = try ByteReader.decode(sweeps) { (reader) throws(DatabaseError) in
+                try reader.readList(elementBytesMin: 5) { (reader) throws(DatabaseError) in
+                    try reader.readKeyRange()
+                }
+            }
+        }
         for range in garbage {
             if let named = range.start.withUnsafeBytes({ StorageLayout.store(of: $0) }) {
                 disk.reserveStores(through: named)

@@ -57,6 +57,11 @@ extension NodeServer {
             )
             return
         }
+        // It is about to hand over: what it took is still to be answered. The controller repeats.
+        guard !replica.isLeader else {
+            finishCommand(waiter, error: DatabaseError(.refused, "it still leads"))
+            return
+        }
         creating.append(group)
         replicas.remove(group)
         var ranges = [StorageLayout.range(replica.store)] + replica.garbage

@@ -9,20 +9,43 @@ import StorageAPI
 import Synchronization
 
 extension NodeServer {
-    func heartbeat(sequence: UInt64, allShards: Bool) -> NodeHeartbeat {
-        let shards =
-            allShards ? shardReports.elements : changedReports.compactMap { shardReports[$0] }
-        changedReports.removeAll(keepingCapacity: true)
-        return NodeHeartbeat(
+    /// `withLoad`: the newest report of the load was not sent there yet.
+    func heartbeat(sequence: UInt64, shards: [ShardReport], withLoad: Bool) -> NodeHeartbeat {
+        NodeHeartbeat(
             node: identity.node, incarnation: incarnation, sequence: sequence,
             mapRevision: map.revision, loopDelay: loop.progress.takeDelayMax(),
             disks: disks.map {
                 DiskReport(
-                    path: $0.path, state: $0.failure == nil ? .healthy : .failed,
+                    path: $0.path,
+                    state: $0.failure != nil ? .failed : $0.probes.isSlow ? .slow : .healthy,
                     totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
-                    dataBytes: $0.size.dataBytes)
+                    dataBytes: $0.size.dataBytes, logDelay: $0.probes.logDelay,
+                    engineDelay: $0.probes.engineDelay)
             },
-            replicas: replicas.elements.map { $0.report() }, shards: shards)
+            replicas: replicas.elements.map { $0.report() }, shards: shards,
+            load: withLoad ? loadReport : nil,
+            copies: replicas.elements.flatMap { $0.copyReports() }, digests: digestReports())
+    }
+
+    // MARK: Load
+
+    /// Of the groups that are led here, in order of their ids.
+    var groupTotals: [LoadMeter.GroupTotals] {
+        replicas.elements.filter { $0.isLeader && !$0.isFailed }.map {
+            LoadMeter.GroupTotals(
+                group: $0.group, reads: $0.admittedReads, writes: $0.admittedWrites)
+        }
+    }
+
+    /// The load of the groups that are led here.
+    func measureLoad() -> LoadReport {
+        load.report(groupTotals, now: now) { group, shard in
+            guard let replica = replicas[group], replica.isLeader,
+                let owned = replica.state.shards[shard]
+            else { return nil }
+            if case .fenced = owned.phase { return nil }
+            return owned
+        }
     }
 
     // MARK: Shard sizes
@@ -32,11 +55,12 @@ extension NodeServer {
 
     /// Counts the shards of led groups that changed, off the loop, one group at a time.
     func surveyShards() {
+        let due = replicas.elements.filter { $0.isLeader && $0.changedShards && !$0.isFailed }
+        // In turn: a group that is always written to must not keep the others waiting.
         guard now >= surveyNotBefore,
-            let replica = replicas.elements.first(where: {
-                $0.isLeader && $0.changedShards && !$0.isFailed
-            })
+            let replica = due.first(where: { $0.group > surveyedLast }) ?? due.first
         else { return }
+        surveyedLast = replica.group
         replica.changedShards = false
         surveyNotBefore = .distantFuture
         let shards = replica.state.shards.elements
@@ -80,16 +104,22 @@ extension NodeServer {
     ) -> ShardReport? {
         var report = ShardReport(
             shard: owned.shard.id, epoch: owned.shard.epoch, bytes: 0, records: 0)
+        var middle = MiddleKey(owned.partitioning)
         let range = StorageLayout.range(store, owned.shard.table, owned.shard.range)
         do throws(DatabaseError) {
             try view.scan(range) { key, value in
                 report.records += 1
-                report.bytes += UInt64(key.count + value.count)
+                let bytes = UInt64(key.count + value.count)
+                report.bytes += bytes
+                middle.add(
+                    UnsafeRawBufferPointer(
+                        rebasing: key[StorageLayout.keyPrefixByteCount...]), bytes: bytes)
                 return true
             }
         } catch {
             return nil
         }
+        report.middle = middle.key
         return report
     }
 
@@ -97,6 +127,8 @@ extension NodeServer {
 
     /// Keys deleted in one go from a B+ tree, whose checkpoint pays for each of them.
     private static let garbageKeys = 5_000
+    /// Ranges deleted in one go from an LSM tree.
+    private static let garbageRanges = 256
 
     func garbageAppeared(_ replica: GroupReplica) {
         if !withGarbage.contains(where: { $0 === replica }) { withGarbage.append(replica) }
@@ -111,29 +143,37 @@ extension NodeServer {
             return
         }
         do throws(DatabaseError) {
-            let piece =
-                replica.engineKind == .lsm
-                ? KeyRange(start: range.start, end: end)
-                : try firstPiece(of: range, end: end, replica.engine)
             applyScratch.reset()
-            piece.start.withUnsafeBytes { from in
-                (piece.end ?? end).withUnsafeBytes { to in
-                    applyScratch.batch.deleteRange(from: from, to: to)
+            var emptied: [KeyRange] = []
+            if replica.engineKind == .lsm {
+                // A range costs one tombstone whatever it holds; but the state, which has the list of
+                // them, is written each time, so several go at once.
+                emptied = replica.garbage.prefix(Self.garbageRanges).filter { $0.end != nil }
+            } else {
+                let piece = try firstPiece(of: range, end: end, replica.engine)
+                if piece.end == end {
+                    emptied = [range]
+                } else if let reached = piece.end {
+                    delete(piece.start, reached)
+                    replica.garbage[0].start = reached
                 }
             }
-            if piece.end == end {
-                replica.garbage.removeFirst()
+            for range in emptied { delete(range.start, range.end ?? end) }
+            if !emptied.isEmpty {
+                replica.garbage.removeAll { emptied.contains($0) }
                 replica.putState(applyScratch)
                 replica.putCatalog(applyScratch)
-            } else if let reached = piece.end {
-                replica.garbage[0].start = reached
             }
             try replica.engine.apply(applyScratch.batch)
-            if piece.end == end {
-                replica.disk.reclaim(KeyRange(start: piece.start, end: end), of: replica.engine)
-            }
+            for range in emptied { replica.disk.reclaim(range, of: replica.engine) }
         } catch {
             replica.disk.fail(error)
+        }
+    }
+
+    private func delete(_ from: Bytes, _ to: Bytes) {
+        from.withUnsafeBytes { from in
+            to.withUnsafeBytes { to in applyScratch.batch.deleteRange(from: from, to: to) }
         }
     }
 

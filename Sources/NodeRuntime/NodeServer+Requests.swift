@@ -1,5 +1,6 @@
 // Requests of routers, and replication messages of peers.
 
+import EventLoop
 import KVBase
 import Metrics
 import NodeCore
@@ -13,6 +14,7 @@ extension NodeServer {
         _ reader: inout ByteReader, _ session: RouterSession
     ) throws(DatabaseError) {
         metrics.requestFrames.increment()
+        let received = arrival()
         while !reader.isAtEnd {
             let token = try reader.readUInt32()
             let operation = try Operation(from: &reader)
@@ -21,7 +23,8 @@ extension NodeServer {
             }
             metrics.requests.increment()
             let waiter = Waiter(
-                slot: session.slot, generation: session.generation, token: UInt64(token))
+                slot: session.slot, generation: session.generation, token: UInt64(token),
+                received: received)
             guard let replica = replicas[operation.group], !replica.isFailed else {
                 answer(
                     waiter,
@@ -31,6 +34,35 @@ extension NodeServer {
             carryOut(operation, on: replica, waiter)
         }
     }
+
+    /// When the frame at hand can have come at the earliest. What came while the loop was busy with
+    /// its last turn has waited since, and the copy of a shard may be what kept it busy.
+    private func arrival() -> UInt32 {
+        let now = now
+        let busy = Nanoseconds(loop.busyNanoseconds) - Nanoseconds(busyBefore)
+        let waited = now - lastTurnEnd <= busy ? busy : .zero
+        return microseconds(now) &- UInt32(truncatingIfNeeded: waited.count / 1_000)
+    }
+
+    private func microseconds(_ instant: Instant) -> UInt32 {
+        UInt32(truncatingIfNeeded: instant.nanoseconds / 1_000)
+    }
+
+    /// The turn's answers are about to leave.
+    func measureAnswers() {
+        lastTurnEnd = now
+        busyBefore = loop.busyNanoseconds
+        guard !answered.isEmpty else { return }
+        let end = microseconds(lastTurnEnd)
+        for received in answered { foreground.add(microseconds: end &- received) }
+        answered.removeAll(keepingCapacity: true)
+    }
+
+    /// Whether requests here may be slower than they are without copies of shards.
+    var isDisturbed: Bool { now < disturbedUntil }
+
+    /// A chunk of a copy was read or logged here, in a copy that is not at its slowest.
+    func noteDisturbance() { disturbedUntil = now + .seconds(2) }
 
     /// Logs a write with this turn's entry, answers a read as soon as it may be answered.
     func carryOut(_ operation: Operation, on replica: GroupReplica, _ waiter: Waiter) {
@@ -55,6 +87,7 @@ extension NodeServer {
             guard owned.shard.range.contains(storageKey.routedKey) else {
                 throw DatabaseError(.staleEpoch, "the key is not in shard \(operation.shard)")
             }
+            replica.count(operation, owned)
             if try replica.holds(operation, owned, waiter: waiter) { return }
             try replica.enqueue(
                 operation.bytes, keyHash: stableHash(storageKey.bytes), waiter: waiter)
@@ -66,6 +99,7 @@ extension NodeServer {
     /// Another node's leader reads a shard that moves there.
     func receive(_ request: ShardReadRequest, from sender: NodeID) {
         guard let replica = replicas[request.source] else { return }
+        if request.to == nil, !request.isGentle { noteDisturbance() }
         let answer = replica.answer(request)
         peers.send(.shardRecords, to: sender) { answer.encode(into: &$0) }
     }

@@ -51,6 +51,10 @@ final class NodeServer: LoopService {
     let incarnation = UInt64.random(in: 1 ... .max)
     var random = SeededRandom(seed: UInt64.random(in: 0 ... .max))
     let storageKey = StorageKey()
+    /// What the groups led here are asked, and the newest report of it with its number.
+    var load: LoadMeter
+    private(set) var loadReport = LoadReport(groups: [], shards: [])
+    private(set) var loadNumber: UInt64 = 0
     let applyScratch = ApplyScratch()
     let disks: [Disk]
     private(set) var transport: RPCTransport
@@ -61,20 +65,37 @@ final class NodeServer: LoopService {
     var now: Instant { loop.now }
 
     var dirty: [GroupReplica] = []
+    /// Those that have more to apply than fits in a turn.
+    private var postponed: [GroupReplica] = []
     var replicas = SortedRecords<GroupID, GroupReplica>()
     var withGarbage: [GroupReplica] = []
     var shardReports = SortedRecords<ShardID, ShardReport>()
     var changedReports: [ShardID] = []
+    /// Digests to be made, the first of them under way.
+    var digestions: [ShardDigestion] = []
+    /// A slice is being digested, or rests.
+    var isDigesting = false
+    var digests: [ShardDigest] = []
     /// Groups whose replica here is on its way into or out of being.
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
     var removed: [RemovedReplica] = []
+    /// How long requests take here, and what tells: when the answered ones of this turn came, and
+    /// how busy the loop was before.
+    var foreground = ForegroundLatency()
+    var answered: [UInt32] = []
+    var lastTurnEnd = Instant.origin
+    var busyBefore: UInt64 = 0
+    /// Requests may suffer from a copy until then.
+    var disturbedUntil = Instant.origin
     /// Answers of groups here to groups here; taken in at the end of the turn.
     var selfAnswers: [ShardRecords] = []
     var outcomes: [CommandOutcome] = []
     var controllerTerm = Term.none
     var isHeartbeatDue = false
     var surveyNotBefore = Instant.origin
+    var surveyedLast = GroupID.none
+    var sweepNotBefore = Instant.origin
 
     private var server: RPCServer?
     private var controllers: [ControllerLink] = []
@@ -95,6 +116,7 @@ final class NodeServer: LoopService {
         tuning.retainedBytesMax = settings.retainedBytes
         self.tuning = tuning
         self.loop = loop
+        load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -155,6 +177,9 @@ final class NodeServer: LoopService {
         loop.schedule(after: Self.reminderInterval, repeating: Self.reminderInterval) {
             [unowned self] in remindRouters()
         }
+        loop.schedule(after: LatencyWindow.slice, repeating: LatencyWindow.slice) {
+            [unowned self] in foreground.advance(isDisturbed: isDisturbed)
+        }
         loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
             everySecond()
         }
@@ -188,6 +213,7 @@ final class NodeServer: LoopService {
     func close() {
         // Views of an engine must be gone before it closes.
         for replica in replicas.elements { replica.snapshotSenders.removeAll() }
+        digestions.removeAll()
         for disk in disks { disk.close() }
     }
 
@@ -225,23 +251,40 @@ final class NodeServer: LoopService {
         if isHeartbeatDue {
             isHeartbeatDue = false
             for controller in controllers { controller.sendHeartbeat() }
+            changedReports.removeAll(keepingCapacity: true)
         }
+        measureAnswers()
         for slot in dirtySessions { sessions[Int(slot)]?.flush() }
         dirtySessions.removeAll(keepingCapacity: true)
         peers.flush()
     }
 
+    /// Lets a replica go on applying in the next turn, after whatever else has arrived.
+    func postpone(_ replica: GroupReplica) {
+        if postponed.isEmpty {
+            loop.schedule(after: .zero) { [unowned self] in
+                var batch: [GroupReplica] = []
+                swap(&batch, &postponed)
+                for replica in batch { replica.resumeApplying() }
+            }
+        }
+        postponed.append(replica)
+    }
+
     private func tick() {
+        lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
             replica.step(.tick)
         }
+        for replica in replicas.elements where replica.orphansUntil <= now { replica.failOrphans() }
         for replica in replicas.elements where replica.isLeader { replica.continueCopies() }
         for disk in disks
         where disk.bytesSinceCheckpoint >= settings.checkpointBytes && !disk.isCheckpointing {
             checkpoint(disk)
         }
         collectGarbage()
+        sweep()
     }
 
     private func everySecond() {
@@ -251,6 +294,8 @@ final class NodeServer: LoopService {
             if unflushed > Self.unflushedBytesMax { checkpoint(disk) }
         }
         surveyShards()
+        loadReport = measureLoad()
+        loadNumber += 1
         publishStatus()
     }
 
@@ -381,6 +426,7 @@ final class NodeServer: LoopService {
             session.isDirty = true
             dirtySessions.append(waiter.slot)
         }
+        answered.append(waiter.received)
         session.respond(body)
     }
 
@@ -420,11 +466,14 @@ final class NodeServer: LoopService {
     /// Takes over a step of the cluster map; false when it does not fit.
     func follow(_ update: MapUpdate) -> Bool {
         guard map.apply(update) else { return false }
-        updatePeers(map.nodes.elements)
-        let touchesNodes = update.changes.contains {
-            if case .node = $0 { return true }
-            return false
-        }
+        updatePeers(Array(map.nodes.elements))
+        // Of a whole map in pieces the nodes are known with the last.
+        let touchesNodes =
+            (update.isFull && update.isLast)
+            || update.changes.contains {
+                if case .node = $0 { return true }
+                return false
+            }
         if touchesNodes { writeAddressBook() }
         return true
     }

@@ -26,11 +26,20 @@ final class NodeStatus: Sendable {
         /// Payload bytes of log entries held in memory.
         var retainedBytes = 0
         var disks: [DiskStatus] = []
+        var load = LoadReport(groups: [], shards: [])
+        /// Of the groups led here that are asked most.
+        var groups: [LoadMeter.GroupTotals] = []
+        /// Keys that were too long to be sampled.
+        var keysSkipped: UInt64 = 0
     }
 
     struct DiskStatus: Sendable {
         var path: String
         var isFailed: Bool
+        var isSlow: Bool
+        /// What a write of the log and a read through an engine cost now.
+        var logDelay: Nanoseconds
+        var engineDelay: Nanoseconds
         var totalBytes: UInt64
         var freeBytes: UInt64
         var dataBytes: UInt64
@@ -77,6 +86,7 @@ final class NodeStatus: Sendable {
         registry.gauge(
             "kvnode_retained_log_bytes", "Payload bytes of log entries held in memory."
         ) { [self] in Double(read().retainedBytes) }
+        registerLoad(in: registry)
         registerDisks(in: registry)
     }
 
@@ -94,6 +104,17 @@ final class NodeStatus: Sendable {
         family("kvnode_disk_failed", .gauge, "1 when the data directory failed.") {
             $0.isFailed ? 1 : 0
         }
+        family("kvnode_disk_slow", .gauge, "1 while the data directory takes too long to answer.") {
+            $0.isSlow ? 1 : 0
+        }
+        family(
+            "kvnode_disk_log_delay_seconds", .gauge,
+            "What the newest write of the log took, or the age of the one under way."
+        ) { Double($0.logDelay.count) / 1e9 }
+        family(
+            "kvnode_disk_engine_delay_seconds", .gauge,
+            "What the newest read probe of the engines took, or the age of the one under way."
+        ) { Double($0.engineDelay.count) / 1e9 }
         family("kvnode_disk_size_bytes", .gauge, "Size of the disk's file system.") {
             Double($0.totalBytes)
         }
@@ -150,10 +171,15 @@ extension NodeServer {
         }
         snapshot.disks = disks.map { disk in
             NodeStatus.DiskStatus(
-                path: disk.path, isFailed: disk.failure != nil, totalBytes: disk.size.totalBytes,
+                path: disk.path, isFailed: disk.failure != nil, isSlow: disk.probes.isSlow,
+                logDelay: disk.probes.logDelay, engineDelay: disk.probes.engineDelay,
+                totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
                 logBytes: disk.log.totalBytes, log: disk.log.statistics)
         }
+        snapshot.load = loadReport
+        snapshot.groups = NodeStatus.busiest(groupTotals, by: loadReport)
+        snapshot.keysSkipped = load.keysSkipped
         status.publish(snapshot)
     }
 }

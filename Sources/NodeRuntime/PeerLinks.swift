@@ -20,6 +20,8 @@ final class PeerLink {
     private var output = ByteWriter()
     private var frameStart = -1
     private(set) var isQueued = false
+    /// The last thing that was seen of the peer is a connection refused or broken.
+    fileprivate(set) var isLost = false
 
     init(target: NodeID, address: SocketAddress, links: PeerLinks) {
         self.target = target
@@ -67,7 +69,10 @@ final class PeerLink {
 }
 
 extension PeerLink: RPCConnectionDelegate {
-    func connectionDidOpen(_ connection: RPCConnection) { links.didConnect(target) }
+    func connectionDidOpen(_ connection: RPCConnection) {
+        isLost = false
+        links.didConnect(target)
+    }
 
     func connection(
         _ connection: RPCConnection, didReceive kind: FrameKind, body: UnsafeRawBufferPointer
@@ -76,6 +81,7 @@ extension PeerLink: RPCConnectionDelegate {
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {
+        isLost = true
         links.didDisconnect(target, reason)
     }
 }
@@ -109,6 +115,9 @@ final class PeerLinks {
             links.removeValue(forKey: node)?.client?.close()
         }
     }
+
+    /// Peers whose connection was refused or broke and is not made again, in order.
+    var lost: [NodeID] { links.keys.sorted().filter { links[$0]?.isLost == true } }
 
     func isOpen(_ node: NodeID) -> Bool { links[node]?.isOpen ?? false }
 

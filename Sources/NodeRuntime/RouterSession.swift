@@ -11,6 +11,8 @@ struct Waiter {
     var generation: UInt32
     /// The router's token, or the controller's command id.
     var token: UInt64
+    /// When the request came, in microseconds of the loop's clock, cut to 32 bits.
+    var received: UInt32 = 0
 
     /// The waiter is a controller command: `token` is its id, unique within the controller's term,
     /// whose low half is `generation`.

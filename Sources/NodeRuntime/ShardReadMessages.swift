@@ -1,6 +1,7 @@
 // Reading a shard that moves, from its former owner: chunks of the copy, and single keys.
 
 import KVBase
+import NodeCore
 import ShardCore
 
 /// Asks a replica of the former owner for records. Any replica that has applied the fence may
@@ -18,6 +19,8 @@ struct ShardReadRequest {
     var from: Bytes
     var to: Bytes?
     var bytesMax: UInt32
+    /// Of a copy at its slowest, which disturbs nobody.
+    var isGentle = false
 
     func encode(into writer: inout ByteWriter) {
         writer.write(source)
@@ -28,6 +31,7 @@ struct ShardReadRequest {
         writer.write(from)
         writer.write(to)
         writer.write(bytesMax)
+        writer.write(isGentle)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -39,12 +43,14 @@ struct ShardReadRequest {
         from = try reader.readBytes()
         to = try reader.readOptionalBytes()
         bytesMax = try reader.readUInt32()
+        isGentle = try reader.readBool()
     }
 
     init(
         source: GroupID, target: GroupID, shard: ShardID, epoch: Epoch, token: UInt64, from: Bytes,
-        to: Bytes?, bytesMax: UInt32
+        to: Bytes?, bytesMax: UInt32, isGentle: Bool = false
     ) {
+        self.isGentle = isGentle
         self.source = source
         self.target = target
         self.shard = shard
@@ -73,6 +79,8 @@ struct ShardRecords {
     var to: Bytes?
     /// Over the records as the former owner's engine holds them.
     var digest: UInt64
+    /// How requests fare on the node that answers (`ForegroundLatency.strain`).
+    var strain: UInt32 = 0
     /// In order of key, tombstones included.
     var records: [Record]
 
@@ -82,6 +90,7 @@ struct ShardRecords {
         writer.write(error)
         writer.write(to)
         writer.write(digest)
+        writer.write(strain)
         writer.write(list: records) { writer, record in
             writer.write(record.sequencer)
             writer.write(record.isTombstone)
@@ -96,6 +105,7 @@ struct ShardRecords {
         error = try reader.readError()
         to = try reader.readOptionalBytes()
         digest = try reader.readUInt64()
+        strain = try reader.readUInt32()
         records = try reader.readList(elementBytesMin: 25) { (reader) throws(DatabaseError) in
             let sequencer = try reader.readSequencer()
             let isTombstone = try reader.readBool()
@@ -119,16 +129,15 @@ struct ShardRecords {
 
     /// Over keys, sequencers, tombstones and values, in order.
     static func digest(of records: [Record]) -> UInt64 {
-        var digest: UInt64 = 0
+        var digest = RecordDigest()
         for record in records {
-            digest = SeededRandom.mix(digest ^ record.routedKey.withUnsafeBytes { stableHash($0) })
-            digest = SeededRandom.mix(digest &+ record.sequencer.time)
-            digest = SeededRandom.mix(
-                digest &+ UInt64(record.sequencer.counter) << 32
-                    &+ UInt64(record.sequencer.node.rawValue))
-            let value = record.value.withUnsafeBytes { stableHash($0) }
-            digest = SeededRandom.mix(digest ^ value &+ (record.isTombstone ? 1 : 0))
+            record.routedKey.withUnsafeBytes { routedKey in
+                record.value.withUnsafeBytes { value in
+                    digest.add(
+                        routedKey, record.sequencer, isTombstone: record.isTombstone, value)
+                }
+            }
         }
-        return digest
+        return digest.value
     }
 }

@@ -110,6 +110,8 @@ extension GroupReplica {
         state = receiver.state
         noteShards()
         garbage.append(StorageLayout.range(oldStore))
+        // The sender left such tombstones out.
+        sweeps = []
         let scratch = node.applyScratch
         scratch.reset()
         putState(scratch)

@@ -25,8 +25,9 @@ final class SnapshotSender {
     private unowned let replica: GroupReplica
     private let view: any EngineSnapshot
     private let storeBytes = 4
-    /// Ranges still to be read, the first of them from where the last chunk ended.
-    private var ranges: [KeyRange]
+    /// Ranges still to be read, the first of them from where the last chunk ended. Tombstones of
+    /// owned shards mean nothing and are left out.
+    private var ranges: [(range: KeyRange, isOwned: Bool)]
     private let state: Bytes
     private let floor: Sequencer
     private var unacknowledged: [SnapshotChunk] = []
@@ -43,7 +44,7 @@ final class SnapshotSender {
         view = try replica.engine.snapshot()
         let store = replica.store
         ranges = replica.state.shards.elements.map {
-            StorageLayout.range(store, $0.shard.table, $0.shard.range)
+            (StorageLayout.range(store, $0.shard.table, $0.shard.range), $0.phase == .owned)
         }
         var writer = ByteWriter()
         replica.state.encode(into: &writer)
@@ -95,7 +96,7 @@ final class SnapshotSender {
     private func readChunk() throws(DatabaseError) -> SnapshotChunk {
         var records: [(key: Bytes, value: Bytes)] = []
         var bytes = 0
-        while let range = ranges.first, bytes < Self.chunkBytes {
+        while let (range, isOwned) = ranges.first, bytes < Self.chunkBytes {
             var last: Bytes?
             var isCut = false
             try view.scan(range) { key, value in
@@ -103,13 +104,18 @@ final class SnapshotSender {
                     isCut = true
                     return false
                 }
+                last = Bytes(key)
+                if isOwned, StoredRecord(value)?.isTombstone == true {
+                    // Counted, so that a chunk is not read for long.
+                    bytes += key.count
+                    return true
+                }
                 records.append((key: Bytes(key[storeBytes...]), value: Bytes(value)))
                 bytes += key.count + value.count
-                last = Bytes(key)
                 return true
             }
             if isCut, let last {
-                ranges[0].start = last + [0]
+                ranges[0].range.start = last + [0]
             } else {
                 ranges.removeFirst()
             }

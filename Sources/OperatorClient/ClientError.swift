@@ -19,10 +19,13 @@ public struct ClientError: Error, Hashable, Sendable, CustomStringConvertible {
 
     public var kind: Kind
     public var message: String
+    /// Where the peer says to ask instead (`host:port`); empty when it does not.
+    public var redirect: String
 
-    public init(_ kind: Kind, _ message: String) {
+    public init(_ kind: Kind, _ message: String, redirect: String = "") {
         self.kind = kind
         self.message = message
+        self.redirect = redirect
     }
 
     public init(_ error: DatabaseError) {

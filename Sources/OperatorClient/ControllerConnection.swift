@@ -48,10 +48,14 @@ public final class ControllerConnection {
         let request = nextRequest
         nextRequest += 1
         let document: JSONValue = ["verb": .string(verb), "arguments": arguments]
+        let body = Bytes(document.encoded(pretty: false).utf8)
+        guard body.count < Limits.frameBytesMax - 16 else {
+            throw ClientError(.answered(.tooLarge), "a request of \(body.count) bytes")
+        }
         var writer = ByteWriter()
         Frame.append(.adminRequest, to: &writer) {
             $0.write(request)
-            $0.writeRaw(Bytes(document.encoded(pretty: false).utf8))
+            $0.writeRaw(body)
         }
         try socket.send(writer.take(), deadline: deadline)
         while true {
@@ -72,7 +76,9 @@ public final class ControllerConnection {
         if ok { return document["result"] }
         let name = document["code"].string ?? ""
         let code = ErrorCode.allCases.first { "\($0)" == name } ?? .unavailable
-        throw ClientError(.answered(code), document["message"].string ?? name)
+        throw ClientError(
+            .answered(code), document["message"].string ?? name,
+            redirect: document["acting"].string ?? "")
     }
 
     private static func readFrame(

@@ -83,6 +83,9 @@ struct SegmentHeader: Hashable {
 struct BatchHeader: Hashable {
     /// The body begins with the state table of all groups.
     static let hasStateTable: UInt32 = 1
+    /// Written only to see how long the disk takes. The next batch takes its place and its number;
+    /// recovery passes over one that was left at the end.
+    static let isProbe: UInt32 = 2
 
     var flags: UInt32
     var number: UInt64

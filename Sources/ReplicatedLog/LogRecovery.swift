@@ -126,7 +126,8 @@ struct LogRecovery {
         _ bytes: UnsafeRawBufferPointer, at offset: Int, segment: UInt64
     ) -> BatchHeader? {
         guard let header = BatchHeader(bytes, at: offset), header.logID == logID,
-            header.segment == segment, header.number == nextBatch
+            header.segment == segment, header.number == nextBatch,
+            header.flags & BatchHeader.isProbe == 0
         else { return nil }
         let start = offset + LogFormat.batchHeaderBytes
         let length = Int(header.bodyBytes)
@@ -153,7 +154,11 @@ struct LogRecovery {
             }
             offset += LogFormat.alignment
         }
-        guard !isZero(UnsafeRawBufferPointer(rebasing: bytes[min(end, bytes.count)...])) else {
+        var tail = end
+        if let probe = BatchHeader(bytes, at: end), probe.flags & BatchHeader.isProbe != 0 {
+            tail += LogFormat.alignment
+        }
+        guard !isZero(UnsafeRawBufferPointer(rebasing: bytes[min(tail, bytes.count)...])) else {
             return
         }
         summary.tornTail = "\(path): offset \(end): batch \(nextBatch) was not finished; cut off"

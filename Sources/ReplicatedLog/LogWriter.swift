@@ -38,6 +38,22 @@ public struct LogStatistics: Hashable, Sendable {
     public var queuedBytes = 0
 }
 
+/// How fast the disk takes writes, each with its sync.
+public struct LogPace: Hashable, Sendable {
+    /// How long the newest one took that has ended.
+    public var newest = Nanoseconds.zero
+    /// When that one ended, on the monotonic clock.
+    public var endedAt: Instant
+    /// When the one under way began; nil when none is.
+    public var startedAt: Instant?
+
+    /// What a write costs now, as far as can be told at `now`: a stalled disk shows while it stalls.
+    public func delay(at now: Instant) -> Nanoseconds {
+        guard let startedAt, startedAt < now else { return newest }
+        return max(newest, now - startedAt)
+    }
+}
+
 final class LogWriter: @unchecked Sendable {
     static let queueLengthMax = 256
     private static let freeBuffersMax = 16
@@ -51,6 +67,8 @@ final class LogWriter: @unchecked Sendable {
     private var failure: DatabaseError?
     private var stopping = false
     private var statistics = LogStatistics()
+    private var pace: LogPace
+    private var isProbeWanted = false
     /// Where the last durable batch ended.
     private var durableSegment: UInt64
     private var durableOffset: Int
@@ -85,6 +103,7 @@ final class LogWriter: @unchecked Sendable {
         self.nextBatch = nextBatch
         segmentBytes = options.segmentBytes
         batchBytesMax = options.batchBytesMax
+        pace = LogPace(endedAt: Self.monotonicNow())
         mutex = .allocate(capacity: 1)
         wake = .allocate(capacity: 1)
         pthread_mutex_init(mutex, nil)
@@ -140,6 +159,15 @@ final class LogWriter: @unchecked Sendable {
     var hasRoom: Bool { locked { queue.count < Self.queueLengthMax } }
     var currentFailure: DatabaseError? { locked { failure } }
     var currentStatistics: LogStatistics { locked { statistics } }
+    var currentPace: LogPace { locked { pace } }
+
+    /// Has the thread write and sync a probe, unless there is something else to write.
+    func probe() {
+        locked {
+            isProbeWanted = true
+            pthread_cond_signal(wake)
+        }
+    }
 
     /// Writes what is queued, ends the thread and closes the file.
     func stop() {
@@ -168,7 +196,7 @@ final class LogWriter: @unchecked Sendable {
                 // dropped the pages), so nothing is written or reported durable ever again.
                 let report = locked {
                     failure = error
-                    statistics.writeStartedAt = nil
+                    end()
                     statistics.queuedBytes = 0
                     queue.removeAll()
                     return onDurable
@@ -179,14 +207,17 @@ final class LogWriter: @unchecked Sendable {
         }
     }
 
-    /// Waits for submissions and takes as many as one batch may hold; false when stopped.
+    /// Waits for submissions and takes as many as one batch may hold, or none for a probe; false when
+    /// stopped.
     private func takeQueued() -> Bool {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         while queue.isEmpty {
             if stopping { return false }
+            if isProbeWanted, failure == nil { break }
             pthread_cond_wait(wake, mutex)
         }
+        isProbeWanted = false
         var count = 0
         var bytes = 0
         for submission in queue {
@@ -200,18 +231,45 @@ final class LogWriter: @unchecked Sendable {
         }
         taken.append(contentsOf: queue[..<count])
         queue.removeFirst(count)
-        statistics.writeStartedAt = monotonicNow()
+        let now = Self.monotonicNow()
+        statistics.writeStartedAt = now
+        pace.startedAt = now
         return true
     }
 
+    /// The write under way has ended, for better or worse. Under the mutex.
+    private func end() {
+        let now = Self.monotonicNow()
+        if let startedAt = pace.startedAt { pace.newest = now - startedAt }
+        pace.endedAt = now
+        pace.startedAt = nil
+        statistics.writeStartedAt = nil
+    }
+
+    /// An empty batch where the next one will be written.
+    private func writeProbe() throws(DatabaseError) {
+        parts.removeAll(keepingCapacity: true)
+        parts.append(iovec(iov_base: headerBytes.baseAddress, iov_len: headerBytes.count))
+        let rest = LogFormat.alignment - headerBytes.count
+        parts.append(iovec(iov_base: padding.baseAddress, iov_len: rest))
+        BatchHeader(
+            flags: BatchHeader.isProbe, number: nextBatch, logID: logID, segment: segment,
+            bodyBytes: 0, bodyChecksum: 0, records: 0
+        ).encode(into: headerBytes)
+        try writeParts(bytes: LogFormat.alignment)
+        try check(
+            directory.operations.synchronize(file), "sync", directory.path(of: segment))
+        locked { end() }
+    }
+
     private func writeTaken() throws(DatabaseError) {
-        guard let first = taken.first, let last = taken.last else { return }
+        guard let first = taken.first, let last = taken.last else { return try writeProbe() }
         if first.startsSegment { try roll() }
         let written = try writeBatch(hasStateTable: first.startsSegment)
         let path = directory.path(of: segment)
-        let began = monotonicNow()
+        let began = Self.monotonicNow()
         try check(directory.operations.synchronize(file), "sync", path)
-        let took = monotonicNow() - began
+        let took = Self.monotonicNow() - began
         offset += written
         nextBatch += 1
         finish(written: written, syncTook: took)?(.success(last.number))
@@ -301,7 +359,7 @@ final class LogWriter: @unchecked Sendable {
         statistics.syncNanoseconds += syncTook.count
         let bucket = 63 - max(1, syncTook.count).leadingZeroBitCount
         statistics.syncHistogram[min(bucket, statistics.syncHistogram.count - 1)] += 1
-        statistics.writeStartedAt = nil
+        end()
         for submission in taken {
             statistics.records += UInt64(submission.buffer.records)
             statistics.queuedBytes -= submission.buffer.count
@@ -316,7 +374,7 @@ final class LogWriter: @unchecked Sendable {
         return onDurable
     }
 
-    private func monotonicNow() -> Instant {
+    private static func monotonicNow() -> Instant {
         var now = timespec()
         clock_gettime(CLOCK_MONOTONIC, &now)
         return Instant(nanoseconds: UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec))

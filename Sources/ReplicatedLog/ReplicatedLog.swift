@@ -217,6 +217,12 @@ public final class ReplicatedLog {
     /// The error that ended the log.
     public var failure: DatabaseError? { writer.currentFailure }
     public var statistics: LogStatistics { writer.currentStatistics }
+    public var pace: LogPace { writer.currentPace }
+
+    /// Has an idle log write and sync something that leaves no trace, so that `pace` is fresh and a
+    /// disk that fails is noticed. An error is as final as that of any other write.
+    public func probe() { writer.probe() }
+
     public var segmentCount: Int { segments.count }
     /// Bytes of records in all segments, staged ones included.
     public var totalBytes: UInt64 {

@@ -23,6 +23,9 @@ public enum Event: Sendable {
     /// The controller names this replica candidate for `term`. Ignored when not above its own term.
     case nominate(Term)
     case transferLeadership(to: ReplicaID)
+    /// The shell finds this replica unfit to lead (its disk does not answer): a leader gives up at
+    /// once, without a successor. Others have no use for it.
+    case stepDown
     case read(token: UInt64, ReadMode)
     /// The state machine has applied everything up to here.
     case applied(LogIndex)

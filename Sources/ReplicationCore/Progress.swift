@@ -29,7 +29,7 @@ public struct FollowerProgress: Sendable {
     /// When an append was last sent or answered with progress.
     var activeAt: Instant
     /// The newest of the leader's own instants that came back in an accepted heartbeat; nil: none.
-    var acknowledgedAt: Instant?
+    public internal(set) var acknowledgedAt: Instant?
     /// The newest quorum-read round that came back in an accepted heartbeat.
     var acknowledgedRound: UInt64 = 0
 

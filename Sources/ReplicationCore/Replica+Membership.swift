@@ -114,18 +114,4 @@ extension Replica {
         pendingChange = nil
         if !membership.isVoter(id) { retire(now: now, into: &effects) }
     }
-
-    /// Hands the group to the voter that is furthest, for this leader is none any more.
-    private mutating func retire(now: Instant, into effects: inout Effects) {
-        var successor: FollowerProgress?
-        for follower in followers where membership.isVoter(follower.member.replica) {
-            if successor.map({ $0.match < follower.match }) ?? true { successor = follower }
-        }
-        // Tells followers that their own removal or promotion is committed.
-        sendHeartbeats(now: now, into: &effects)
-        if let successor {
-            effects.messages.append((successor.member.replica, .timeoutNow(term: term)))
-        }
-        becomeFollower(term: term, leader: .none, now: now, into: &effects)
-    }
 }

@@ -140,10 +140,14 @@ public struct Replica: Sendable {
             nominate(term, now: now, into: &effects)
         case .transferLeadership(let target):
             startTransfer(to: target, now: now, into: &effects)
+        case .stepDown:
+            guard role == .leader else { break }
+            becomeFollower(term: term, leader: .none, now: now, into: &effects)
         case .read(let token, let mode):
             read(token: token, mode: mode, now: now, into: &effects)
         case .applied(let index):
             applied = max(applied, min(index, delivered))
+            if transfer != nil, !lease.isForfeited { maybeHandOver(now: now, into: &effects) }
         case .compact(let index):
             compact(upTo: index)
         case .snapshotInstalled(let position, let membership, let from):

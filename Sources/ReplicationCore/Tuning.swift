@@ -19,7 +19,11 @@ public struct Tuning: Hashable, Sendable {
     public var electionTimeout: Nanoseconds = .milliseconds(1_000)
     /// A leader that had no majority for this long steps down.
     public var quorumLossTimeout: Nanoseconds = .milliseconds(1_000)
+    /// A hand-over that did not succeed by then is given up.
     public var transferTimeout: Nanoseconds = .milliseconds(500)
+    /// Before it hands over, a leader waits this long at most until everything that it was given is
+    /// applied, so that whoever proposed it gets the answer. Below `transferTimeout`.
+    public var transferDrainTimeout: Nanoseconds = .milliseconds(250)
     /// Most bytes and entries in one append message, and most append messages on their way to one follower.
     public var appendBytesMax = 1 << 20
     public var appendEntriesMax = 1_024

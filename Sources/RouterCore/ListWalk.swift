@@ -115,9 +115,8 @@ public struct ListWalk: Sendable {
     // MARK: RANGE
 
     private mutating func askShard(_ named: ClusterMap.NamedTable) -> Request {
-        let position = cursor.withUnsafeBytes { named.index.position(of: $0) }
-        let location = named.index[position]
-        shardEnd = named.index.range(at: position).end
+        let (location, end) = cursor.withUnsafeBytes { named.index.locateWithEnd($0) }
+        shardEnd = end
         asked = 1
         let parts = [ListRequest.Part(shard: location.shard, epoch: location.epoch)]
         return Request(
@@ -157,8 +156,7 @@ public struct ListWalk: Sendable {
 
     private mutating func makeSources(_ named: ClusterMap.NamedTable) {
         var groups: [(group: GroupID, part: ListRequest.Part)] = []
-        for position in 0..<named.index.count {
-            let location = named.index[position]
+        named.index.forEachLocation { location in
             groups.append((location.group, .init(shard: location.shard, epoch: location.epoch)))
         }
         groups.sort {

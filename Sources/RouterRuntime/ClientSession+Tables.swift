@@ -126,6 +126,9 @@ extension ClientSession {
             return refuse(
                 "split keys are different, not empty, and fewer than \(Limits.initialShardsMax)")
         }
+        guard splits.reduce(0, { $0 + $1.count }) <= Limits.splitBytesMax else {
+            return refuse("split keys have at most \(Limits.splitBytesMax) bytes together")
+        }
         let partitioning: Partitioning =
             isHash ? .hash(virtualRanges: ranges ?? Partitioning.virtualRangesDefault) : .range
         ask(
@@ -240,7 +243,7 @@ extension ClientSession {
             return reply(DatabaseError(.tableNotFound, "no such table"))
         }
         var groups: [GroupID] = []
-        for place in 0..<named.index.count { groups.append(named.index[place].group) }
+        named.index.forEachLocation { groups.append($0.group) }
         groups.sort()
         var distinct: [GroupID] = []
         for group in groups where distinct.last != group { distinct.append(group) }

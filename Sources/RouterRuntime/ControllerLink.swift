@@ -63,6 +63,10 @@ final class ControllerLink {
         router.learn(cluster: cluster)
         if ends[preferred].connection == nil { preferred = place }
         ends[place].watch(from: router.core.map.revision)
+        // A controller that begins waits for every node, unless it is told that one is gone.
+        for node in router.lostNodes {
+            ends[place].connection?.send(.unreachable) { $0.write(node) }
+        }
         sendWaiting()
     }
 
@@ -78,6 +82,14 @@ final class ControllerLink {
             } else {
                 ends[place].watch(from: .none)
             }
+        case .standing:
+            guard try ControllerStanding(from: &reader).isActing else {
+                if preferred == place { preferNext() }
+                return
+            }
+            preferred = place
+            ends[place].watch(from: router.core.map.revision)
+            sendWaiting()
         case .tableResponse:
             let id = try reader.readUInt32()
             finish(id, try reader.readError(), from: place)

@@ -14,6 +14,8 @@ final class NodeClient: RPCConnectionDelegate {
     private unowned let router: RouterLoop
     private var client: RPCClient?
     private var isClosed = false
+    /// The last thing that was seen of the node is a connection refused or broken.
+    private(set) var isLost = false
 
     init(node: NodeID, address: SocketAddress, text: String, router: RouterLoop) {
         self.node = node
@@ -38,6 +40,7 @@ final class NodeClient: RPCConnectionDelegate {
     }
 
     func connectionDidOpen(_ connection: RPCConnection) {
+        isLost = false
         if !isClosed { router.nodeDidOpen(node) }
     }
 
@@ -55,6 +58,7 @@ final class NodeClient: RPCConnectionDelegate {
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {
+        isLost = true
         if !isClosed { router.nodeDidClose(node, wasRefused: true) }
     }
 }

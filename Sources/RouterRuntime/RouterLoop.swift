@@ -134,6 +134,9 @@ final class RouterLoop: LoopService {
 
     // MARK: Nodes
 
+    /// Nodes whose connection was refused or broke and is not made again, in order.
+    var lostNodes: [NodeID] { nodes.keys.sorted().filter { nodes[$0]?.isLost == true } }
+
     func nodeDidOpen(_ node: NodeID) {
         tick()
         core.nodeDidOpen(node, now: now, into: &effects)

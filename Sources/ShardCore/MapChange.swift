@@ -62,36 +62,3 @@ public enum MapChange: Hashable, Sendable {
         }
     }
 }
-
-/// A step of the cluster map from one revision to a later one.
-public struct MapUpdate: Hashable, Sendable {
-    /// The whole map: forget everything else first.
-    public var isFull: Bool
-    /// The revision this step starts from; a follower at another revision asks for a full one.
-    public var from: Revision
-    public var to: Revision
-    public var changes: [MapChange]
-
-    public init(isFull: Bool, from: Revision, to: Revision, changes: [MapChange]) {
-        self.isFull = isFull
-        self.from = from
-        self.to = to
-        self.changes = changes
-    }
-
-    public func encode(into writer: inout ByteWriter) {
-        writer.write(isFull)
-        writer.write(from)
-        writer.write(to)
-        writer.write(list: changes) { writer, change in change.encode(into: &writer) }
-    }
-
-    public init(from reader: inout ByteReader) throws(DatabaseError) {
-        isFull = try reader.readBool()
-        from = try reader.read()
-        to = try reader.read()
-        changes = try reader.readList(elementBytesMin: 5) { (reader) throws(DatabaseError) in
-            try MapChange(from: &reader)
-        }
-    }
-}

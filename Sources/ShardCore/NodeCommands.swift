@@ -57,6 +57,25 @@ public struct NodeCommands: Hashable, Sendable {
         self.commands = commands
     }
 
+    /// The same in as many messages as it takes for each to fit a frame.
+    public func pieces(bytesMax: Int = Limits.pieceBytesMax) -> [NodeCommands] {
+        var pieces = [
+            NodeCommands(controllerTerm: controllerTerm, sequence: sequence, commands: [])
+        ]
+        var bytes = 0
+        for command in commands {
+            let size = command.encodedBytesMax
+            if bytes > 0, bytes + size > bytesMax {
+                pieces.append(
+                    NodeCommands(controllerTerm: controllerTerm, sequence: sequence, commands: []))
+                bytes = 0
+            }
+            pieces[pieces.count - 1].commands.append(command)
+            bytes += size
+        }
+        return pieces
+    }
+
     public func encode(into writer: inout ByteWriter) {
         writer.write(controllerTerm)
         writer.write(sequence)
@@ -182,5 +201,24 @@ public struct CommandOutcome: Hashable, Sendable {
         controllerTerm = try reader.read()
         error = try reader.readError()
         floor = try reader.readSequencer()
+    }
+}
+
+extension NodeCommand {
+    /// At least the bytes that it takes in a message.
+    var encodedBytesMax: Int {
+        func bytes(_ range: KeyRange) -> Int { range.start.count + (range.end?.count ?? 0) }
+        func bytes(_ placements: Int) -> Int { 64 + 9 * placements }
+        return switch action {
+        case .createShard(let shard, _), .dropShard(let shard): 64 + bytes(shard.range)
+        case .shard(_, .activate(let shard, _, _, _)): 96 + bytes(shard.range)
+        case .shard(_, .split(_, _, let key, _)): 64 + key.count
+        case .shard(_, .advance(_, _, let from, let to)): 64 + from.count + (to?.count ?? 0)
+        case .createReplica(let group, _), .createLearner(let group, _):
+            bytes(group.placements.count)
+        case .replaceVoters(_, let voters): bytes(voters.count)
+        case .removeReplica(_, _, let reason): 64 + reason.utf8.count
+        case .nominate, .transferLeadership, .addLearner, .removeLearner, .shard, .holdCopy: 64
+        }
     }
 }

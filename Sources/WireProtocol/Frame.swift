@@ -41,6 +41,12 @@ public enum FrameKind: UInt8, Sendable {
     /// Node to node: reading records of a shard that moves, and the answer.
     case shardRead = 21
     case shardRecords = 22
+    /// Controller to node or router: whether it acts, and if not, who does (`ControllerStanding`).
+    case standing = 40
+    /// Controller to controller: who dials and which replica it means to reach, and the answer of one
+    /// that is this replica (`ControllerIntroduction`, a replica id).
+    case introduction = 41
+    case introduced = 42
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,

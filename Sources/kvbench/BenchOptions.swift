@@ -12,7 +12,7 @@ struct BenchOptions {
         /// Writes to keys chosen by `keys`.
         case put
         case get
-        /// Writes and reads in turn.
+        /// Writes and reads, `reads` of all being reads.
         case mixed
         /// Each of `records` keys once, in order.
         case load
@@ -21,6 +21,14 @@ struct BenchOptions {
     }
 
     enum Keys: String, CaseIterable { case uniform, zipf, sequential }
+
+    /// A few keys that get most of the requests, in place of `keys`.
+    struct HotPart {
+        /// Key numbers, side by side.
+        var keys: Range<UInt64>
+        /// The part of the requests that goes to them; the others get the rest.
+        var share: Double
+    }
 
     /// Which commands carry a put and a get.
     enum Dialect: String, CaseIterable {
@@ -39,6 +47,12 @@ struct BenchOptions {
     var valueBytes = 100
     var keyBytes = 16
     var keys = Keys.uniform
+    /// What --hot and --single-hot-key ask for.
+    private var hotFraction: Double?
+    private var hotShare = 0.0
+    private var hasSingleHotKey = false
+    /// The part of the mixed workload's requests that reads.
+    var reads = 0.5
     /// Nanoseconds; nil when a number of requests ends the run.
     var duration: UInt64? = 10_000_000_000
     var requests: Int?
@@ -56,6 +70,10 @@ struct BenchOptions {
                 isJSON = true
                 continue
             }
+            if flag == "--single-hot-key" {
+                hasSingleHotKey = true
+                continue
+            }
             guard Self.flags.contains(flag) else { throw UsageError("unknown flag '\(flag)'") }
             guard let value = parts.count == 2 ? String(parts[1]) : rest.popFirst() else {
                 throw UsageError("\(flag) needs a value")
@@ -69,16 +87,29 @@ struct BenchOptions {
         guard workload != .list || dialect == .hset else {
             throw UsageError("the list workload needs --command hset")
         }
+        guard hotPart == nil || keys == .uniform && workload != .load else {
+            throw UsageError("--hot and --single-hot-key choose the keys: no --keys, no load")
+        }
         if workload == .load {
             duration = nil
             requests = records
         }
     }
 
+    /// A single hot key gets nine requests of ten, and lies in the middle of the keys; a hot part is
+    /// the first of them.
+    var hotPart: HotPart? {
+        let count = UInt64(records)
+        if hasSingleHotKey { return HotPart(keys: count / 2..<count / 2 + 1, share: 0.9) }
+        return hotFraction.map {
+            HotPart(keys: 0..<max(1, UInt64(Double(records) * $0)), share: hotShare)
+        }
+    }
+
     private static let flags = [
         "--host", "--port", "--connections", "--pipeline", "--workload", "--records",
         "--value-bytes", "--key-bytes", "--keys", "--duration", "--requests", "--table",
-        "--command", "--seed",
+        "--command", "--seed", "--hot", "--reads",
     ]
 
     private mutating func take(_ flag: String, _ value: String) throws(UsageError) {
@@ -92,6 +123,22 @@ struct BenchOptions {
         case "--value-bytes": valueBytes = try Self.int(flag, value, 0...16_000_000)
         case "--key-bytes": keyBytes = try Self.int(flag, value, 1...1_000_000)
         case "--keys": keys = try Self.choice(flag, value)
+        case "--hot":
+            let parts = value.split(separator: ":", omittingEmptySubsequences: false)
+            guard parts.count == 2, let fraction = Self.part(parts[0]), fraction > 0,
+                let share = Self.part(parts[1])
+            else {
+                throw UsageError(
+                    "--hot takes FRACTION:SHARE, such as 0.1:0.9 for 90 % of the requests to 10 %"
+                        + " of the keys, not '\(value)'")
+            }
+            hotFraction = fraction
+            hotShare = share
+        case "--reads":
+            guard let part = Self.part(value) else {
+                throw UsageError("--reads takes a part from 0 to 1, not '\(value)'")
+            }
+            reads = part
         case "--duration":
             duration = try Self.nanoseconds(flag, value)
             requests = nil
@@ -126,6 +173,11 @@ struct BenchOptions {
         return choice
     }
 
+    private static func part(_ text: some StringProtocol) -> Double? {
+        guard let part = Double(text), part >= 0, part <= 1 else { return nil }
+        return part
+    }
+
     private static func nanoseconds(_ flag: String, _ value: String) throws(UsageError) -> UInt64 {
         let units: [(suffix: String, factor: Double)] = [
             ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("", 1e9),
@@ -147,12 +199,16 @@ struct BenchOptions {
           --port PORT          7000 unless told
           --connections N      64 unless told
           --pipeline N         requests in flight on each connection: 1 unless told
-          --workload KIND      put (default), get, mixed (put and get in turn), load (each key
+          --workload KIND      put (default), get, mixed (both, see --reads), load (each key
                                once, in order), list (pages of 100 records)
+          --reads PART         how much of the mixed workload reads: 0.5 unless told
           --records N          how many keys: 100000 unless told
           --value-bytes N      100 unless told
           --key-bytes N        16 unless told; keys are decimal numbers with leading zeros
           --keys KIND          uniform (default), zipf or sequential; load is always sequential
+          --hot FRACTION:SHARE the first FRACTION of the keys gets SHARE of the requests, evenly;
+                               the other keys get the rest: 0.1:0.9
+          --single-hot-key     one key, in the middle, gets nine requests of ten
           --duration TIME      10s unless told; 500ms, 10s, 1m
           --requests N         end after so many requests instead
           --table NAME         bench unless told
@@ -162,11 +218,17 @@ struct BenchOptions {
           --json               the report as JSON
           -h, --help           this text
 
+        Stalls: for each key the longest time from a request's issue to an answer without error, a
+        request that failed going on until the next one for its key succeeds; the report has the
+        quantiles over all keys asked for (up to 16 million). Silence is the longest time in which
+        no request at all succeeded.
+
         Exit codes: 0 no error occurred, 1 errors occurred, 2 usage.
 
         Examples:
           kvbench --port 7000 --workload load --records 1000000 --pipeline 16
           kvbench --port 7000 --workload get --keys zipf --duration 30s
+          kvbench --port 7000 --workload mixed --reads 0.9 --hot 0.1:0.9 --json
           kvbench --port 6379 --workload put --command set --json
         """
 }

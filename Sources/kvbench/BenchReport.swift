@@ -37,6 +37,17 @@ struct BenchReport {
             }
             + ["max \(Self.milliseconds(counters.latency.max))"]
         lines.append("latency     " + latencies.joined(separator: ", ") + " ms")
+        let stalls = counters.stalls.byKey
+        if stalls.count > 0 {
+            let quantiles = Self.quantiles.map {
+                "\($0.name) \(Self.milliseconds(stalls.quantile($0.share)))"
+            }
+            lines.append(
+                "stalls      "
+                    + (quantiles + ["max \(Self.milliseconds(stalls.max))"])
+                    .joined(separator: ", ") + " ms of \(stalls.count) keys")
+        }
+        lines.append("silence     \(Self.milliseconds(counters.stalls.silence.count)) ms")
         if counters.absent > 0 { lines.append("absent      \(counters.absent)") }
         let kinds = errors.map { "\($0.kind) \($0.count)" }.joined(separator: ", ")
         lines.append("errors      " + (kinds.isEmpty ? "none" : kinds))
@@ -47,14 +58,13 @@ struct BenchReport {
     }
 
     var json: String {
+        let stalls = counters.stalls.byKey
+        let stallMicros =
+            stalls.count == 0
+            ? "null" : "{\"keys\":\(stalls.count),\(Self.micros(stalls).joined(separator: ","))}"
         let latencies =
-            Self.quantiles.map {
-                "\"\($0.name)\":\(Self.decimal(Double(counters.latency.quantile($0.share)) / 1e3, 1))"
-            }
-            + [
-                "\"max\":\(Self.decimal(Double(counters.latency.max) / 1e3, 1))",
-                "\"mean\":\(Self.decimal(counters.latency.mean / 1e3, 1))",
-            ]
+            Self.micros(counters.latency)
+            + ["\"mean\":\(Self.decimal(counters.latency.mean / 1e3, 1))"]
         // Error kinds are words of a protocol; what would need escaping is left out of them.
         let kinds = errors.map { kind, count in
             "\"\(String(kind.filter { $0.isASCII && $0 != "\"" && $0 != "\\" && $0 >= " " }))\":\(count)"
@@ -66,7 +76,15 @@ struct BenchReport {
             + ",\"seconds\":\(Self.decimal(seconds, 3)),\"requests\":\(counters.answered)"
             + ",\"throughput\":\(Self.decimal(throughput, 1)),\"absent\":\(counters.absent)"
             + ",\"latencyMicros\":{\(latencies.joined(separator: ","))}"
+            + ",\"stallMicros\":\(stallMicros)"
+            + ",\"silenceMicros\":\(Self.decimal(Double(counters.stalls.silence.count) / 1e3, 1))"
             + ",\"errors\":{\(kinds.joined(separator: ","))}}"
+    }
+
+    /// Members of a JSON object.
+    private static func micros(_ histogram: LatencyHistogram) -> [String] {
+        (quantiles.map { ($0.name, histogram.quantile($0.share)) } + [("max", histogram.max)])
+            .map { name, value in "\"\(name)\":\(decimal(Double(value) / 1e3, 1))" }
     }
 
     private static func milliseconds(_ nanoseconds: UInt64) -> String {

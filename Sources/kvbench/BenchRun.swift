@@ -12,7 +12,9 @@ struct BenchCounters {
     /// Reads that found no record.
     var absent = 0
     var latency = LatencyHistogram()
-    /// By first word of the error, or `closed` for requests whose connection broke.
+    var stalls: StallMeter
+    /// By first word of the error, `closed` for requests whose connection broke, or `unanswered`
+    /// for those that still waited at the end.
     var errors: [String: Int] = [:]
 }
 
@@ -24,13 +26,15 @@ final class BenchRun {
     private var keys: KeyChooser
     private var lanes: [BenchLane] = []
     private var sent = 0
+    /// Of the mixed workload: reads that are due.
+    private var readsDue = 0.0
     private var startedAt: Instant
     private var endsAt = Instant.distantFuture
     private var isEnding = false
     private var wasConnected = false
     private var shownAnswered = 0
 
-    fileprivate(set) var counters = BenchCounters()
+    fileprivate(set) var counters: BenchCounters
     /// Why the run ended before its time; nil when it did not.
     private(set) var cutOff: String?
     /// How long it took; 0 while it goes on.
@@ -42,8 +46,9 @@ final class BenchRun {
         self.loop = loop
         encoder = RequestEncoder(options)
         keys = KeyChooser(
-            options.workload == .load ? .sequential : options.keys, records: options.records,
-            seed: options.seed)
+            options.workload == .load ? .sequential : options.keys, hot: options.hotPart,
+            records: options.records, seed: options.seed)
+        counters = BenchCounters(stalls: StallMeter(keys: options.records))
         startedAt = loop.now
     }
 
@@ -65,41 +70,54 @@ final class BenchRun {
 
     // MARK: What lanes ask and tell
 
-    /// Appends the next request; false when there is none left to send.
-    fileprivate func appendRequest(to bytes: inout Bytes) -> Bool {
-        if isEnding { return false }
-        if let requests = options.requests, sent >= requests { return false }
+    /// Appends the next request and tells its key; nil when there is none left to send.
+    fileprivate func appendRequest(to bytes: inout Bytes) -> UInt64? {
+        if isEnding { return nil }
+        if let requests = options.requests, sent >= requests { return nil }
         sent += 1
         let key = keys.choose()
         switch options.workload {
         case .put, .load: encoder.appendPut(key, to: &bytes)
         case .get, .list: encoder.appendGet(key, to: &bytes)
         case .mixed:
-            if sent % 2 == 0 {
+            readsDue += options.reads
+            if readsDue >= 1 {
+                readsDue -= 1
                 encoder.appendGet(key, to: &bytes)
             } else {
                 encoder.appendPut(key, to: &bytes)
             }
         }
-        return true
+        return key
     }
 
-    fileprivate func laneDidConnect() { wasConnected = true }
+    fileprivate func laneDidConnect() {
+        wasConnected = true
+        counters.stalls.asked(at: loop.now)
+    }
 
-    fileprivate func didAnswer(_ reply: ReplyScanner.Reply, latency: Nanoseconds) {
+    fileprivate func didAnswer(
+        _ reply: ReplyScanner.Reply, _ request: BenchLane.Request, now: Instant
+    ) {
         counters.answered += 1
-        counters.latency.record(latency.count)
+        counters.latency.record((now - request.sentAt).count)
         switch reply {
         case .value: break
         case .absent: counters.absent += 1
         case .error(let kind):
             counters.refused += 1
             counters.errors[kind, default: 0] += 1
+            counters.stalls.failed(request.key, askedAt: request.sentAt)
+            return
         }
+        counters.stalls.served(request.key, askedAt: request.sentAt, now: now)
     }
 
-    fileprivate func laneDidClose(inFlight: Int, reason: DatabaseError?) {
-        if inFlight > 0 { counters.errors["closed", default: 0] += inFlight }
+    fileprivate func laneDidClose(inFlight: [BenchLane.Request], reason: DatabaseError?) {
+        if !inFlight.isEmpty { counters.errors["closed", default: 0] += inFlight.count }
+        for request in inFlight {
+            counters.stalls.failed(request.key, askedAt: request.sentAt)
+        }
         if !wasConnected {
             end(cutOff: reason?.message ?? "cannot connect")
         }
@@ -118,8 +136,12 @@ final class BenchRun {
         endIfDone()
         // A server that does not answer must not keep the run from ending.
         loop.schedule(after: .seconds(10)) { [unowned self] in
-            let missing = lanes.reduce(0) { $0 + $1.inFlight }
-            end(cutOff: "\(missing) requests were never answered")
+            let missing = lanes.flatMap(\.waiting)
+            counters.errors["unanswered", default: 0] += missing.count
+            for request in missing {
+                counters.stalls.failed(request.key, askedAt: request.sentAt)
+            }
+            end(cutOff: "\(missing.count) requests were never answered")
         }
     }
 
@@ -127,6 +149,7 @@ final class BenchRun {
         guard !isOver else { return }
         cutOff = reason
         seconds = max(1e-9, Double((loop.now - startedAt).count) / 1e9)
+        counters.stalls.finish(now: loop.now)
         if isatty(2) == 1 { BenchProgram.say("\r\u{1B}[K", end: "") }
         isEnding = true
         loop.stop()
@@ -145,17 +168,27 @@ final class BenchRun {
 
 /// One connection with its requests in flight.
 private final class BenchLane: TCPConnectionDelegate {
+    struct Request {
+        var key: UInt64 = 0
+        var sentAt = Instant.origin
+    }
+
     private unowned let run: BenchRun
     private var connection: TCPConnection?
     private var scanner = ReplyScanner()
-    /// When each request in flight was sent; a ring of `pipeline` places.
-    private var sentAt: [Instant]
+    /// The requests in flight; a ring of `pipeline` places.
+    private var requests: [Request]
     private var oldest = 0
     private(set) var inFlight = 0
 
     init(_ run: BenchRun) {
         self.run = run
-        sentAt = Array(repeating: .origin, count: run.options.pipeline)
+        requests = Array(repeating: Request(), count: run.options.pipeline)
+    }
+
+    /// The requests in flight, oldest first.
+    var waiting: [Request] {
+        (0..<inFlight).map { requests[(oldest + $0) % requests.count] }
     }
 
     func connect() {
@@ -177,8 +210,8 @@ private final class BenchLane: TCPConnectionDelegate {
                 isUnasked = true
                 return
             }
-            run.didAnswer(reply, latency: now - sentAt[oldest])
-            oldest = oldest + 1 == sentAt.count ? 0 : oldest + 1
+            run.didAnswer(reply, requests[oldest], now: now)
+            oldest = oldest + 1 == requests.count ? 0 : oldest + 1
             inFlight -= 1
         }
         guard isSound, !isUnasked else {
@@ -192,7 +225,7 @@ private final class BenchLane: TCPConnectionDelegate {
     func connectionDidDrain(_ connection: TCPConnection) {}
 
     func connectionDidClose(_ connection: TCPConnection, reason: DatabaseError?) {
-        let lost = inFlight
+        let lost = waiting
         inFlight = 0
         oldest = 0
         scanner = ReplyScanner()
@@ -207,8 +240,8 @@ private final class BenchLane: TCPConnectionDelegate {
     private func fill() {
         var bytes: Bytes = []
         let now = run.loop.now
-        while inFlight < sentAt.count, run.appendRequest(to: &bytes) {
-            sentAt[(oldest + inFlight) % sentAt.count] = now
+        while inFlight < requests.count, let key = run.appendRequest(to: &bytes) {
+            requests[(oldest + inFlight) % requests.count] = Request(key: key, sentAt: now)
             inFlight += 1
         }
         if bytes.isEmpty { run.endIfDone() } else { connection?.write(bytes) }

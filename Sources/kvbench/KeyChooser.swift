@@ -6,31 +6,48 @@ import KVBase
 /// Draws key numbers in `0..<records`. Equal seeds draw equal numbers.
 struct KeyChooser {
     private let kind: BenchOptions.Keys
+    private let hot: BenchOptions.HotPart?
     private let records: UInt64
     private var random: SeededRandom
     private var next: UInt64 = 0
     private let zipf: ZipfDistribution?
 
-    init(_ kind: BenchOptions.Keys, records: Int, seed: UInt64) {
+    init(
+        _ kind: BenchOptions.Keys, hot: BenchOptions.HotPart?, records: Int, seed: UInt64
+    ) {
         self.kind = kind
+        self.hot = hot
         self.records = UInt64(records)
         random = SeededRandom(seed: seed)
         zipf = kind == .zipf ? ZipfDistribution(count: records) : nil
     }
 
     mutating func choose() -> UInt64 {
+        if let hot { return choose(hot) }
         switch kind {
         case .uniform: return random.below(records)
         case .sequential:
             defer { next = next + 1 == records ? 0 : next + 1 }
             return next
         case .zipf:
-            // 53 bits make a number in 0..<1. The ranks are scattered over the keys, so that the
-            // frequent ones do not lie side by side.
-            let unit = Double(random.next() >> 11) * 0x1p-53
-            return SeededRandom.mix(zipf!.rank(of: unit)) % records
+            // The ranks are scattered over the keys, so that the frequent ones do not lie side by
+            // side.
+            return SeededRandom.mix(zipf!.rank(of: unit())) % records
         }
     }
+
+    private mutating func choose(_ hot: BenchOptions.HotPart) -> UInt64 {
+        let hotCount = UInt64(hot.keys.count)
+        let coldCount = records - hotCount
+        if coldCount == 0 || unit() < hot.share {
+            return hot.keys.lowerBound + random.below(hotCount)
+        }
+        let cold = random.below(coldCount)
+        return cold < hot.keys.lowerBound ? cold : cold + hotCount
+    }
+
+    /// A number in `0..<1`, of 53 bits.
+    private mutating func unit() -> Double { Double(random.next() >> 11) * 0x1p-53 }
 }
 
 /// The distribution of Zipf with exponent 0.99, as YCSB draws it. Source: Gray et al., "Quickly

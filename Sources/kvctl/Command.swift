@@ -31,6 +31,11 @@ struct Positional {
         case text
         case table
         case daemon
+        case node
+        case group
+        case shard
+        case operation
+        case setting
         case shell
     }
 
@@ -57,6 +62,11 @@ struct Command: Sendable {
     var synopsis: String {
         let words = positionals.map { $0.isRequired ? $0.name : "[\($0.name)]" }
         return (path + words).joined(separator: " ")
+    }
+
+    /// The command that `words` begin with: of `config` and `config get` the longer one.
+    static func named(_ words: [String], in commands: [Command]) -> Command? {
+        commands.filter { words.starts(with: $0.path) }.max { $0.path.count < $1.path.count }
     }
 
     /// Flags that every command takes.

@@ -13,15 +13,14 @@ enum Completion {
     private static func all(
         _ before: [String], _ last: String, _ commands: [Command]
     ) -> [String] {
-        guard let command = commands.first(where: { before.starts(with: $0.path) }) else {
-            let next = commands.filter {
-                $0.path.count > before.count && $0.path.starts(with: before)
-            }
-            .map { $0.path[before.count] }
-            var unique: [String] = []
-            for word in next where !unique.contains(word) { unique.append(word) }
-            return unique
+        let next = commands.filter {
+            $0.path.count > before.count && $0.path.starts(with: before)
         }
+        .map { $0.path[before.count] }
+        var unique: [String] = []
+        for word in next where !unique.contains(word) { unique.append(word) }
+        guard let command = Command.named(before, in: commands) else { return unique }
+        if !unique.isEmpty, !last.hasPrefix("-") { return unique }
         if let previous = before.last, let flag = command.flag(previous), flag.value != nil {
             return flag.choices
         }
@@ -34,10 +33,18 @@ enum Completion {
         switch command.positionals[given].kind {
         case .text: return []
         case .shell: return ["bash", "zsh", "fish"]
-        case .table:
-            return live("tables", rest, command)["tables"].elements.compactMap { $0["name"].string }
+        case .table: return names("name", in: live("tables", rest, command)["tables"])
+        case .node: return names("name", in: live("nodes", rest, command)["nodes"])
+        case .group: return names("id", in: live("groups", rest, command)["groups"])
+        case .shard: return names("id", in: live("shards", rest, command)["shards"])
+        case .operation: return names("id", in: live("ops.list", rest, command)["operations"])
+        case .setting: return names("name", in: live("config.list", rest, command)["settings"])
         case .daemon: return daemons(rest)
         }
+    }
+
+    private static func names(_ field: String, in list: JSONValue) -> [String] {
+        list.elements.map { $0[field].text }
     }
 
     private static func positionals(in words: [String], of command: Command) -> Int {

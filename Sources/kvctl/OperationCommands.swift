@@ -3,11 +3,6 @@
 import OperatorClient
 
 extension Command {
-    private static let waitFlags: [Flag] = [
-        .toggle("wait", "return when it has ended (the default on a terminal)"),
-        .toggle("no-wait", "return when it is stored and under way (the default elsewhere)"),
-    ]
-
     static let operationCommands: [Command] = [
         Command(
             path: ["replace"], summary: "move the replicas of a node to a spare",
@@ -21,8 +16,7 @@ extension Command {
                 .option("with", "SPARE", "the node that takes over"),
                 .option("group", "GROUP", "only in this group; then with --replica"),
                 .option("replica", "NODE", "the node whose replica of --group is replaced"),
-                .toggle("dry-run", "show the plan and do nothing"),
-            ] + waitFlags,
+            ] + planFlags,
             examples: [
                 "replace node-2 --dir /tmp/rk", "replace node-2 --with node-4 --wait --dir /tmp/rk",
                 "replace node-2 --dry-run --dir /tmp/rk",
@@ -33,7 +27,7 @@ extension Command {
             path: ["drain"], summary: "move every replica off a node and give it none",
             details: "A drained node is given no replica until: kvctl drain NODE --end",
             positionals: [Positional(name: "NODE", kind: .daemon)],
-            flags: [.toggle("end", "the node may hold replicas again")] + waitFlags,
+            flags: [.toggle("end", "the node may hold replicas again")] + planFlags,
             examples: ["drain node-2 --wait --dir /tmp/rk", "drain node-2 --end --dir /tmp/rk"],
             run: drain),
         Command(
@@ -41,7 +35,7 @@ extension Command {
             positionals: [
                 Positional(name: "GROUP"), Positional(name: "NODE", kind: .daemon),
             ],
-            flags: waitFlags, examples: ["transfer 1 node-3 --dir /tmp/rk"], run: transfer),
+            flags: planFlags, examples: ["transfer 1 node-3 --dir /tmp/rk"], run: transfer),
         Command(
             path: ["ops", "list"], summary: "operations under way and the last that ended",
             flags: [.toggle("open", "only those under way")],
@@ -49,32 +43,52 @@ extension Command {
             run: listOperations),
         Command(
             path: ["ops", "show"], summary: "one operation: step, progress, reason, outcome",
-            positionals: [Positional(name: "ID")], examples: ["ops show 7 --dir /tmp/rk"],
+            positionals: [Positional(name: "ID", kind: .operation)],
+            examples: ["ops show 7 --dir /tmp/rk"],
             run: showOperation),
         Command(
             path: ["ops", "watch"], summary: "wait until an operation has ended",
-            positionals: [Positional(name: "ID")], examples: ["ops watch 7 --dir /tmp/rk"],
+            positionals: [Positional(name: "ID", kind: .operation)],
+            examples: ["ops watch 7 --dir /tmp/rk"],
             run: watchOperation),
         Command(
             path: ["ops", "cancel"], summary: "stop an operation and take back what it did",
-            details: "A replacement whose group has swapped already ends as done.",
-            positionals: [Positional(name: "ID")], flags: waitFlags,
+            details: "Past the point of no return it ends as done. A proposal is dropped.",
+            positionals: [Positional(name: "ID", kind: .operation)], flags: waitFlags,
             examples: ["ops cancel 7 --dir /tmp/rk"], run: cancelOperation),
+        Command(
+            path: ["ops", "pause"], summary: "hold an operation where it is",
+            details: "It stays so over restarts of the controller, until: kvctl ops resume ID",
+            positionals: [Positional(name: "ID", kind: .operation)],
+            examples: ["ops pause 7 --dir /tmp/rk"], run: pauseOperation),
+        Command(
+            path: ["ops", "resume"], summary: "let a paused operation go on",
+            positionals: [Positional(name: "ID", kind: .operation)], flags: waitFlags,
+            examples: ["ops resume 7 --dir /tmp/rk"], run: resumeOperation),
+        Command(
+            path: ["ops", "reverse"], summary: "take back what an operation did, ended or not",
+            details: """
+                One under way is cancelled; a move that is done becomes a new operation that moves \
+                back.
+                """,
+            positionals: [Positional(name: "ID", kind: .operation)], flags: waitFlags,
+            examples: ["ops reverse 7 --wait --dir /tmp/rk"], run: reverseOperation),
         Command(
             path: ["why"], summary: "what was decided or refused, and on which grounds",
             positionals: [
-                Positional(name: "node|group|op", isRequired: false),
+                Positional(name: "node|group|shard|op", isRequired: false),
                 Positional(name: "NAME|ID", isRequired: false),
             ],
             flags: [.option("limit", "N", "decisions shown, the newest; 50 unless told")],
             examples: [
                 "why --dir /tmp/rk", "why node node-2 --dir /tmp/rk", "why group 1 --dir /tmp/rk",
-                "why op 7 --dir /tmp/rk -o json",
+                "why shard 3 --dir /tmp/rk", "why op 7 --dir /tmp/rk -o json",
             ],
             run: why),
         Command(
             path: ["doctor"], summary: "one verdict, then everything that wants attention",
-            details: "Exits 5 when there is a finding.", examples: ["doctor --dir /tmp/rk"],
+            details: "Exits 5 unless the verdict is healthy; notices leave it so.",
+            examples: ["doctor --dir /tmp/rk"],
             run: doctor),
     ]
 
@@ -93,19 +107,16 @@ extension Command {
             throw invocation.usage("say either NODE, or --group GROUP --replica NODE")
         }
         if let spare = invocation.string("with") { arguments["with"] = .string(spare) }
-        guard invocation.has("dry-run") else {
-            return try start("replace", arguments, invocation)
-        }
-        arguments["dryRun"] = true
-        return try show("replace", .object(arguments), invocation) {
-            OperationReport.plan($0["plan"].elements, $1)
-        }
+        return try start("replace", arguments, invocation)
     }
 
     private static func drain(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let node = invocation.positionals[0]
         guard invocation.has("end") else {
             return try start("drain", ["node": .string(node)], invocation)
+        }
+        guard !invocation.has("dry-run") else {
+            throw invocation.usage("--end has no plan: it only lets the node hold replicas again")
         }
         let answer = try Cluster(invocation).call("drain.end", ["node": .string(node)])
         Terminal.say("\(node) may hold replicas again")
@@ -121,40 +132,23 @@ extension Command {
 
     private static func cancelOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let id = try number(invocation.positionals[0], "ID", invocation)
-        return try start("ops.cancel", ["operation": id], invocation, isCancel: true)
+        return try start("ops.cancel", ["operation": id], invocation, wanted: "cancelled")
     }
 
-    /// Sends a request that starts an operation, and waits for its end where that is wanted.
-    private static func start(
-        _ verb: String, _ arguments: [String: JSONValue], _ invocation: Invocation,
-        isCancel: Bool = false
-    ) throws(Failure) -> ExitCode {
-        if invocation.has("wait"), invocation.has("no-wait") {
-            throw invocation.usage("--wait and --no-wait exclude each other")
-        }
-        let cluster = try Cluster(invocation)
-        let operation = try cluster.call(verb, .object(arguments))["operation"]
-        let waits =
-            invocation.has("wait") || (Terminal.outputIsTTY && !invocation.has("no-wait"))
-        guard waits, let id = operation["id"].int else {
-            return finish(operation, invocation, succeeds: true)
-        }
-        let end = try OperationWatch(cluster, id).run()
-        let wanted = isCancel ? ["cancelled"] : ["done"]
-        return finish(end, invocation, succeeds: wanted.contains(end["step"].text))
+    private static func pauseOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation)
+        let answer = try Cluster(invocation).call("ops.pause", ["operation": id])
+        return finish(answer["operation"], invocation, succeeds: true)
     }
 
-    private static func finish(
-        _ operation: JSONValue, _ invocation: Invocation, succeeds: Bool
-    ) -> ExitCode {
-        if invocation.wantsJSON {
-            Terminal.data(operation.encoded(pretty: true))
-        } else {
-            for line in OperationReport.details(operation, Palette(invocation)) {
-                Terminal.data(line)
-            }
-        }
-        return succeeds ? .ok : .failure
+    private static func resumeOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation)
+        return try start("ops.resume", ["operation": id], invocation)
+    }
+
+    private static func reverseOperation(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let id = try number(invocation.positionals[0], "ID", invocation)
+        return try start("ops.reverse", ["operation": id], invocation, wanted: nil)
     }
 
     // MARK: Looking
@@ -191,8 +185,10 @@ extension Command {
         case (nil, _): break
         case ("node", let name?): arguments["node"] = .string(name)
         case ("group", let id?): arguments["group"] = try number(id, "group", invocation)
+        case ("shard", let id?): arguments["shard"] = try number(id, "shard", invocation)
         case ("op", let id?): arguments["operation"] = try number(id, "operation", invocation)
-        default: throw invocation.usage("say: why node NAME, why group ID or why op ID")
+        default:
+            throw invocation.usage("say: why node NAME, why group ID, why shard ID or why op ID")
         }
         if let limit = try invocation.int("limit", in: 1...1_000) {
             arguments["limit"] = .integer(Int64(limit))
@@ -204,30 +200,13 @@ extension Command {
 
     private static func doctor(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let result = try Cluster(invocation).call("doctor")
-        let findings = result["findings"].elements
         if invocation.wantsJSON {
             Terminal.data(result.encoded(pretty: true))
         } else {
-            let palette = Palette(invocation)
-            Terminal.data(
-                palette.state(result["verdict"].text) + ": "
-                    + (findings.isEmpty
-                        ? "nothing to do" : Quantity.of(findings.count, "finding")))
-            for finding in findings {
-                Terminal.data(
-                    "\(finding["code"].text) \(finding["severity"].text): "
-                        + "\(finding["text"].text)\n      \(finding["advice"].text)")
+            for line in OperationReport.findings(result, Palette(invocation)) {
+                Terminal.data(line)
             }
         }
-        return findings.isEmpty ? .ok : .unhealthy
-    }
-
-    private static func number(
-        _ text: String, _ what: String, _ invocation: Invocation
-    ) throws(Failure) -> JSONValue {
-        guard let number = UInt32(text), number > 0 else {
-            throw invocation.usage("\(what) is a number, not '\(text)'")
-        }
-        return .integer(Int64(number))
+        return result["verdict"].string == "healthy" ? .ok : .unhealthy
     }
 }

@@ -1,4 +1,4 @@
-// Operations, plans and decisions as lines of text, and the wait for an operation's end.
+// Operations and decisions as lines of text.
 
 import Glibc
 import OperatorClient
@@ -7,17 +7,17 @@ enum OperationReport {
     static func list(_ operations: [JSONValue], _ palette: Palette) -> [String] {
         guard !operations.isEmpty else { return ["no operations"] }
         var table = TextTable([
-            .number("ID"), .text("KIND"), .text("STEP"), .number("GROUP"), .text("FROM"),
-            .text("TO"), .number("DONE"), .text("BY"), .text("STARTED"), .text("NOTE"),
+            .number("ID"), .text("KIND"), .text("WHAT"), .text("STEP"), .number("DONE"),
+            .text("BY"), .text("STARTED"), .text("NOTE"),
         ])
         for entry in operations {
             let note = entry["finished"].bool == true ? entry["outcome"] : entry["note"]
+            let isProposed = entry["step"].string == "proposed"
             table.add(
                 [
-                    entry["id"].text, entry["kind"].text, step(entry, palette),
-                    entry["group"].text, entry["from"].text, entry["to"].text,
-                    "\(entry["percent"].int ?? 0) %", entry["origin"].text,
-                    time(entry["startedAt"].int), note.text,
+                    entry["id"].text, entry["kind"].text, subject(entry), step(entry, palette),
+                    isProposed ? "-" : "\(entry["percent"].int ?? 0) %", entry["origin"].text,
+                    time(entry["startedAt"].int), isProposed ? entry["reason"].text : note.text,
                 ])
         }
         return table.lines(palette)
@@ -25,49 +25,110 @@ enum OperationReport {
 
     static func details(_ entry: JSONValue, _ palette: Palette) -> [String] {
         guard let id = entry["id"].int else { return [] }
-        let group = entry["group"].int.map { " in group \($0)" } ?? ""
-        let target = entry["to"].string.map { " to \($0)" } ?? ""
         var lines = [
-            "operation \(id): \(entry["kind"].text) \(entry["from"].text)\(target)\(group)",
+            "operation \(id): \(entry["kind"].text) \(subject(entry))",
             "  step     \(step(entry, palette)) (\(entry["percent"].int ?? 0) %)",
             "  reason   \(entry["origin"].text): \(entry["reason"].text)",
             "  started  \(time(entry["startedAt"].int))",
         ]
         if let end = entry["endedAt"].int { lines.append("  ended    \(time(end))") }
-        if let total = entry["bytesTotal"].int {
+        if let total = entry["bytesTotal"].int, total > 0 || (entry["bytesDone"].int ?? 0) > 0 {
+            let done = entry["bytesDone"].int
             lines.append(
-                "  copied   \(Quantity.bytes(entry["bytesDone"].int)) of \(Quantity.bytes(total))"
-                    + (entry["lag"].int.map { ", \(Quantity.count($0)) entries behind" } ?? ""))
+                "  copied   \(Quantity.bytes(done))"
+                    + (total > 0 && done != total ? " of \(Quantity.bytes(total))" : "")
+                    + (entry["recordsDone"].int.map { ", \(Quantity.grouped($0)) records" } ?? "")
+                    + (entry["lag"].int.map { ", \(Quantity.count($0)) entries behind" } ?? "")
+                    + (entry["throttled"].bool == true ? ", rests for the sake of requests" : ""))
         }
         if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
-            lines.append("  outcome  \(outcome)")
+            lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
+        }
+        if entry["step"].string == "proposed" {
+            lines.append("  to do it kvctl apply \(id); to drop it: kvctl ops cancel \(id)")
         }
         return lines
     }
 
-    static func plan(_ entries: [JSONValue], _ palette: Palette) -> [String] {
-        var table = TextTable([
-            .number("GROUP"), .text("FROM"), .text("TO"), .number("DISK"), .number("TO COPY"),
-            .number("FREE THERE"), .text("NOT TAKEN"),
-        ])
-        for entry in entries {
-            let skipped = entry["skipped"].elements.map {
-                "\($0["node"].text): \($0["reason"].text)"
-            }
-            table.add(
-                [
-                    entry["group"].text, entry["from"].text, entry["to"].text, entry["disk"].text,
-                    Quantity.bytes(entry["bytes"].int), Quantity.bytes(entry["freeBytes"].int),
-                    skipped.isEmpty ? "-" : skipped.joined(separator: "; "),
-                ])
+    /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
+    static func subject(_ entry: JSONValue) -> String {
+        let work = entry["work"]
+        guard let shard = work["shard"].int else {
+            let places = [entry["from"].string, entry["to"].string].compactMap { $0 }
+                .joined(separator: " to ")
+            return (entry["group"].int.map { "group \($0): " } ?? "") + places
         }
-        return table.lines(palette)
+        var text = "shard \(shard) of \(work["table"].text)"
+        if let cut = work["cut"].string { text += " at \(cut)" }
+        if let neighbour = work["neighbour"].int { text += " with \(neighbour)" }
+        if let target = work["target"].int, let source = work["source"].int {
+            let moving = work["moving"].int
+            let what =
+                entry["kind"].string == "move"
+                ? "" : moving.map { "shard \($0) " } ?? "upper half "
+            text += ": \(what)from group \(source) to \(target)"
+        }
+        return text
     }
+
+    /// The step in words, with color.
+    private static func step(_ entry: JSONValue, _ palette: Palette) -> String {
+        switch entry["step"].text {
+        case "done": palette.good("done")
+        case "failed": palette.bad("failed")
+        default: palette.warning(words(entry))
+        }
+    }
+
+    /// The step in words, and whether the operation is held or on its way back.
+    static func words(_ entry: JSONValue) -> String {
+        let name = entry["step"].text
+        let step = stepWords[name] ?? name
+        if entry["finished"].bool == true { return step }
+        if entry["paused"].bool == true { return "paused, \(step)" }
+        let isBack = entry["cancelled"].bool == true || entry["work"]["turned"].bool == true
+        return isBack ? "taking back, \(step)" : step
+    }
+
+    /// The steps of all kinds, as the controller names them.
+    private static let stepWords = [
+        "proposed": "proposed",
+        "creating": "creating the replica", "adding": "adding the replica",
+        "catchingUp": "catching up", "swapping": "swapping replicas",
+        "retracting": "taking the replica out", "moving": "moving",
+        "forming": "preparing", "splitting": "cutting", "switching": "handing over",
+        "declining": "undoing the hand-over", "copying": "copying",
+        "verifying": "comparing replicas", "finishing": "ending the copy",
+        "releasing": "clearing the source", "merging": "joining",
+    ]
 
     static func decisions(_ entries: [JSONValue], _ palette: Palette) -> [String] {
         guard !entries.isEmpty else { return ["no decisions"] }
         return entries.map { "\(time($0["at"].int))  \($0["text"].text)" }
+    }
+
+    /// The verdict, then each finding and what to do about it.
+    static func findings(_ examination: JSONValue, _ palette: Palette) -> [String] {
+        let findings = examination["findings"].elements
+        let notices = findings.count { $0["severity"].string == "notice" }
+        let counts = [(findings.count - notices, "finding"), (notices, "notice")]
+            .filter { $0.0 > 0 }.map { Quantity.of($0.0, $0.1) }
+        var lines = [
+            palette.state(examination["verdict"].text) + ": "
+                + (counts.isEmpty ? "nothing to do" : counts.joined(separator: ", "))
+        ]
+        for finding in findings {
+            let severity = finding["severity"].text
+            let colored =
+                severity == "critical"
+                ? palette.bad(severity)
+                : severity == "warning" ? palette.warning(severity) : severity
+            lines.append("\(finding["code"].text) \(colored): \(finding["text"].text)")
+            lines.append("      \(finding["advice"].text)")
+            if let runbook = finding["runbook"].string { lines.append("      see \(runbook)") }
+        }
+        return lines
     }
 
     /// Local time of day, with the date when it is another day's.
@@ -79,91 +140,5 @@ enum OperationReport {
         var text = [CChar](repeating: 0, count: 32)
         let count = strftime(&text, text.count, "%Y-%m-%d %H:%M:%S", &fields)
         return String(decoding: text[..<count].map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
-    private static func step(_ entry: JSONValue, _ palette: Palette) -> String {
-        switch entry["step"].text {
-        case "done": palette.good("done")
-        case "failed": palette.bad("failed")
-        case let step: palette.warning(step)
-        }
-    }
-}
-
-/// Polls an operation until it has ended. Polling changes nothing, so the watcher may go at any time.
-struct OperationWatch {
-    private static let interval: UInt32 = 200_000
-    /// Samples over which the rate is measured: five seconds.
-    private static let samplesMax = 25
-    /// A controller that restarts is waited for this long.
-    private static let absenceSecondsMax = 60.0
-
-    let cluster: Cluster
-    let id: Int
-
-    init(_ cluster: Cluster, _ id: Int) {
-        self.cluster = cluster
-        self.id = id
-    }
-
-    func run() throws(Failure) -> JSONValue {
-        var samples: [(at: UInt64, bytes: Int)] = []
-        var lastLine = ""
-        var absentSince: UInt64?
-        while true {
-            let now = Deadline.now()
-            do throws(Failure) {
-                let answer = try cluster.call("ops.show", ["operation": .integer(Int64(id))])
-                let operation = answer["operation"]
-                absentSince = nil
-                if let bytes = operation["bytesDone"].int {
-                    samples.append((now, bytes))
-                    if samples.count > Self.samplesMax { samples.removeFirst() }
-                }
-                let line = progress(operation, samples)
-                if operation["finished"].bool == true {
-                    if Terminal.errorIsTTY { Terminal.write(Array("\r\u{1B}[K".utf8), to: 2) }
-                    return operation
-                }
-                if Terminal.errorIsTTY {
-                    Terminal.write(Array("\r\u{1B}[K\(line)".utf8), to: 2)
-                } else if operation["step"].text != lastLine {
-                    lastLine = operation["step"].text
-                    Terminal.say(line)
-                }
-            } catch {
-                guard
-                    error.code == .unreachable || error.code == .unhealthy
-                        || error.code == .timeout
-                else { throw error }
-                let since = absentSince ?? now
-                absentSince = since
-                guard Double(now - since) / 1e9 < Self.absenceSecondsMax else { throw error }
-            }
-            usleep(Self.interval)
-        }
-    }
-
-    /// `operation 7 catchingUp [#####.....] 52 %  1.2 GiB of 2.3 GiB, 80.0 MiB/s, 14 s left`.
-    private func progress(_ operation: JSONValue, _ samples: [(at: UInt64, bytes: Int)]) -> String {
-        let percent = operation["percent"].int ?? 0
-        let filled = max(0, min(20, percent / 5))
-        var line =
-            "operation \(id) \(operation["step"].text) ["
-            + String(repeating: "#", count: filled) + String(repeating: ".", count: 20 - filled)
-            + "] \(percent) %"
-        if let done = operation["bytesDone"].int, let total = operation["bytesTotal"].int,
-            total > 0
-        {
-            line += "  \(Quantity.bytes(done)) of \(Quantity.bytes(total))"
-            // Without a rate there is nothing honest to say about the end.
-            if let first = samples.first, let last = samples.last, last.bytes > first.bytes {
-                let rate = Double(last.bytes - first.bytes) / (Double(last.at - first.at) / 1e9)
-                line += ", \(Quantity.bytes(Int(rate)))/s"
-                line += ", \(Int((Double(max(0, total - done)) / rate).rounded(.up))) s left"
-            }
-        }
-        if let note = operation["note"].string, !note.isEmpty { line += "  (\(note))" }
-        return line
     }
 }

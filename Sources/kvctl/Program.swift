@@ -37,7 +37,7 @@ struct Program {
     }
 
     private func run(_ words: [String]) throws(Failure) -> ExitCode {
-        if let command = command(words) {
+        if let command = command(words), !isUnknownVerb(words, of: command) {
             let invocation = try Invocation(command, Array(words.dropFirst(command.path.count)))
             if invocation.has("help") {
                 Terminal.data(HelpText.of(command))
@@ -61,7 +61,7 @@ struct Program {
         throw Failure(
             .usage,
             "unknown command '\(words[0]) \(words[1])'"
-                + Suggestion.text(for: words[1], in: verbs.map(\.path[1]))
+                + Suggestion.text(for: words[1], in: verbs.compactMap { $0.path.dropFirst().first })
                 + "\nsee: kvctl \(words[0]) --help")
     }
 
@@ -82,7 +82,15 @@ struct Program {
         return .ok
     }
 
-    private func command(_ words: [String]) -> Command? {
-        commands.first { words.starts(with: $0.path) }
+    private func command(_ words: [String]) -> Command? { Command.named(words, in: commands) }
+
+    /// Whether `command` is a noun that has verbs too, and a word other than those follows.
+    private func isUnknownVerb(_ words: [String], of command: Command) -> Bool {
+        guard command.positionals.isEmpty, words.count > command.path.count,
+            !words[command.path.count].hasPrefix("-")
+        else { return false }
+        return commands.contains {
+            $0.path.count > command.path.count && $0.path.starts(with: command.path)
+        }
     }
 }

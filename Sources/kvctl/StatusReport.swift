@@ -27,13 +27,22 @@ struct StatusReport {
     }
 
     func controllers(_ palette: Palette) -> [String] {
+        Self.controllers(status["controllers"].elements, palette)
+    }
+
+    static func controllers(_ controllers: [JSONValue], _ palette: Palette) -> [String] {
         var table = TextTable([
-            .text("CONTROLLER"), .text("ACTING"), .number("TERM"), .text("RPC"), .text("ADMIN"),
+            .text("CONTROLLER"), .text("ROLE"), .text("ACTING"), .number("TERM"),
+            .text("REACHABLE"), .number("LAG"), .text("STATE"), .text("RPC"), .text("ADMIN"),
         ])
-        for controller in status["controllers"].elements {
+        for controller in controllers {
+            let isReachable = controller["reachable"].bool ?? false
+            let term = controller["term"].int ?? 0
             table.add(
                 [
-                    controller["name"].text, controller["acting"].text, controller["term"].text,
+                    controller["name"].text, controller["role"].text, controller["acting"].text,
+                    term > 0 ? "\(term)" : "-", isReachable ? "yes" : palette.bad("no"),
+                    Quantity.count(controller["lag"].int), palette.state(controller["state"].text),
                     controller["rpc"].text, controller["admin"].text,
                 ])
         }
@@ -49,11 +58,14 @@ struct StatusReport {
     }
 
     func nodes(_ palette: Palette) -> [String] {
-        var table = TextTable([
-            .text("NODE"), .number("ID"), .text("STATE"), .text("ZONE"), .number("REPLICAS"),
-            .number("LEADERS"), .number("HEARTBEAT"), .number("DATA"), .number("DISK FREE"),
-            .text("RPC"), .text("ADMIN"),
-        ])
+        // Weights are shown where there are any to compare.
+        let hasWeights = Set(status["nodes"].elements.compactMap { $0["weight"].int }).count > 1
+        var table = TextTable(
+            [.text("NODE"), .number("ID"), .text("STATE"), .text("ZONE")]
+                + (hasWeights ? [.number("WEIGHT")] : []) + [
+                    .number("REPLICAS"), .number("LEADERS"), .number("HEARTBEAT"),
+                    .number("DATA"), .number("DISK FREE"), .text("RPC"), .text("ADMIN"),
+                ])
         let nodes = status["nodes"].elements.sorted {
             // node-2 before node-10.
             let (left, right) = ($0["name"].text, $1["name"].text)
@@ -63,11 +75,14 @@ struct StatusReport {
             let disks = node["disks"].elements
             let bad = disks.compactMap { $0["state"].string }.filter { $0 != "healthy" }
             let state = palette.state(node["state"].text)
+            let until = node["maintenanceUntil"].int.map { " until " + OperationReport.time($0) }
             table.add(
                 [
                     node["name"].text, node["id"].text,
-                    bad.isEmpty ? state : state + " (disk \(bad.joined(separator: ",")))",
+                    state + (until ?? "")
+                        + (bad.isEmpty ? "" : " (disk \(bad.joined(separator: ",")))"),
                     node["zone"].string.flatMap { $0.isEmpty ? nil : $0 } ?? "-",
+                ] + (hasWeights ? [node["weight"].text] : []) + [
                     node["replicas"].text, node["leaders"].text,
                     Quantity.milliseconds(node["heartbeatAgeMillis"].int),
                     Quantity.bytes(Self.sum("dataBytes", disks)),
@@ -80,8 +95,8 @@ struct StatusReport {
 
     func groups(_ palette: Palette) -> [String] {
         var table = TextTable([
-            .number("GROUP"), .text("ENGINE"), .text("STATE"), .number("TERM"), .text("LEADER"),
-            .text("REPLICAS"),
+            .number("GROUP"), .text("ENGINE"), .text("STATE"), .number("TERM"),
+            .number("READS/S"), .number("WRITES/S"), .text("LEADER"), .text("REPLICAS"),
         ])
         for group in status["groups"].elements {
             let replicas = group["replicas"].elements.map { replica in
@@ -95,7 +110,9 @@ struct StatusReport {
             table.add(
                 [
                     group["id"].text, group["engine"].text, palette.state(group["state"].text),
-                    group["term"].text, group["leader"].string ?? palette.bad("none"),
+                    group["term"].text, Quantity.count(group["reads"].int),
+                    Quantity.count(group["writes"].int),
+                    group["leader"].string ?? palette.bad("none"),
                     replicas.joined(separator: ", "),
                 ])
         }
@@ -106,6 +123,7 @@ struct StatusReport {
         var table = TextTable([
             .number("SHARD"), .text("TABLE"), .text("FROM"), .text("TO"), .number("GROUP"),
             .text("STATE"), .number("EPOCH"), .number("RECORDS"), .number("SIZE"),
+            .number("READS/S"), .number("WRITES/S"),
         ])
         for shard in shards {
             let start = shard["start"].text
@@ -115,6 +133,7 @@ struct StatusReport {
                     shard["end"].string ?? "(last)", shard["group"].text,
                     palette.state(shard["state"].text), shard["epoch"].text,
                     Quantity.count(shard["records"].int), Quantity.bytes(shard["bytes"].int),
+                    Quantity.count(shard["reads"].int), Quantity.count(shard["writes"].int),
                 ])
         }
         return table.lines(palette)

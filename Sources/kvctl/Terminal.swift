@@ -22,10 +22,28 @@ enum Terminal {
         return readLine() == word
     }
 
-    /// Columns and rows of the terminal on standard output.
-    static func size() -> (columns: Int, rows: Int) {
+    /// Writes `line` over the last message of this kind. For when standard error is a terminal.
+    static func redrawMessage(_ line: String) {
+        // One column stays free, so that the cursor has a place on the same line.
+        let cut = TextTable.cut(line, size(of: 2).columns - 1)
+        write(Array("\r\(cut)\u{1B}[K".utf8), to: 2)
+    }
+
+    /// Shows `lines` from the top of the screen on, as far as they have room there. For when standard
+    /// output is a terminal.
+    static func redraw(_ lines: [String]) {
+        let (columns, rows) = size()
+        // Each line is cleared behind its end, so that nothing flickers as a whole.
+        let body = lines.prefix(rows - 1).map { TextTable.cut($0, columns) + "\u{1B}[K" }
+        data("\u{1B}[H" + body.joined(separator: "\r\n") + "\u{1B}[J", end: "")
+    }
+
+    /// Columns and rows of the terminal on `descriptor`.
+    static func size(of descriptor: Int32 = 1) -> (columns: Int, rows: Int) {
         var size = winsize()
-        guard ioctl(1, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else { return (80, 24) }
+        guard ioctl(descriptor, UInt(TIOCGWINSZ), &size) == 0, size.ws_col > 0 else {
+            return (80, 24)
+        }
         return (Int(size.ws_col), Int(size.ws_row))
     }
 
@@ -64,7 +82,8 @@ struct Palette {
     func state(_ word: String) -> String {
         switch word {
         case "up", "healthy", "active", "leader", "running", "spare", "follower": good(word)
-        case "suspect", "degraded", "draining", "restoring", "learner", "candidate", "starting":
+        case "ill", "suspect", "degraded", "draining", "restoring", "learner", "candidate",
+            "starting":
             warning(word)
         case "down", "unavailable", "failed", "unreachable", "died": bad(word)
         default: word

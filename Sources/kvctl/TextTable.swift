@@ -58,6 +58,27 @@ struct TextTable {
         }
         return width
     }
+
+    /// Cuts `line` to `columns`, escape sequences not counted and color ended.
+    static func cut(_ line: String, _ columns: Int) -> String {
+        guard TextTable.width(line) > columns else { return line }
+        var out = ""
+        var width = 0
+        var inEscape = false
+        for scalar in line.unicodeScalars {
+            if inEscape {
+                inEscape = scalar != "m"
+            } else if scalar == "\u{1B}" {
+                inEscape = true
+            } else if width == columns {
+                break
+            } else {
+                width += 1
+            }
+            out.unicodeScalars.append(scalar)
+        }
+        return out + "\u{1B}[0m"
+    }
 }
 
 enum Quantity {
@@ -82,6 +103,29 @@ enum Quantity {
         if count < 1_000_000 { return decimal(Double(count) / 1e3) + "k" }
         if count < 1_000_000_000 { return decimal(Double(count) / 1e6) + "M" }
         return decimal(Double(count) / 1e9) + "G"
+    }
+
+    /// All digits, in groups of three: `1,234,567`.
+    static func grouped(_ count: Int) -> String {
+        var text = ""
+        for (index, digit) in String(count).reversed().enumerated() {
+            if index > 0, index % 3 == 0 { text = "," + text }
+            text = String(digit) + text
+        }
+        return text
+    }
+
+    /// `14 s`, `3 min 20 s`, `2 h 5 min`, `4 d 3 h`.
+    static func duration(seconds: Double) -> String {
+        let count = Int(min(max(seconds, 0), 1e12))
+        let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")]
+        guard let first = units.firstIndex(where: { count >= $0.0 }) else { return "0 s" }
+        var text = "\(count / units[first].0) \(units[first].1)"
+        if first + 1 < units.count, count % units[first].0 >= units[first + 1].0 {
+            let rest = count % units[first].0 / units[first + 1].0
+            text += " \(rest) \(units[first + 1].1)"
+        }
+        return text
     }
 
     /// `85 ms`, `1.3 s`.

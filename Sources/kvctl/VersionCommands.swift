@@ -5,7 +5,8 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + operationCommands + tableCommands + recordCommands + playgroundCommands
+        statusCommands + controllerCommands + loadCommands + shardCommands + operationCommands
+        + nodeCommands + settingCommands + tableCommands + recordCommands + playgroundCommands
         + toolCommands
 
     static let version = "0.1.0"

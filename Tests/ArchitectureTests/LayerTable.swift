@@ -12,7 +12,10 @@ enum LayerTable {
         Layer(name: "base", targets: ["KVBase"]),
         Layer(
             name: "cores",
-            targets: ["ReplicationCore", "ShardCore", "NodeCore", "RouterCore", "ControllerCore"]),
+            targets: [
+                "ReplicationCore", "ShardCore", "NodeCore", "RouterCore", "ControllerCore",
+                "MetadataCore",
+            ]),
         Layer(
             name: "parts",
             targets: [

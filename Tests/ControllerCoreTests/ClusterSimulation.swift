@@ -5,6 +5,7 @@
 // controller keeps a random prefix of those on their way.
 
 import KVBase
+import NodeCore
 import ShardCore
 
 @testable import ControllerCore
@@ -17,6 +18,13 @@ final class ClusterSimulation {
         var settings = ControllerSettings(name: "controller-1")
         /// Of 1,000 frames between node and controller.
         var lostPerMille: UInt64 = 0
+        /// Of 1,000 commands about shards: applied later than the others, applied again much later.
+        var latePerMille: UInt64 = 0
+        var repeatedPerMille: UInt64 = 0
+        /// Chunks in which a shard is copied.
+        var chunks = 4
+        var tickInterval: Nanoseconds = .milliseconds(20)
+        var beatInterval: Nanoseconds = .milliseconds(150)
     }
 
     struct Replica {
@@ -47,8 +55,12 @@ final class ClusterSimulation {
         /// Heard, but of no use: refuses new replicas, or takes nothing in.
         var refusesReplicas = false
         var isDeaf = false
+        /// Reported with every heartbeat.
+        var loopDelay = Nanoseconds.zero
         /// Replicas removed from it.
         var buried: Set<ReplicaID> = []
+        /// Of its replicas; lost when it stops.
+        var digests: [ReplicaID: ShardDigest] = [:]
     }
 
     /// Who belongs to a group: in the simulation a change is committed at once or not at all.
@@ -67,6 +79,11 @@ final class ClusterSimulation {
         case beat(Int, incarnation: UInt64)
         case connect(Int, incarnation: UInt64)
         case startController
+        /// A command reaches the log of a group, whoever sent it and when.
+        case shardCommand(
+            GroupID, ShardCommand, at: Int, incarnation: UInt64, controllerTerm: Term, id: UInt64?)
+        case copyChunk(GroupID)
+        case digested(Int, incarnation: UInt64, ShardDigest)
     }
 
     let options: Options
@@ -79,7 +96,22 @@ final class ClusterSimulation {
     var nodes: [SimNode] = []
     var lostPerMille: UInt64
     /// What each group's log holds.
-    var groupShards: [GroupID: Set<ShardID>] = [:]
+    var states: [GroupID: SimulatedGroup] = [:]
+    /// A replica whose records differ from those of the others.
+    var corruptReplica: ReplicaID?
+    /// Nodes report neither copies nor digests, as earlier versions did.
+    var isSilentAboutMoves = false
+    /// Nothing is copied.
+    var holdsCopies = false
+    /// Counts of shards that were held by request.
+    var holdCount = 0
+    /// What leaders report, by group.
+    var loads: [GroupID: LoadReport] = [:]
+    var sizes: [ShardID: ShardReport] = [:]
+    /// Requests and records that follow the shards; takes the place of `loads` and `sizes`.
+    var traffic: SimulatedTraffic?
+    var latePerMille: UInt64
+    var repeatedPerMille: UInt64
     var memberships: [GroupID: Members] = [:]
     var operationAnswers: [RequestID: Result<OperationID, DatabaseError>] = [:]
     var follower = ClusterMap()
@@ -100,6 +132,8 @@ final class ClusterSimulation {
     init(seed: UInt64, _ options: Options) {
         self.options = options
         lostPerMille = options.lostPerMille
+        latePerMille = options.latePerMille
+        repeatedPerMille = options.repeatedPerMille
         random = SeededRandom(seed: seed)
         for index in 0..<(options.nodes + options.spares) {
             nodes.append(
@@ -129,6 +163,10 @@ final class ClusterSimulation {
         guard controller != nil else { return }
         var effects = ControllerEffects()
         controller?.step(event, now: now, into: &effects)
+        take(effects)
+    }
+
+    func take(_ effects: ControllerEffects) {
         for effect in effects.list { carryOut(effect) }
     }
 
@@ -144,6 +182,7 @@ final class ClusterSimulation {
         guard nodes[index].isRunning else { return }
         nodes[index].isRunning = false
         nodes[index].leads = [:]
+        nodes[index].digests = [:]
         disconnect(index)
     }
 
@@ -198,7 +237,7 @@ final class ClusterSimulation {
         case .tick(let life):
             guard life == self.life else { return }
             send(.tick)
-            schedule(.milliseconds(20), .tick(life: life))
+            schedule(options.tickInterval, .tick(life: life))
         case .storeDone(let life): if life == self.life { completeStore() }
         case .connect(let index, let incarnation):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
@@ -210,10 +249,24 @@ final class ClusterSimulation {
                 nodes[index].connection != nil
             else { return }
             beat(index)
-            schedule(.milliseconds(150), .beat(index, incarnation: incarnation))
+            schedule(options.beatInterval, .beat(index, incarnation: incarnation))
         case .toNode(let index, let incarnation, let effect):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation else { return }
             receive(effect, at: index)
+        case .shardCommand(let group, let command, let index, let incarnation, let term, let id):
+            let error = applyShardCommand(command, in: group)
+            guard let id, nodes[index].isRunning, nodes[index].incarnation == incarnation else {
+                return
+            }
+            answer(
+                CommandOutcome(
+                    id: id, controllerTerm: term, error: error.error, floor: error.floor),
+                from: index)
+        case .copyChunk(let group): copyChunk(group)
+        case .digested(let index, let incarnation, let digest):
+            guard nodes[index].isRunning, nodes[index].incarnation == incarnation else { return }
+            nodes[index].digests[digest.replica] = digest
+            beat(index)
         }
     }
 
@@ -229,6 +282,7 @@ final class ClusterSimulation {
             return
         }
         send(.start)
+        send(.clock(1_800_000_000_000 + now.nanoseconds / 1_000_000))
         schedule(.milliseconds(1), .tick(life: life))
     }
 
@@ -274,6 +328,7 @@ final class ClusterSimulation {
         case .standBy, .resign: violations.append("unexpected \(effect)")
         case .publish(let update):
             if !follower.apply(update) { violations.append("follower refused \(update.to)") }
+            checkShards()
         case .answer(let request, let error): answers[request, default: []].append(error)
         case .operationAnswer(let request, let result): operationAnswers[request] = result
         case .decided(let text): log.append("\(now.nanoseconds / 1_000_000) \(text)")
@@ -341,10 +396,18 @@ final class ClusterSimulation {
         case .send(_, let batch):
             guard batch.controllerTerm >= nodes[index].seenControllerTerm else { return }
             nodes[index].seenControllerTerm = batch.controllerTerm
-            let outcomes = batch.commands.map { command in
-                CommandOutcome(
-                    id: command.id, controllerTerm: batch.controllerTerm,
-                    error: carryOut(command.action, at: index))
+            var outcomes: [CommandOutcome] = []
+            for command in batch.commands {
+                if case .shard(let group, let shardCommand) = command.action {
+                    enqueue(
+                        shardCommand, in: group, at: index, controllerTerm: batch.controllerTerm,
+                        id: command.id)
+                } else {
+                    outcomes.append(
+                        CommandOutcome(
+                            id: command.id, controllerTerm: batch.controllerTerm,
+                            error: carryOut(command.action, at: index)))
+                }
             }
             guard !outcomes.isEmpty, let connection = nodes[index].connection else { return }
             if !random.chance(lostPerMille, in: 1_000) {
@@ -360,7 +423,9 @@ final class ClusterSimulation {
     private func carryOut(_ action: NodeCommand.Action, at index: Int) -> DatabaseError? {
         switch action {
         case .createReplica(let group, let replica):
-            if nodes[index].isSpare { violations.append("spare told to host a replica") }
+            if store.durable.nodes.first(where: { $0.id == nodes[index].id })?.isSpare != false {
+                violations.append("spare told to host a replica")
+            }
             if memberships[group.id] == nil {
                 memberships[group.id] = Members(voters: group.placements.map(\.replica))
             }
@@ -405,21 +470,21 @@ final class ClusterSimulation {
                 })
             else { return DatabaseError(.notLeader, "not leader") }
             return elect(group, to, term.next(), at: target)
-        case .createShard(let shard, _):
+        case .createShard(let shard, let partitioning):
             guard nodes[index].leads[shard.group] != nil else {
                 return DatabaseError(.notLeader, "not leader")
             }
-            groupShards[shard.group, default: []].insert(shard.id)
-            return nil
+            return applyControl(.createShard, shard, partitioning)
         case .dropShard(let shard):
             guard nodes[index].leads[shard.group] != nil else {
                 return DatabaseError(.notLeader, "not leader")
             }
-            groupShards[shard.group]?.remove(shard.id)
+            return applyControl(.dropShard, shard, .range)
+        case .holdCopy(let group, let shard):
+            holdCount += 1
+            states[group]?.heldUntil[shard] = now + .seconds(3)
             return nil
-        case .holdCopy: return nil
-        case .shard(let group, _):
-            return DatabaseError(.refused, "group \(group) moves no shards here")
+        case .shard: preconditionFailure("goes through the log")
         }
     }
 
@@ -434,7 +499,7 @@ final class ClusterSimulation {
     }
 
     /// Whether a majority of the voters runs.
-    private func hasMajority(_ group: GroupID, of voters: [ReplicaID]? = nil) -> Bool {
+    func hasMajority(_ group: GroupID, of voters: [ReplicaID]? = nil) -> Bool {
         guard let voters = voters ?? memberships[group]?.voters else { return false }
         let running = voters.count { voter in
             nodes.contains { $0.isRunning && $0.replicas.contains { $0.replica.id == voter } }
@@ -509,7 +574,7 @@ final class ClusterSimulation {
         return nil
     }
 
-    private func beat(_ index: Int) {
+    func beat(_ index: Int) {
         guard nodes[index].isAdmitted, let connection = nodes[index].connection else { return }
         nodes[index].sequence += 1
         let node = nodes[index]
@@ -524,7 +589,7 @@ final class ClusterSimulation {
                         ? .follower : .learner, state: node.diskFailed ? .failed : .active,
                 term: held.replica.term, lastTerm: held.replica.lastTerm,
                 lastIndex: held.replica.lastIndex, commit: held.replica.lastIndex,
-                applied: held.replica.lastIndex, leader: .none,
+                applied: LogIndex(states[held.group.id]?.index ?? 0), leader: .none,
                 isServing: node.leads[held.group.id] != nil,
                 members: node.leads[held.group.id] != nil
                     ? members(of: held.group.id, last: held.replica.lastIndex) : [])
@@ -536,9 +601,13 @@ final class ClusterSimulation {
                     connection,
                     NodeHeartbeat(
                         node: node.id, incarnation: node.incarnation, sequence: node.sequence,
-                        mapRevision: .none, loopDelay: .zero, disks: disks(of: node),
+                        mapRevision: .none, loopDelay: node.loopDelay, disks: disks(of: node),
                         replicas: reports,
-                        shards: [])), life: life))
+                        shards: sizes(of: node),
+                        load: load(of: node), copies: copies(of: node),
+                        digests: isSilentAboutMoves
+                            ? [] : node.digests.keys.sorted().compactMap { node.digests[$0] })),
+                life: life))
     }
 
     private func disks(of node: SimNode) -> [DiskReport] {
@@ -581,7 +650,7 @@ final class ClusterSimulation {
 
     // MARK: The agenda
 
-    private func schedule(_ delay: Nanoseconds, _ what: Happening) {
+    func schedule(_ delay: Nanoseconds, _ what: Happening) {
         scheduled += 1
         let item = (at: now + delay, order: scheduled, what: what)
         var low = 0

@@ -81,7 +81,8 @@ final class ControllerBench {
     @discardableResult
     func beat(
         _ connection: UInt64, node: UInt32, incarnation: UInt64 = 1,
-        _ replicas: [ReplicaReport] = []
+        _ replicas: [ReplicaReport] = [], disks: [DiskReport] = [],
+        loopDelay: Nanoseconds = .zero
     ) -> [ControllerEffect] {
         let id = ConnectionID(connection)
         sequences[id, default: 0] += 1
@@ -90,7 +91,7 @@ final class ControllerBench {
                 id,
                 NodeHeartbeat(
                     node: NodeID(node), incarnation: incarnation, sequence: sequences[id] ?? 0,
-                    mapRevision: .none, loopDelay: .zero, disks: [], replicas: replicas,
+                    mapRevision: .none, loopDelay: loopDelay, disks: disks, replicas: replicas,
                     shards: [])))
     }
 

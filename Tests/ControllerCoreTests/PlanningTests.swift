@@ -128,7 +128,7 @@ import Testing
                     id: TableID(1), name: "t", partitioning: .range, engine: .lsm, replicas: 3,
                     state: .active)))
         _ = journal.append([])
-        let pieces = journal.full(changes)
+        let pieces = journal.full(changes).pieces()
         #expect(pieces.count > 3)
         var follower = ClusterMap()
         for (index, piece) in pieces.enumerated() {

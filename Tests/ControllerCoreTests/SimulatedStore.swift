@@ -11,6 +11,11 @@ struct SimulatedStore {
     private(set) var records: [Bytes: MetadataRecord] = [:]
     private(set) var violations: [String] = []
     private var everSeen: Set<Bytes> = []
+    /// Records that may come back after they were deleted.
+    private static let recurring = [
+        Bytes("controller/".utf8), StoreKey.heldPrefix, StoreKey.settingPrefix,
+        StoreKey.weightPrefix, StoreKey.maintenancePrefix,
+    ]
     private var replicaOwners: [ReplicaID: GroupID] = [:]
 
     var snapshot: MetadataSnapshot {
@@ -30,9 +35,7 @@ struct SimulatedStore {
             if !keys.insert(change.key).inserted { violations.append("key changed twice") }
             switch change {
             case .put(let key, let value, let lease):
-                let isCounted =
-                    !key.starts(with: Bytes("controller/".utf8))
-                    && !key.starts(with: StoreKey.heldPrefix)
+                let isCounted = !Self.recurring.contains { key.starts(with: $0) }
                 if isCounted, records[key] == nil, !everSeen.insert(key).inserted {
                     violations.append("id reused: \(key)")
                 }

@@ -52,7 +52,7 @@ import Testing
             ) { answers.append($0) }
         }
         #expect(answers.isEmpty)
-        harness.store.flush()
+        harness.flush()
         #expect(answers == [.success(Revision(3)), .failure(.conditionFailed(at: Revision(3)))])
         #expect(harness.value("e") == "p")
     }
@@ -79,7 +79,7 @@ import Testing
             if case .success(let event) = $0 { seen.append(event) }
         }
         #expect(seen.isEmpty)
-        harness.store.flush()
+        harness.flush()
         #expect(seen.map(\.revision) == [Revision(1)])
         harness.commit(MetadataTransaction(changes: [.put("w/b", "3"), .put("y", "4")]))
         harness.delete("w/a")
@@ -94,7 +94,7 @@ import Testing
         _ = try harness.store.watch(prefix: Bytes("w/".utf8), from: Revision(5)) {
             if case .success(let event) = $0 { seen.append(event) }
         }
-        harness.store.flush()
+        harness.flush()
         #expect(seen.map(\.revision.rawValue) == [1, 3, 4, 6])
     }
 
@@ -110,7 +110,7 @@ import Testing
         _ = try harness.store.watch(prefix: [], from: Revision(4)) {
             if case .success(let event) = $0 { seen.append(event.revision) }
         }
-        harness.store.flush()
+        harness.flush()
         #expect(seen == [Revision(4), Revision(5)])
         #expect(harness.value("a") == "5")
     }
@@ -124,7 +124,7 @@ import Testing
         }
         var seen = 0
         _ = try harness.store.watch(prefix: [], from: Revision(41)) { _ in seen += 1 }
-        harness.store.flush()
+        harness.flush()
         #expect(seen == 20)
     }
 
@@ -165,7 +165,7 @@ import Testing
         #expect(harness.value("d") == "1")
     }
 
-    @Test(arguments: [StoreForm.file, .fileWithSnapshots])
+    @Test(arguments: StoreForm.allCases.filter(\.isDurable))
     func leasesRunAnewAfterARestart(form: StoreForm) throws {
         let harness = try StoreHarness(form)
         let lease = harness.grant(.seconds(3))

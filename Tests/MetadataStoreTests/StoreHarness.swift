@@ -9,6 +9,18 @@ enum StoreForm: CaseIterable, Sendable {
     case file
     /// On disk with a snapshot after nearly every transaction.
     case fileWithSnapshots
+    /// The replicated form, with simulated disks and network.
+    case quorumOfOne
+    case quorumOfThree
+
+    var isDurable: Bool { self != .memory }
+    var members: Int? {
+        switch self {
+        case .quorumOfOne: 1
+        case .quorumOfThree: 3
+        default: nil
+        }
+    }
 }
 
 /// A directory that is removed at the end.
@@ -61,16 +73,40 @@ final class StoreHarness {
     let form: StoreForm
     let directory = TemporaryDirectory()
     private(set) var store: any MetadataStore
-    var now = Instant(nanoseconds: 1)
+    private var ownNow = Instant(nanoseconds: 1)
+    private let world: QuorumWorld?
+
+    var now: Instant { world?.now ?? ownNow }
 
     init(_ form: StoreForm) throws {
         self.form = form
-        store = try Self.open(form, directory.path, now)
+        world = form.members.map { QuorumWorld(members: $0, seed: 7) }
+        store = try Self.open(form, directory.path, ownNow)
+        if let world { store = try Self.leader(of: world) }
+    }
+
+    private static func leader(of world: QuorumWorld) throws -> any MetadataStore {
+        guard world.wait(until: { world.leader != nil }), let store = world.leader?.store else {
+            throw DatabaseError(.unavailable, "nobody leads")
+        }
+        return store
+    }
+
+    /// Sends on what was submitted, and lets the answers come.
+    func flush() {
+        store.flush()
+        world?.settle()
     }
 
     /// Closes and opens again; a memory store only goes on.
     func reopen() throws {
         guard form != .memory else { return }
+        if let world {
+            for controller in world.controllers { controller.crash() }
+            for controller in world.controllers { controller.start() }
+            store = try Self.leader(of: world)
+            return
+        }
         store = MemoryMetadataStore(now: now)
         store = try Self.open(form, directory.path, now)
     }
@@ -79,7 +115,7 @@ final class StoreHarness {
         -> any MetadataStore
     {
         switch form {
-        case .memory: return MemoryMetadataStore(now: now)
+        case .memory, .quorumOfOne, .quorumOfThree: return MemoryMetadataStore(now: now)
         case .file: return try FileMetadataStore(directory: path, now: now)
         case .fileWithSnapshots:
             var options = FileMetadataStore.Options()
@@ -126,7 +162,8 @@ final class StoreHarness {
     }
 
     func pass(_ time: Nanoseconds) {
-        now = now + time
+        if let world { return world.pass(time) }
+        ownNow = ownNow + time
         store.tick(now: now)
         store.flush()
     }
@@ -136,7 +173,7 @@ final class StoreHarness {
     ) -> Result<Value, MetadataError> {
         var result: Result<Value, MetadataError>?
         submit { result = $0 }
-        store.flush()
+        flush()
         return result ?? .failure(.failed(DatabaseError(.unavailable, "no answer came")))
     }
 }

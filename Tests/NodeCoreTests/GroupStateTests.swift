@@ -53,6 +53,35 @@ import Testing
         #expect(try state.owned(ShardID(1), Epoch(5)) == owned(1, epoch: 5))
     }
 
+    @Test(arguments: [0, 200, 2_000, Limits.keyBytesMax])
+    func aGroupTakesNoMoreShardsThanAFrameCarries(keyBytes: Int) throws {
+        var state = GroupState(membership: membership)
+        var refusal: DatabaseError?
+        var id: UInt32 = 0
+        while refusal == nil {
+            id += 1
+            var shard = owned(id)
+            shard.shard.range = KeyRange(start: Bytes(repeating: 1, count: keyBytes), end: nil)
+            do {
+                _ = try apply(&state, .createShard, shard)
+            } catch {
+                refusal = error as? DatabaseError
+                break
+            }
+        }
+        #expect(refusal?.code == .tooLarge)
+        #expect(state.shards.count == Int(id) - 1)
+        #expect(state.shards.count <= Limits.groupShardsMax)
+        var writer = ByteWriter()
+        state.encode(into: &writer)
+        // With room for a chunk of records.
+        #expect(writer.count <= Limits.frameBytesMax - (4 << 20))
+        // Nothing is lost by the refusal: what is there can go, and then there is room again.
+        _ = try apply(&state, .dropShard, owned(1))
+        _ = try apply(&state, .createShard, owned(id))
+        #expect(state.shards.count == Int(id) - 1)
+    }
+
     @Test func survivesItsEncoding() throws {
         var state = GroupState(membership: membership)
         for id in 1...20 as ClosedRange<UInt32> { _ = try apply(&state, .createShard, owned(id)) }
@@ -63,7 +92,7 @@ import Testing
         let read = try ByteReader.decode(writer.bytes) { (reader) throws(DatabaseError) in
             try GroupState(from: &reader, applied: position, floor: floor)
         }
-        #expect(read.shards.elements == state.shards.elements)
+        #expect(Array(read.shards.elements) == Array(state.shards.elements))
         #expect(read.membership == membership)
         #expect(read.applied == position)
         #expect(read.floor == floor)

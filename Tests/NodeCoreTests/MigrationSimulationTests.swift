@@ -18,6 +18,11 @@ import Testing
                 total.dualReads += report.dualReads
                 total.importsFirst += report.importsFirst
                 total.refusedCommands += report.refusedCommands
+                total.merges += report.merges
+                total.refusedMerges += report.refusedMerges
+                total.verifications += report.verifications
+                total.comparisons += report.comparisons
+                total.holds += report.holds
             } catch {
                 Issue.record("seed \(seed): \(error)")
                 return
@@ -31,6 +36,11 @@ import Testing
         #expect(total.dualReads > 400, "\(total)")
         #expect(total.importsFirst > 300, "\(total)")
         #expect(total.refusedCommands > 1_000, "\(total)")
+        #expect(total.merges > 30, "\(total)")
+        #expect(total.refusedMerges > 10, "\(total)")
+        #expect(total.verifications > 300, "\(total)")
+        #expect(total.comparisons > 300, "\(total)")
+        #expect(total.holds > 100, "\(total)")
     }
 
     /// A simulation that cannot fail shows nothing.

@@ -43,6 +43,7 @@ final class ScriptedCluster {
             token += 1
             step(number(0), .read(token: token, words[1] == "lease" ? .lease : .quorum))
         case "transfer": step(number(0), .transferLeadership(to: ReplicaID(number(1))))
+        case "step-down": step(number(0), .stepDown)
         case "unreachable": step(number(0), .unreachable(ReplicaID(number(1))))
         case "change": change(words)
         case "compact": step(number(0), .compact(upTo: LogIndex(UInt64(words[1])!)))

@@ -66,10 +66,16 @@ import Testing
         mutating func answer(_ request: ListRequest, pageMax: Int) -> ListPage? {
             var ranges: [KeyRange] = []
             for part in request.parts {
-                guard let shard = map.shards[part.shard], shard.epoch == part.epoch else {
-                    return nil
+                var range: KeyRange?
+                for named in map.activeTables {
+                    named.index.forEachRange { location, keys in
+                        if location.shard == part.shard, location.epoch == part.epoch {
+                            range = keys
+                        }
+                    }
                 }
-                ranges.append(shard.range)
+                guard let range else { return nil }
+                ranges.append(range)
             }
             let all = keys.filter { key in
                 let routed = key.withUnsafeBytes { partitioning.routedKey($0) }

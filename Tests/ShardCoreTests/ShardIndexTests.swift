@@ -19,8 +19,11 @@ private func shard(_ id: UInt32, _ start: String, _ end: String?, table: UInt32 
             let found = Bytes(key.utf8).withUnsafeBytes { index.locate($0) }
             #expect(found.shard == ShardID(expected), "key \(key)")
         }
-        #expect(index.range(at: 1) == shard(2, "g", "m").range)
-        #expect(index.range(at: 2).end == nil)
+        var ranges: [KeyRange] = []
+        index.forEachRange { ranges.append($1) }
+        #expect(ranges == [shard(1, "", "g"), shard(2, "g", "m"), shard(3, "m", nil)].map(\.range))
+        let end = Bytes("h".utf8).withUnsafeBytes { index.locateWithEnd($0).end }
+        #expect(end == Bytes("m".utf8))
     }
 
     @Test(arguments: [

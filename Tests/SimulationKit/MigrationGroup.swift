@@ -17,6 +17,14 @@ public enum MigrationCanary: Sendable, CaseIterable {
     case noDualRead
     /// Conditions are decided without the record that was not copied yet.
     case noImportFirst
+    /// A merge takes effect whatever epochs it names.
+    case noMergeEpochs
+    /// A follower loses a record.
+    case lostRecord
+    /// A follower digests what it holds some entries later.
+    case lateDigest
+    /// Tombstones are forgotten while the copy that needs them runs.
+    case earlySweep
 }
 
 struct MigrationRecord: Hashable {
@@ -52,42 +60,37 @@ struct MigrationWrite {
 }
 
 struct MigrationGroup {
-    /// What a replica has on disk: restart begins here and applies the log behind it.
-    private struct Checkpoint {
-        var state: Bytes
-        var floor: Sequencer
-        var records: [Bytes: MigrationRecord]
-        var applied: Int
-    }
-
     let id: GroupID
-    var state: GroupState
-    /// By routed key, which is the key here. Never walked unsorted.
-    private(set) var records: [Bytes: MigrationRecord] = [:]
+    private(set) var leader: MigrationReplica
+    /// Applies the same log in its own time.
+    private(set) var follower: MigrationReplica
     private(set) var log: [Bytes] = []
-    private(set) var applied = 0
     private var waiters: [[MigrationWaiter]] = []
-    private var checkpoint: Checkpoint
+    /// What a replica has on disk: restart begins here and applies the log behind it.
+    private var checkpoint: MigrationReplica
     private var clock: SequencerClock
     private var restarts: UInt32 = 0
     private let canary: MigrationCanary?
+    /// Digests by the entry that asked, until the other replica has one.
+    private var digests: [Int: RecordDigest] = [:]
+    private(set) var comparisons = 0
+    /// The copy rests until then.
+    var heldUntil: UInt64 = 0
 
     init(id: GroupID, canary: MigrationCanary?) {
         self.id = id
         self.canary = canary
-        let membership = Membership(
-            voters: [Member(replica: ReplicaID(1), node: NodeID(id.rawValue))])
-        state = GroupState(membership: membership)
+        leader = MigrationReplica(group: id, canary: canary)
+        follower = leader
+        checkpoint = leader
         clock = SequencerClock(node: NodeID(id.rawValue * 1_000))
-        checkpoint = Checkpoint(state: [], floor: .zero, records: [:], applied: 0)
-        checkpoint = captured()
     }
 
-    var isBehind: Bool { applied < log.count }
+    var state: GroupState { leader.state }
+    var records: [Bytes: MigrationRecord] { leader.records }
+    var isBehind: Bool { leader.applied < log.count }
 
-    func sortedKeys(in range: KeyRange) -> [Bytes] {
-        records.keys.filter { range.contains($0) }.sorted { compareBytes($0, $1) < 0 }
-    }
+    func sortedKeys(in range: KeyRange) -> [Bytes] { leader.sortedKeys(in: range) }
 
     // MARK: Log
 
@@ -107,136 +110,74 @@ struct MigrationGroup {
     /// Another replica leads: it stands at the checkpoint and applies again what was applied.
     /// Nobody who waited is answered. The caller applies the rest before it proposes anything.
     mutating func restart() throws(Violation) {
-        let before = (records: records, applied: applied)
+        let before = leader
         do throws(DatabaseError) {
-            let from = checkpoint
-            state = try ByteReader.decode(from.state) { (reader) throws(DatabaseError) in
-                try GroupState(from: &reader, applied: LogPosition(), floor: from.floor)
-            }
-            records = from.records
-            applied = from.applied
+            leader = try checkpoint.reopened()
         } catch {
             throw Violation(description: "group \(id): its state does not decode: \(error)")
         }
         restarts += 1
         clock = SequencerClock(node: NodeID(id.rawValue * 1_000 + restarts % 1_000))
-        clock.observe(state.floor)
-        for entry in applied..<log.count { waiters[entry] = waiters[entry].map { _ in .none } }
-        while applied < before.applied { _ = try applyNext() }
-        guard records == before.records else {
+        clock.observe(leader.state.floor)
+        for entry in leader.applied..<log.count {
+            waiters[entry] = waiters[entry].map { _ in .none }
+        }
+        while leader.applied < before.applied { _ = try applyNext() }
+        guard leader.compared == before.compared else {
             throw Violation(description: "group \(id): a replay gave other records")
         }
     }
 
-    mutating func takeCheckpoint() { checkpoint = captured() }
+    mutating func takeCheckpoint() { checkpoint = leader }
 
-    private func captured() -> Checkpoint {
-        var writer = ByteWriter()
-        state.encode(into: &writer)
-        return Checkpoint(
-            state: writer.take(), floor: state.floor, records: records, applied: applied)
+    /// The follower gets a snapshot, which leaves out what means nothing.
+    mutating func restoreFollower() {
+        follower = leader
+        follower.sweep()
     }
+
+    mutating func sweepLeader() { leader.sweep() }
+    mutating func sweepFollower() { follower.sweep() }
 
     // MARK: Apply
 
     mutating func applyNext() throws(Violation) -> (
         outcomes: [MigrationOutcome], writes: [MigrationWrite]
     ) {
-        var outcomes: [MigrationOutcome] = []
-        var writes: [MigrationWrite] = []
-        let payload = log[applied]
-        let waiting = waiters[applied]
-        applied += 1
-        do throws(DatabaseError) {
-            try payload.withRawBytes { (payload) throws(DatabaseError) in
-                var batch = try CommandBatch(payload)
-                for position in 0..<Int(batch.count) {
-                    let operation = try batch.next()
-                    let sequencer = batch.base.advanced(by: UInt32(position))
-                    var outcome = MigrationOutcome(waiter: waiting[position])
-                    do throws(DatabaseError) {
-                        if operation.code == .shardCommand {
-                            outcome.sequencer = try command(operation, sequencer)
-                        } else if operation.code.isControl, operation.code != .importRecord {
-                            _ = try state.apply(operation.code, operation.value)
-                        } else if let write = try write(operation, sequencer, &outcome) {
-                            writes.append(write)
-                        }
-                    } catch {
-                        outcome.error = error
-                    }
-                    outcomes.append(outcome)
-                }
-                state.floor = max(state.floor, batch.last)
-                clock.observe(state.floor)
-            }
-        } catch {
-            throw Violation(description: "group \(id): entry \(applied) does not decode: \(error)")
+        let entry = leader.applied
+        var result = try leader.apply(log[entry])
+        for position in result.outcomes.indices {
+            result.outcomes[position].waiter = waiters[entry][position]
         }
-        return (outcomes, writes)
+        clock.observe(leader.state.floor)
+        if let verified = result.verified {
+            try compare(leader.digest(of: verified), entry)
+        }
+        return (result.outcomes, result.writes)
     }
 
-    private mutating func command(
-        _ operation: Operation, _ sequencer: Sequencer
-    ) throws(DatabaseError) -> Sequencer {
-        var reader = ByteReader(operation.value)
-        var command = try ShardCommand(from: &reader)
-        switch (canary, command) {
-        case (.noCursorCheck, .advance(let id, let epoch, _, let to)):
-            if case .importing(_, _, let cursor?) = state.shards[id]?.phase,
-                to.map({ compareBytes(cursor, $0) < 0 }) ?? true
-            {
-                command = .advance(id, epoch, from: cursor, to: to)
+    mutating func follow() throws(Violation) {
+        guard follower.applied < leader.applied else { return }
+        let entry = follower.applied
+        let result = try follower.apply(log[entry])
+        if canary == .lostRecord, entry % 97 == 96 { follower.loseRecord() }
+        guard let verified = result.verified else { return }
+        if canary == .lateDigest {
+            for _ in 0..<3 where follower.applied < leader.applied {
+                _ = try follower.apply(log[follower.applied])
             }
-        case (.noFloor, .activate(let shard, let partitioning, let source, _)):
-            command = .activate(shard, partitioning, from: source, floor: .zero)
-        default: break
         }
-        let effect = try state.apply(command, sequencer: sequencer)
-        // Garbage stays until something clears it: the worst that a slow collection can do.
-        if let cleared = effect.cleared {
-            for key in sortedKeys(in: cleared.shard.range) { records[key] = nil }
-        }
-        return effect.floor
+        try compare(follower.digest(of: verified), entry)
     }
 
-    private mutating func write(
-        _ operation: Operation, _ sequencer: Sequencer, _ outcome: inout MigrationOutcome
-    ) throws(DatabaseError) -> MigrationWrite? {
-        let owned = try state.owned(operation.shard, operation.epoch)
-        let key = Bytes(operation.key)
-        guard owned.shard.range.contains(key) else {
-            throw DatabaseError(.staleEpoch, "the key is not in the shard")
+    private mutating func compare(_ digest: RecordDigest, _ entry: Int) throws(Violation) {
+        guard let other = digests[entry] else {
+            digests[entry] = digest
+            return
         }
-        let present = records[key]?.version
-        let decision = try owned.decide(
-            operation, sequencer: sequencer, routedKey: operation.key, asksPrevious: true,
-            present: { () throws(DatabaseError) in present })
-        outcome.sequencer = decision.sequencer
-        outcome.previous = decision.previous
-        outcome.error = decision.error
-        var value: UInt64 = 0
-        if !operation.value.isEmpty {
-            var reader = ByteReader(operation.value)
-            value = try reader.readUInt64()
+        guard other == digest else {
+            throw Violation(description: "group \(id): replicas differ behind entry \(entry)")
         }
-        switch decision.effect {
-        case .put:
-            records[key] = MigrationRecord(
-                version: RecordVersion(sequencer: decision.sequencer, isTombstone: false),
-                value: value)
-        case .putTombstone where canary == .noTombstones && operation.code == .delete:
-            records[key] = nil
-        case .putTombstone:
-            records[key] = MigrationRecord(
-                version: RecordVersion(sequencer: decision.sequencer, isTombstone: true), value: 0)
-        case .remove: records[key] = nil
-        case .none: return nil
-        }
-        guard operation.code != .importRecord else { return nil }
-        return MigrationWrite(
-            shard: operation.shard, epoch: operation.epoch, key: key,
-            sequencer: decision.sequencer, value: operation.code == .put ? value : nil,
-            expected: operation.flags.contains(.conditional) ? operation.expected : nil)
+        comparisons += 1
     }
 }

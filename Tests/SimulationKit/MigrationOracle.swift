@@ -85,6 +85,20 @@ struct MigrationOracle {
         }
     }
 
+    /// Between operations the groups hold what the map shows, whatever old commands still come.
+    func checkIdle(_ groups: [MigrationGroup], map: [Shard]) throws(Violation) {
+        for shard in map {
+            let held = groups[Int(shard.group.rawValue) - 1].state.shards[shard.id]
+            guard let held, held.phase == .owned, held.shard.epoch == shard.epoch,
+                held.shard.range == shard.range
+            else {
+                throw Violation(
+                    description: "the map shows \(shard), its group holds"
+                        + " \(String(describing: held))")
+            }
+        }
+    }
+
     /// The newest version of a key by the rules that readers follow.
     private func effective(
         _ key: Bytes, _ groups: [MigrationGroup]

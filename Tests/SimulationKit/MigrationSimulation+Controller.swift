@@ -7,8 +7,12 @@ import ShardCore
 struct MigrationController {
     enum Step {
         case split(at: Bytes, into: ShardID)
+        /// `isOutdated`: the neighbour's epoch is an old one, so that the group must refuse.
+        case merge(with: ShardID, at: Epoch, isOutdated: Bool)
         case fence
         case activate
+        /// Until the copy is whole and both replicas are told to digest it.
+        case verify
         case finish
         case release
         case decline
@@ -75,6 +79,10 @@ extension MigrationSimulation {
         }
         if isFaulty, !controller.isDraining, random.chance(1, in: 12) { cancel(move) }
         guard let move = controller.move else { return }
+        if isFaulty, case .verify = move.step, random.chance(1, in: 8) {
+            groups[groupIndex(move.to)].heldUntil = now + 20 * delayMax
+            count { $0.holds += 1 }
+        }
         let (group, command) = present(move)
         controller.attempts.append(
             MigrationController.Attempt(stage: controller.stage, group: group, command: command))
@@ -90,6 +98,12 @@ extension MigrationSimulation {
             controller.lastShard = ShardID(controller.lastShard.rawValue + 1)
             move.step = .split(
                 at: inner[Int(random.below(UInt64(inner.count)))], into: controller.lastShard)
+        } else if let neighbour = map.first(where: {
+            $0.group == shard.group && $0.range.start == shard.range.end && !$0.range.start.isEmpty
+        }), random.chance(1, in: 2) {
+            let isOutdated = random.chance(1, in: 3)
+            let epoch = Epoch(neighbour.epoch.rawValue - (isOutdated ? 1 : 0))
+            move.step = .merge(with: neighbour.id, at: epoch, isOutdated: isOutdated)
         } else {
             let others = (1...UInt32(Self.groupCount)).filter { $0 != shard.group.rawValue }
             move.to = GroupID(others[Int(random.below(UInt64(others.count)))])
@@ -107,7 +121,7 @@ extension MigrationSimulation {
         switch move.step {
         // The way back is not declined: the group that it comes from holds only what it wrote.
         case .activate where !move.isReverse: move.step = .decline
-        case .finish: move.step = .reverse
+        case .verify, .finish: move.step = .reverse
         default: return
         }
         enter(move)
@@ -120,6 +134,9 @@ extension MigrationSimulation {
         switch move.step {
         case .split(let key, let right):
             return (move.from, .split(move.shard, move.epoch, at: key, into: right))
+        case .merge(let neighbour, let epoch, _):
+            return (move.from, .merge(move.shard, move.epoch, with: neighbour, at: epoch))
+        case .verify: return (move.to, .verify(move.shard, next))
         case .fence: return (move.from, .fence(move.shard, move.epoch, to: move.to))
         case .activate:
             shard.group = move.to
@@ -159,6 +176,9 @@ extension MigrationSimulation {
             switch move.step {
             case .decline, .reverseTooLate: move.step = .reverse
             case .reverse: move.step = .reverseTooLate
+            case .merge(_, _, isOutdated: true):
+                count { $0.refusedMerges += 1 }
+                return enter(nil)
             default: return
             }
             return enter(move)
@@ -169,13 +189,21 @@ extension MigrationSimulation {
             publishSplit(move.shard, next, at: key, into: right)
             count { $0.splits += 1 }
             return enter(nil)
+        case .merge(let neighbour, let epoch, let isOutdated):
+            // Of a merge that should have been refused the map learns nothing.
+            if !isOutdated { publishMerge(move.shard, max(move.epoch, epoch).next(), neighbour) }
+            count { $0.merges += 1 }
+            return enter(nil)
+        case .verify:
+            count { $0.verifications += 1 }
+            move.step = .finish
         case .fence:
             move.floor = outcome.sequencer
             move.step = .activate
             if random.chance(1, in: 2) { publish(move.shard, move.to, next) }
         case .activate:
             publish(move.shard, move.to, next)
-            move.step = .finish
+            move.step = .verify
         case .finish, .reverseTooLate:
             publish(move.shard, move.to, next.next())
             move.step = .release
@@ -217,11 +245,21 @@ extension MigrationSimulation {
         map.append(upper)
     }
 
+    private mutating func publishMerge(
+        _ shard: ShardID, _ epoch: Epoch, _ neighbour: ShardID
+    ) {
+        let right = map.remove(at: map.firstIndex { $0.id == neighbour }!)
+        let position = map.firstIndex { $0.id == shard }!
+        map[position].epoch = epoch
+        map[position].range.end = right.range.end
+    }
+
     // MARK: The copy
 
     /// The new owner's leader asks for what comes after the cursor.
     mutating func pull(_ group: Int) {
         heap.push(.pull(group), at: now + 5 + random.below(2 * delayMax))
+        guard now >= groups[group].heldUntil else { return }
         for held in groups[group].state.shards.elements {
             guard case .importing(let source, _, let cursor?) = held.phase else { continue }
             send(

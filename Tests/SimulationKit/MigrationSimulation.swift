@@ -16,6 +16,7 @@ public struct MigrationSimulation {
 
     enum Event {
         case apply(Int)
+        case follow(Int)
         case crash
         case checkpoint
         case client(Int)
@@ -45,6 +46,11 @@ public struct MigrationSimulation {
         public var dualReads = 0
         public var importsFirst = 0
         public var refusedCommands = 0
+        public var merges = 0
+        public var refusedMerges = 0
+        public var verifications = 0
+        public var comparisons = 0
+        public var holds = 0
 
         public init() {}
     }
@@ -102,7 +108,10 @@ public struct MigrationSimulation {
         heap.push(.controller, at: now + 50)
         heap.push(.crash, at: now + 500)
         heap.push(.checkpoint, at: now + 100)
-        for group in 0..<Self.groupCount { heap.push(.pull(group), at: now + 20) }
+        for group in 0..<Self.groupCount {
+            heap.push(.pull(group), at: now + 20)
+            heap.push(.follow(group), at: now + 20)
+        }
         while report.events < eventCount { try next() }
         isFaulty = false
         controller.isDraining = true
@@ -113,6 +122,7 @@ public struct MigrationSimulation {
             }
             try next()
         }
+        report.comparisons = groups.reduce(0) { $0 + $1.comparisons }
         return report
     }
 
@@ -124,11 +134,13 @@ public struct MigrationSimulation {
         report.events += 1
         try handle(event)
         try oracle.check(groups, map: map)
+        if controller.move == nil { try oracle.checkIdle(groups, map: map) }
     }
 
     private mutating func handle(_ event: Event) throws(Violation) {
         switch event {
         case .apply(let group): if groups[group].isBehind { try apply(group) }
+        case .follow(let group): try follow(group)
         case .crash:
             if isFaulty {
                 let group = Int(random.below(UInt64(Self.groupCount)))
@@ -181,6 +193,18 @@ public struct MigrationSimulation {
 
     private mutating func catchUp(_ group: Int) throws(Violation) {
         while groups[group].isBehind { try apply(group) }
+    }
+
+    /// The follower applies some entries; both replicas forget tombstones in their own time.
+    private mutating func follow(_ group: Int) throws(Violation) {
+        for _ in 0..<random.below(8) { try groups[group].follow() }
+        switch random.below(40) {
+        case 0: groups[group].sweepLeader()
+        case 1: groups[group].sweepFollower()
+        case 2: groups[group].restoreFollower()
+        default: break
+        }
+        heap.push(.follow(group), at: now + 1 + random.below(2 * delayMax))
     }
 
     private mutating func apply(_ group: Int) throws(Violation) {

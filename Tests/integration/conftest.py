@@ -262,6 +262,42 @@ def fresh_cluster(tmp_path):
     yield from _running(tmp_path / "cluster")
 
 
+class StallableCluster(Cluster):
+    """A cluster whose disks can be made to answer no sync; see stalled_disk.c."""
+
+    def __init__(self, directory, library, *flags):
+        self.control = Path(directory).with_name("stalled")
+        super().__init__(directory, *flags, environment={
+            "LD_PRELOAD": str(library), "STALL_CONTROL": str(self.control)})
+
+    def stall(self, path):
+        """From now on no sync of a file below `path` ends."""
+        written = self.control.with_name("stalled.new")
+        written.write_text(str(Path(path).resolve()) + "/")
+        written.rename(self.control)
+
+    def unstall(self):
+        self.control.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def stallable_cluster(tmp_path):
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the library that stalls syncs")
+    library = tmp_path / "stalled_disk.so"
+    source = Path(__file__).with_name("stalled_disk.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"],
+                   check=True)
+    cluster = StallableCluster(tmp_path / "cluster", library)
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.unstall()
+        cluster.kvctl("playground", "down")
+
+
 @pytest.fixture
 def small_log_cluster(tmp_path):
     """Nodes that make their engines durable often and keep little of the log: followers that lag

@@ -6,6 +6,7 @@ their behaviour by `FakeNode.behave`, which sees each operation before it is don
 
 import asyncio
 import bisect
+import random
 import socket
 import struct
 import threading
@@ -302,7 +303,7 @@ class FakeCluster:
         for group, (term, node) in self.leaders.items():
             changes.append(struct.pack("<BIQI", 9, group, term, node))
         return frame(
-            MAP_UPDATE, struct.pack("<BQQ", 1, 0, self.revision) + sequence(changes))
+            MAP_UPDATE, struct.pack("<BQQIB", 1, 0, self.revision, 0, 1) + sequence(changes))
 
     def publish(self):
         """Raises the revision and tells every follower; from the test's thread."""
@@ -384,9 +385,17 @@ class FakeCluster:
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port below the range that the kernel hands out by itself: no connection takes it between
+    this look and the start of who is to listen there."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 if __name__ == "__main__":

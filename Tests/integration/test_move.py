@@ -29,12 +29,22 @@ class ScriptedCluster(FakeCluster):
     """A controller of three kvnode processes with two groups on all of them, and their router.
     It follows the script of its test and decides nothing."""
 
+    #: Of its table; 0 for RANGE.
+    virtual_ranges = 0
+
     def __init__(self, directory, engine=1, copy_rate="64MiB"):
         self.directory = directory
         self.copy_rate = copy_rate
         self.engine = engine
         self.links = {}
         self.outcomes = {}
+        self.copies = {}
+        self.digests = {}
+        self.records = {}
+        #: Of the newest heartbeats: by group or shard (reads, writes), by shard the middle key.
+        self.group_loads = {}
+        self.shard_loads = {}
+        self.middles = {}
         self.numbers = itertools.count(1)
         self.sources = {}
         self.ports = {n: fake_cluster.free_port() for n in (1, 2, 3)}
@@ -49,9 +59,9 @@ class ScriptedCluster(FakeCluster):
             for node in (1, 2, 3):
                 self.tell(node, b"\x01" + self.group(group) + struct.pack("<I", 10 * group + node))
             self.tell(group, struct.pack("<BIIQ", 2, group, 10 * group + group, 1))
-        self.tables["t"] = (TABLE, 0, [(SHARD, b"", None, 1, 1)])
-        self.command(1, b"\x04" + self.shard_bytes(1, 1) + struct.pack("<H", 0))
-        self.publish()
+        self.command(
+            1, b"\x04" + self.shard_bytes(1, 1) + struct.pack("<H", self.virtual_ranges))
+        self.show((SHARD, b"", None, 1, 1))
 
     async def _start(self):
         self.nodes = []
@@ -102,12 +112,12 @@ class ScriptedCluster(FakeCluster):
                 + struct.pack("<HBBB", ranges, self.engine, 3, 2))
             for shard, start, end, group, epoch in shards:
                 changes.append(b"\x03" + self.shard_bytes(group, epoch, shard, start, end))
-        head = struct.pack("<BQQ", 1, 0, self.revision)
+        head = struct.pack("<BQQIB", 1, 0, self.revision, 0, 1)
         return frame(fake_cluster.MAP_UPDATE, head + sequence(changes))
 
     def show(self, *shards):
         """Publishes the shards of the table: (shard, start, end, group, epoch)."""
-        self.tables["t"] = (TABLE, 0, list(shards))
+        self.tables["t"] = (TABLE, self.virtual_ranges, list(shards))
         self.publish()
 
     # Controller
@@ -130,6 +140,8 @@ class ScriptedCluster(FakeCluster):
                     writer.write(self.map_update())
                 elif kind == OUTCOMES:
                     self.learn(node, Reader(body))
+                elif kind == HEARTBEAT:
+                    self.observe(node, Reader(body))
                 elif kind == fake_cluster.TABLE_REQUEST:
                     self._table(writer, Reader(body))
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -146,6 +158,40 @@ class ScriptedCluster(FakeCluster):
             message = reader.blob().decode() if error else ""
             floor = reader.raw(16)
             self.outcomes[number] = (error, message, floor)
+
+    def observe(self, node, reader):
+        """Keeps a heartbeat's copies, digests, sizes and loads."""
+        reader.take("IQQQQ")
+        for _ in range(reader.take("I")):
+            reader.blob()
+            reader.take("BQQQQQ")
+        for _ in range(reader.take("I")):
+            reader.take("IIBBQQQQQIB")
+            for _ in range(reader.take("I")):
+                if reader.take("IBQB")[3]:
+                    reader.take("Q")
+        for _ in range(reader.take("I")):
+            shard, epoch, _, records = reader.take("IIQQ")
+            self.records[shard, epoch] = records
+            self.middles[shard] = reader.optional()
+        if reader.take("B"):
+            for _ in range(reader.take("I")):
+                group, reads, writes = reader.take("III")
+                self.group_loads[group] = (reads, writes)
+            for _ in range(reader.take("I")):
+                shard, epoch, reads, writes = reader.take("IIII")
+                median, hottest = reader.optional(), reader.optional()
+                self.shard_loads[shard, epoch] = (
+                    reads, writes, median, hottest, reader.take("B"))
+        copies = [reader.take("IIBQQB") for _ in range(reader.take("I"))]
+        self.copies[node] = {
+            (shard, epoch): (whole, copied, records)
+            for shard, epoch, whole, copied, records, _ in copies}
+        digests = [reader.take("IIIIQQQ") for _ in range(reader.take("I"))]
+        self.digests[node] = {
+            (group, shard, epoch): (index, digest, records)
+            for group, _, shard, epoch, index, digest, records in digests}
+        assert not reader.more
 
     def tell(self, node, action):
         """Sends one command to one node; its outcome, or None when it did not come."""
@@ -202,13 +248,47 @@ class ScriptedCluster(FakeCluster):
 
     def activate(self, group, epoch, source, floor, **shard):
         self.shard_command(group, 3, self.shard_bytes(group, epoch, **shard)
-                           + struct.pack("<HI", 0, source) + floor)
+                           + struct.pack("<HI", self.virtual_ranges, source) + floor)
 
     def finish(self, group, epoch):
         self.shard_command(group, 5, struct.pack("<II", SHARD, epoch))
 
     def release(self, group, epoch):
         self.shard_command(group, 6, struct.pack("<II", SHARD, epoch))
+
+    def merge(self, group, epoch, neighbour, other, **options):
+        return self.shard_command(
+            group, 9, struct.pack("<IIII", SHARD, epoch, neighbour, other), **options)
+
+    def hold(self, group):
+        self.command(group, struct.pack("<BII", 17, group, SHARD))
+
+    def copy(self, epoch):
+        """What the leader of the copy says of it: whole, bytes, records."""
+        for copies in list(self.copies.values()):
+            if (SHARD, epoch) in copies:
+                return copies[SHARD, epoch]
+        return None
+
+    def wait_for_copy(self, epoch):
+        wait_for(lambda: (self.copy(epoch) or [False])[0], what=f"the copy of epoch {epoch}",
+                 seconds=60)
+
+    def verify(self, group, epoch):
+        """Has the shard digested by every replica; how many records they all hold."""
+        key = (group, SHARD, epoch)
+        def verified():
+            self.shard_command(group, 8, struct.pack("<II", SHARD, epoch))
+            end = time.monotonic() + 5
+            while time.monotonic() < end:
+                found = [self.digests.get(node, {}).get(key) for node in (1, 2, 3)]
+                if all(found) and len({index for index, _, _ in found}) == 1:
+                    return found
+                time.sleep(0.01)
+            return None
+        found = wait_for(verified, what=f"digests of shard {key}", seconds=60)
+        assert len(set(found)) == 1, f"replicas differ: {found}"
+        return found[0][2]
 
 
 class Load:
@@ -316,10 +396,13 @@ def move(cluster, load, source, target, epoch):
     cluster.activate(target, epoch + 1, source, floor)
     cluster.show((SHARD, b"", None, target, epoch + 1))
     more(load, 50)
+    cluster.wait_for_copy(epoch + 1)
+    assert cluster.verify(target, epoch + 1) > 1_000
     cluster.finish(target, epoch + 1)
     cluster.show((SHARD, b"", None, target, epoch + 2))
     more(load, 50)
     cluster.release(source, epoch + 2)
+    assert cluster.verify(target, epoch + 2) > 1_000
 
 
 def test_a_shard_moves_to_and_fro_under_load(cluster, load):
@@ -380,3 +463,64 @@ def test_a_split_half_moves(cluster, load):
     cluster.release(1, 4)
     more(load)
     check_all(load)
+
+
+def test_halves_are_merged_under_load(cluster, load):
+    cluster.split(1, b"k01500", SHARD + 1)
+    cluster.show((SHARD, b"", b"k01500", 1, 2), (SHARD + 1, b"k01500", None, 1, 2))
+    more(load)
+    # Somebody else's epochs: refused, and nothing happens.
+    refused = cluster.merge(1, 2, SHARD + 1, 1, until=lambda error: error != 0)
+    assert refused[0] == FENCED
+    more(load, 50)
+    cluster.merge(1, 2, SHARD + 1, 2)
+    cluster.merge(1, 2, SHARD + 1, 2)
+    cluster.show((SHARD, b"", None, 1, 3))
+    more(load)
+    move(cluster, load, 1, 2, 3)
+    check_all(load)
+    count = sum(possible != {None} for possible in load.known.values())
+    assert cluster.verify(2, 5) == count
+
+
+def test_a_copy_rests_when_it_is_told_to(cluster, load):
+    floor = cluster.fence(1, 1, to=2)
+    cluster.activate(2, 2, 1, floor)
+    cluster.show((SHARD, b"", None, 2, 2))
+    for _ in range(5):
+        cluster.hold(2)
+        before = cluster.copy(2)
+        more(load, 50)
+    # What was asked for before it was told may still have come.
+    after = cluster.copy(2)
+    assert before is not None and after[1] <= before[1] + (512 << 10)
+    cluster.wait_for_copy(2)
+    cluster.verify(2, 2)
+    cluster.finish(2, 2)
+    cluster.release(1, 3)
+    cluster.show((SHARD, b"", None, 2, 3))
+    check_all(load)
+
+
+def test_tombstones_of_a_finished_copy_are_forgotten(cluster, router):
+    client = router.redis()
+    keys = [b"k%05d" % number for number in range(2_000)]
+    client.hset("t", mapping={key: b"." * VALUE_BYTES for key in keys})
+    floor = cluster.fence(1, 1, to=2)
+    cluster.activate(2, 2, 1, floor)
+    cluster.show((SHARD, b"", None, 2, 2))
+    for start in range(0, 500, 50):
+        assert client.hdel("t", *keys[start:start + 50]) == 50
+    cluster.wait_for_copy(2)
+    # What was deleted here since the activation is compared as well.
+    assert cluster.verify(2, 2) == 2_000
+    cluster.finish(2, 2)
+    cluster.show((SHARD, b"", None, 2, 3))
+    cluster.release(1, 3)
+    assert cluster.verify(2, 3) == 1_500
+    wait_for(lambda: cluster.records.get((SHARD, 3)) == 1_500, what="the sweep of tombstones")
+    for node in (1, 2, 3):
+        cluster.kill_node(node)
+        cluster.start_node(node)
+    assert cluster.verify(2, 3) == 1_500
+    assert client.hlen("t") == 1_500

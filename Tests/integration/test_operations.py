@@ -57,7 +57,7 @@ def test_replace_of_a_live_node_under_load(fresh_cluster, role, engine):
         replica["node"] for replica in group["replicas"] if replica["node"] != group["leader"])
     with Inserts(cluster, "inserts") as inserts, Workload(cluster, "register") as workload:
         wait_for_progress(workload, inserts)
-        plan = cluster.json("replace", victim, "--dry-run")["plan"]
+        plan = cluster.json("replace", victim, "--dry-run")["replacements"]
         assert {step["to"] for step in plan} == {"node-4"}, plan
         assert operations(cluster) == []
         result = cluster.kvctl("replace", victim, "--wait")
@@ -75,6 +75,33 @@ def test_replace_of_a_live_node_under_load(fresh_cluster, role, engine):
     remaining = next(iter(holders(cluster).values()))
     cluster.kill(next(node for node in remaining if node != "node-4"), victim)
     inserts.check()
+
+
+def test_planned_changes_of_leaders_cost_no_answer(fresh_cluster):
+    """Clients wait a little when a leader hands over or is replaced; no answer is an error."""
+    cluster = fresh_cluster
+    create(cluster, "inserts")
+    create(cluster, "register")
+    group = cluster.group_of("register")["id"]
+    with Inserts(cluster, "inserts") as inserts, Workload(cluster, "register") as workload:
+        for _ in range(10):
+            wait_for_progress(workload, inserts)
+            one = cluster.group_of("register")
+            other = next(replica["node"] for replica in one["replicas"]
+                         if replica["node"] != one["leader"])
+            result = cluster.kvctl("transfer", group, other, "--wait")
+            assert result.returncode == 0, result.stdout + result.stderr
+        for _ in range(3):
+            wait_for_progress(workload, inserts)
+            leader = cluster.group_of("register")["leader"]
+            # Refused while the only other node still deletes the replica that it had before.
+            wait_for(lambda: cluster.kvctl("replace", "--group", group, "--replica", leader,
+                                           "--wait").returncode == 0, what="a replacement")
+        wait_for_progress(workload, inserts)
+    assert workload.errors == {} and inserts.unknown == set()
+    workload.check()
+    inserts.check()
+    cluster.wait_until_equal()
 
 
 def test_node_killed_for_good_is_repaired(fresh_cluster, record_property):

@@ -73,11 +73,7 @@ struct LiveStatus {
         }
         lines += PlaygroundHints.lines(playground, isDetached: false)
         lines.append(palette.strong("Ctrl-C stops the cluster"))
-
-        let (columns, rows) = Terminal.size()
-        // Each line is cleared behind its end, so that nothing flickers as a whole.
-        let body = lines.prefix(rows - 1).map { Self.cut($0, columns) + "\u{1B}[K" }
-        Terminal.data("\u{1B}[H" + body.joined(separator: "\r\n") + "\u{1B}[J", end: "")
+        Terminal.redraw(lines)
     }
 
     private func tables(_ playground: Playground) -> [String] {
@@ -106,26 +102,5 @@ struct LiveStatus {
             operations[router.name] = (count, now)
         }
         return rate.map { "\(Quantity.count(Int($0.rounded()))) requests/s" } ?? ""
-    }
-
-    /// Cuts `line` to `columns`, escape sequences not counted and color ended.
-    static func cut(_ line: String, _ columns: Int) -> String {
-        guard TextTable.width(line) > columns else { return line }
-        var out = ""
-        var width = 0
-        var inEscape = false
-        for scalar in line.unicodeScalars {
-            if inEscape {
-                inEscape = scalar != "m"
-            } else if scalar == "\u{1B}" {
-                inEscape = true
-            } else if width == columns {
-                break
-            } else {
-                width += 1
-            }
-            out.unicodeScalars.append(scalar)
-        }
-        return out + "\u{1B}[0m"
     }
 }

@@ -19,7 +19,7 @@ extension Command {
                 .option("nodes", "N", "nodes, spares included: 4 unless told"),
                 .option("spares", "N", "how many of them are spares: 1 unless told"),
                 .option("routers", "N", "routers: 1 unless told"),
-                .option("controllers", "N", "controllers: 1 unless told"),
+                .option("controllers", "N", "controllers, 1, 3 or 5: 1 unless told"),
                 .option("replicas", "N", "replicas of each group, 1, 3 or 5: 3 unless told"),
                 .option("groups", "N", "replication groups: 2 unless told"),
                 .option("disks", "N", "data directories of each node: 1 unless told"),
@@ -141,10 +141,10 @@ extension Command {
                     + " --nodes \(plan.nodes) --spares \(plan.spares) leaves"
                     + " \(max(0, plan.nodes - plan.spares))")
         }
-        guard plan.controllers == 1 else {
-            throw Failure(
-                .refused,
-                "this version runs one controller: several need a metadata store that they share")
+        guard plan.controllers % 2 == 1 else {
+            throw invocation.usage(
+                "--controllers is 1, 3 or 5, not \(plan.controllers): an even number survives no more "
+                    + "deaths than one less")
         }
         return plan
     }

@@ -44,7 +44,12 @@ struct PlaygroundPlan: Codable, Hashable {
         var all = controllerPlans
         all += (0..<nodes).map { plan(.node, $0, ports: Self.nodePorts) }
         all += (0..<routers).map { plan(.router, $0, ports: 0) }
-        for index in all.indices { all[index].setArguments(controllers: addresses, plan: self) }
+        for index in all.indices {
+            all[index].setArguments(
+                controllers: addresses,
+                peers: controllerPlans.map { "\($0.name)=\($0.address)" }.joined(separator: ","),
+                plan: self)
+        }
         return all
     }
 }
@@ -105,13 +110,16 @@ struct DaemonPlan {
         [(port, kind == .router ? "Redis protocol" : "RPC"), (port + 1, "admin")]
     }
 
-    fileprivate mutating func setArguments(controllers: String, plan: PlaygroundPlan) {
+    fileprivate mutating func setArguments(
+        controllers: String, peers: String, plan: PlaygroundPlan
+    ) {
         arguments = ["--name", name, "--listen-admin", admin]
         switch kind {
         case .controller:
             arguments += ["--listen-rpc", address, "--data", data[0]]
             arguments += ["--groups-initial", "\(plan.groups)"]
             arguments += ["--replicas-default", "\(plan.replicas)"]
+            if plan.controllers > 1 { arguments += ["--peers", peers] }
         case .node:
             arguments += ["--listen-rpc", address, "--data", data.joined(separator: ",")]
             arguments += ["--controllers", controllers]

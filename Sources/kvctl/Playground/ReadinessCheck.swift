@@ -32,6 +32,14 @@ struct ReadinessCheck {
         } catch {
             return (Obstacle(reason: error.message, daemon: controller), [:])
         }
+        for daemon in daemons where daemon.kind == .controller {
+            do throws(ClientError) {
+                _ = try ControllerClient(addresses: [daemon.address]).call(
+                    "controller.list", deadline: Deadline(seconds: 1))
+            } catch {
+                return (Obstacle(reason: error.message, daemon: daemon), [:])
+            }
+        }
         var ids: [String: Int] = [:]
         var states: [String: String] = [:]
         for node in status["nodes"].elements {
@@ -41,7 +49,8 @@ struct ReadinessCheck {
         }
         for daemon in daemons where daemon.kind == .node {
             let state = states[daemon.name] ?? "not registered"
-            guard state == "up" || state == "spare" else {
+            // An ill node serves; on a busy machine every disk may answer late at first.
+            guard ["up", "spare", "ill"].contains(state) else {
                 return (Obstacle(reason: "\(daemon.name) is \(state)", daemon: daemon), ids)
             }
         }

@@ -2,49 +2,39 @@
 
 import KVBase
 
-/// One step of the store, as the log holds it. Applying the same mutations in the same order to the
-/// same state gives the same state.
-enum MetadataMutation: Hashable, Sendable {
-    /// Changes under one new revision.
-    case changes([MetadataChange])
-    case leaseGranted(LeaseID, ttl: Nanoseconds)
-    /// Ends the lease; its keys are deleted under one new revision when there are any.
-    case leaseEnded(LeaseID)
-}
-
 /// Records by key, the events of the latest revisions, and leases.
 ///
 /// Invariants: `history` holds every event with a revision in `historyStart...revision`, revisions
 /// rising; every record with a lease is listed by that lease.
-struct RevisionedState {
-    struct Lease {
-        var id: LeaseID
-        var ttl: Nanoseconds
-        var deadline: Instant
+public struct RevisionedState: Sendable {
+    public struct Lease: Sendable {
+        public var id: LeaseID
+        public var ttl: Nanoseconds
+        public var deadline: Instant
         /// Keys attached, sorted.
-        var keys: [Bytes]
+        public var keys: [Bytes]
     }
 
     /// In front of each value: create revision, mod revision, lease.
     private static let headerByteCount = 24
     /// Changes kept before the older half of the events is dropped.
-    static let historyChangesMax = 50_000
+    public static let historyChangesMax = 50_000
 
-    private(set) var revision: Revision = .none
-    private(set) var records = SortedMap()
+    public private(set) var revision: Revision = .none
+    public private(set) var records = SortedMap()
     /// Sorted by id.
-    private(set) var leases: [Lease] = []
-    private(set) var leaseHighest: LeaseID = .none
+    public private(set) var leases: [Lease] = []
+    public private(set) var leaseHighest: LeaseID = .none
     private(set) var history: [MetadataEvent] = []
     /// In all events of `history`.
     private var historyChanges = 0
     /// The first revision a watch may start from.
-    private(set) var historyStart = Revision(1)
+    public private(set) var historyStart = Revision(1)
 
-    init() {}
+    public init() {}
 
     /// The state of a snapshot: no history, leases running anew from `now`.
-    init(
+    public init(
         revision: Revision, records: [MetadataRecord], leases: [(LeaseID, Nanoseconds)],
         leaseHighest: LeaseID, now: Instant
     ) {
@@ -62,13 +52,13 @@ struct RevisionedState {
 
     // MARK: Reading
 
-    func get(_ key: Bytes) -> MetadataRecord? {
+    public func get(_ key: Bytes) -> MetadataRecord? {
         key.withUnsafeBytes { raw in
             records.get(raw) { stored in stored.map { Self.record(key: key, stored: $0) } }
         }
     }
 
-    func range(prefix: Bytes) -> [MetadataRecord] {
+    public func range(prefix: Bytes) -> [MetadataRecord] {
         var found: [MetadataRecord] = []
         prefix.withUnsafeBytes { from in
             records.scan(from: from, to: nil) { key, stored in
@@ -80,12 +70,12 @@ struct RevisionedState {
         return found
     }
 
-    func holds(_ comparison: MetadataTransaction.Comparison) -> Bool {
+    public func holds(_ comparison: MetadataTransaction.Comparison) -> Bool {
         (get(comparison.key)?.modRevision ?? .none) == comparison.modRevision
     }
 
     /// Why the transaction may not be applied, or nil.
-    func objection(to transaction: MetadataTransaction) -> MetadataError? {
+    public func objection(to transaction: MetadataTransaction) -> MetadataError? {
         for comparison in transaction.comparisons where !holds(comparison) {
             return .conditionFailed(at: revision)
         }
@@ -98,7 +88,7 @@ struct RevisionedState {
     }
 
     /// Events from `from` on that touch `prefix`, cut to it.
-    func events(prefix: Bytes, from: Revision) throws(MetadataError) -> [MetadataEvent] {
+    public func events(prefix: Bytes, from: Revision) throws(MetadataError) -> [MetadataEvent] {
         guard from >= historyStart else { throw .compacted(oldest: historyStart) }
         var low = 0
         var high = history.count
@@ -110,7 +100,7 @@ struct RevisionedState {
     }
 
     /// Leases whose time has passed.
-    func expiredLeases(now: Instant) -> [LeaseID] {
+    public func expiredLeases(now: Instant) -> [LeaseID] {
         leases.filter { $0.deadline <= now }.map(\.id)
     }
 
@@ -118,7 +108,7 @@ struct RevisionedState {
 
     /// Applies one mutation; returns the event when it made a revision.
     @discardableResult
-    mutating func apply(_ mutation: MetadataMutation, now: Instant) -> MetadataEvent? {
+    public mutating func apply(_ mutation: MetadataMutation, now: Instant) -> MetadataEvent? {
         switch mutation {
         case .changes(let changes): return apply(changes)
         case .leaseGranted(let id, let ttl):
@@ -132,13 +122,21 @@ struct RevisionedState {
         }
     }
 
-    mutating func keepAlive(_ lease: LeaseID, now: Instant) -> Bool {
+    public mutating func keepAlive(_ lease: LeaseID, now: Instant) -> Bool {
         guard let index = leaseIndex(lease) else { return false }
         leases[index].deadline = now + leases[index].ttl
         return true
     }
 
-    mutating func compact(below: Revision) {
+    /// Lets every lease run its whole time again, from `now`.
+    public mutating func restartLeases(now: Instant) {
+        for index in leases.indices { leases[index].deadline = now + leases[index].ttl }
+    }
+
+    /// Whether there is such a lease.
+    public func hasLease(_ lease: LeaseID) -> Bool { leaseIndex(lease) != nil }
+
+    public mutating func compact(below: Revision) {
         guard below > historyStart else { return }
         historyStart = min(below, revision.next())
         let start = historyStart
@@ -205,13 +203,5 @@ struct RevisionedState {
     private mutating func detach(_ key: Bytes, from lease: LeaseID) {
         guard let index = leaseIndex(lease) else { return }
         leases[index].keys.removeAll { $0 == key }
-    }
-}
-
-extension MetadataEvent {
-    /// The part of the event below `prefix`; nil when there is none.
-    func cut(to prefix: Bytes) -> MetadataEvent? {
-        let own = changes.filter { $0.key.starts(with: prefix) }
-        return own.isEmpty ? nil : MetadataEvent(revision: revision, changes: own)
     }
 }

@@ -3,8 +3,10 @@
 import KVBase
 import ShardCore
 
-enum KeyText {
-    static func text(_ key: some Sequence<UInt8>) -> String {
+/// Text of keys for operators, and back.
+public enum KeyText {
+    /// The text of a key.
+    public static func text(_ key: some Sequence<UInt8>) -> String {
         var text = ""
         for byte in key {
             if byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") {
@@ -19,7 +21,7 @@ enum KeyText {
 
     /// Reads what `text` writes; UTF-8 that is not escaped stands for its bytes. Nil when an escape
     /// is not `\xNN`.
-    static func key(_ text: String) -> Bytes? {
+    public static func key(_ text: String) -> Bytes? {
         var key: Bytes = []
         var rest = Bytes(text.utf8)[...]
         while let byte = rest.popFirst() {
@@ -37,9 +39,29 @@ enum KeyText {
     }
 
     /// A bound of a shard: `hash:N` for HASH tables.
-    static func bound(_ routed: Bytes, of partitioning: Partitioning) -> String {
+    public static func bound(_ routed: Bytes, of partitioning: Partitioning) -> String {
         guard case .hash = partitioning else { return text(routed) }
         let range = routed.count >= 2 ? UInt16(routed[0]) << 8 | UInt16(routed[1]) : 0
         return "hash:\(range)"
+    }
+
+    /// Reads what `bound` writes: the routed key of a cut.
+    public static func cut(_ text: String, of partitioning: Partitioning) throws(DatabaseError)
+        -> Bytes
+    {
+        guard case .hash(let ranges) = partitioning else {
+            guard let key = key(text) else {
+                throw DatabaseError(.invalidRequest, "key \(text): after a backslash comes xNN")
+            }
+            return key
+        }
+        // The empty key is none of a virtual range: the core says what would be one.
+        guard text.hasPrefix("hash:"), let range = UInt16(text.dropFirst(5)) else { return [] }
+        guard range < ranges else {
+            throw DatabaseError(
+                .refused,
+                "the table has the virtual ranges hash:0 to hash:\(ranges - 1), not \(text)")
+        }
+        return [UInt8(range >> 8), UInt8(range & 0xFF)]
     }
 }

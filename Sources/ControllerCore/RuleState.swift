@@ -1,0 +1,72 @@
+// What the rules remember between two looks. Only the histories are durable.
+
+import KVBase
+import ShardCore
+
+/// A key that takes more than half of the requests of a busy shard: no split can part it.
+public struct HotKey: Hashable, Sendable {
+    public var table: TableID
+    public var shard: ShardID
+    public var group: GroupID
+    /// Routed.
+    public var key: Bytes
+    /// Share of the shard's requests.
+    public var percent: UInt8
+    /// Requests per second of the shard.
+    public var operations: UInt64
+}
+
+struct RuleState: Sendable {
+    /// A group above its rating, and since when without a break.
+    struct HotGroup: Sendable {
+        var group: GroupID
+        var since: Instant
+    }
+
+    /// What a refusal is about.
+    enum Subject: Hashable, Sendable {
+        case group(GroupID)
+        case shard(ShardID)
+        case node(NodeID)
+        case cluster
+    }
+
+    /// A boundary between two shards that a split has made.
+    struct Seam: Hashable, Sendable {
+        var lower: ShardID
+        var upper: ShardID
+    }
+
+    struct Refusal: Sendable {
+        var rule: RuleName
+        var subject: Subject
+        var at: Instant
+    }
+
+    /// The next look of all rules.
+    var checkAt: Instant = .origin
+    /// Settings in the store that are not allowed, for the decision log.
+    var objections: [String] = []
+    /// What shards have been through, for those that any operation has worked on.
+    var histories = SortedRecords<ShardID, ShardHistory>()
+    /// The histories have changed since `seams` were found.
+    var isOrderOld = true
+    /// When each node's newest load report came.
+    var loadedAt = SortedRecords<NodeID, Instant>()
+    var hot = SortedRecords<GroupID, HotGroup>()
+    /// Shards above `split.bytes`, sorted.
+    var large: [ShardID] = []
+    var hotKeys: [HotKey] = []
+    /// In order of tables and keys; found anew when `isOrderOld`.
+    var seams: [Seam] = []
+    /// The seam that was looked at last.
+    var seamCursor = 0
+    /// Since when the two sides of a seam are cold without a break, by the upper shard.
+    var cold = SortedRecords<ShardID, Instant>()
+    var rebalanceAt: Instant = .origin
+    var bytesLookAt: Instant = .origin
+    /// Since when the load of the groups is far apart.
+    var unevenSince: Instant?
+    /// What was refused in the last minute, oldest first.
+    var refusals: [Refusal] = []
+}

@@ -1,0 +1,80 @@
+// Work that may block, off the loop: reading, writing and encoding snapshots.
+
+import EventLoop
+import KVBase
+
+/// Runs jobs one after the other, each on a thread of its own, and calls back on the loop. Made and
+/// used on the loop's thread. Snapshots are rare and at most a few wait, so no thread is kept.
+final class BackgroundJobs {
+    typealias Outcome = Result<any Sendable, DatabaseError>
+
+    private struct Job {
+        var name: String
+        var work: @Sendable () -> Outcome
+        var completion: (Outcome) -> Void
+    }
+
+    private var queue: [Job] = []
+    private var thread: NamedThread?
+    private let mailbox: Mailbox<Outcome>
+
+    init(_ loop: EventLoop) {
+        var finish: (Outcome) -> Void = { _ in }
+        mailbox = loop.makeMailbox(capacity: 1) { for outcome in $0 { finish(outcome) } }
+        finish = { [unowned self] in ended($0) }
+    }
+
+    /// `completion` is called on the loop, unless the loop ends before.
+    func run<Value: Sendable>(
+        _ name: String, _ work: @escaping @Sendable () throws(DatabaseError) -> Value,
+        _ completion: @escaping (Result<Value, DatabaseError>) -> Void
+    ) {
+        queue.append(
+            Job(
+                name: name,
+                work: {
+                    do throws(DatabaseError) { return .success(try work()) } catch {
+                        return .failure(error)
+                    }
+                },
+                completion: { outcome in
+                    switch outcome {
+                    case .failure(let error): completion(.failure(error))
+                    case .success(let value):
+                        guard let typed = value as? Value else {
+                            preconditionFailure("a job's outcome is its own")
+                        }
+                        completion(.success(typed))
+                    }
+                }))
+        start()
+    }
+
+    /// Waits for the job under way; the others are dropped.
+    func close() {
+        queue.removeAll()
+        thread?.join()
+        thread = nil
+    }
+
+    private func start() {
+        guard thread == nil, let job = queue.first else { return }
+        let mailbox = mailbox
+        let work = job.work
+        do throws(DatabaseError) {
+            thread = try NamedThread(name: job.name) { _ = mailbox.post(work()) }
+        } catch {
+            queue.removeFirst()
+            job.completion(.failure(error))
+        }
+    }
+
+    private func ended(_ outcome: Outcome) {
+        guard let running = thread, !queue.isEmpty else { return }
+        running.join()
+        thread = nil
+        let job = queue.removeFirst()
+        job.completion(outcome)
+        start()
+    }
+}

@@ -1,0 +1,191 @@
+// What wants an operator's eye.
+
+import ControllerCore
+import KVBase
+import ShardCore
+
+struct FindingView: Encodable {
+    /// Never given to another kind of finding.
+    var code: String
+    /// `critical`, `warning`, or `notice`: nothing is wrong, but somebody may want to act.
+    var severity: String
+    var text: String
+    /// What to do.
+    var advice: String
+    /// The page about findings of this code, in the repository.
+    var runbook: String
+
+    init(code: String, severity: String, text: String, advice: String) {
+        self.code = code
+        self.severity = severity
+        self.text = text
+        self.advice = advice
+        runbook = "Runbooks/\(code).md"
+    }
+}
+
+struct DoctorView: Encodable {
+    /// `healthy` with notices only.
+    var verdict: String
+    var findings: [FindingView]
+}
+
+extension ClusterViews {
+    /// Everything that wants an operator's eye, the worst first, each with what to do.
+    func examine() -> DoctorView {
+        var findings: [FindingView] = []
+        func add(_ code: String, _ severity: String, _ text: String, _ advice: String) {
+            findings.append(
+                FindingView(code: code, severity: severity, text: text, advice: advice))
+        }
+        if controller.groups.isEmpty {
+            add(
+                "RK001", "critical", "no groups yet",
+                "start \(controller.settings.replicasDefault) nodes that are not spares")
+        }
+        for group in controller.groups.elements {
+            let id = group.record.id
+            switch group.health(in: controller) {
+            case .healthy: break
+            case .unavailable:
+                let lost = group.record.placements
+                    .filter { controller.nodes[$0.node]?.isLive != true }
+                add(
+                    "RK010", "critical", "group \(id) has no serving leader",
+                    lost.isEmpty
+                        ? "an election is under way: look again in a second"
+                        : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
+            case .underReplicated:
+                let running = controller.openOperations.first {
+                    $0.record.group == id && $0.record.kind == .replaceReplica
+                }
+                add(
+                    "RK011", "warning", "group \(id) lacks a replica",
+                    running.map {
+                        "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
+                    }
+                        ?? "start the node that is down, or: kvctl replace NODE")
+            }
+        }
+        for node in controller.nodes.elements where node.health != .up {
+            guard node.replicas > 0 || !node.record.name.contains("~") else { continue }
+            let silence = (now - node.lastHeard).count / 1_000_000_000
+            add(
+                "RK020", "warning",
+                "node \(node.record.name) is \(node.stateName), silent for \(silence) s, and holds "
+                    + "\(node.replicas) replicas",
+                node.replicas == 0
+                    ? "start it again, or leave it"
+                    : "start it again, or: kvctl "
+                        + "replace \(node.record.name)")
+        }
+        for node in controller.nodes.elements {
+            for disk in node.disks where disk.state != .healthy {
+                add(
+                    "RK021", "warning",
+                    "disk \(disk.path) of node \(node.record.name) is \(disk.state)",
+                    "kvctl replace \(node.record.name), then change the disk")
+            }
+            for disk in node.disks
+            where disk.totalBytes > 0 && disk.freeBytes < disk.totalBytes / 20 {
+                add(
+                    "RK022", "warning",
+                    "disk \(disk.path) of node \(node.record.name) is "
+                        + "\(100 - disk.freeBytes * 100 / disk.totalBytes) % full",
+                    "free space there, or: kvctl drain \(node.record.name)")
+            }
+        }
+        let nodes = controller.nodes.elements
+        if nodes.count(where: \.isLive) > 0,
+            !nodes.contains(where: { $0.isLive && !$0.isHeld && $0.replicas == 0 })
+        {
+            add(
+                "RK030", "warning", "no live spare: nothing can take over from a node that fails",
+                "start a node with spare = true")
+        }
+        if controller.mode(of: .repair) == .off {
+            add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")
+        }
+        findings += operationFindings()
+        for hot in controller.hotKeys {
+            guard let table = controller.tables[hot.table] else { continue }
+            add(
+                "RK050", "notice",
+                "the key \(routedKey(hot.key, table)) of table \(table.name) takes \(hot.percent) % of "
+                    + "\(hot.operations) requests/s to shard \(hot.shard) in group \(hot.group)",
+                "no split spreads one key: change how clients use it, or give it a group with few "
+                    + "others: kvctl move \(hot.shard)")
+        }
+        let order = ["critical", "warning", "notice"]
+        findings = order.flatMap { severity in findings.filter { $0.severity == severity } }
+        let verdict =
+            findings.contains { $0.severity == "critical" }
+            ? "unavailable"
+            : findings.contains { $0.severity == "warning" } ? "degraded" : "healthy"
+        return DoctorView(verdict: verdict, findings: findings)
+    }
+
+    private func operationFindings() -> [FindingView] {
+        var findings: [FindingView] = []
+        var proposals: [OperationID] = []
+        for operation in controller.openOperations {
+            let record = operation.record
+            let show = "kvctl ops show \(record.id)"
+            if record.step == .proposed {
+                proposals.append(record.id)
+            } else if record.isPaused, record.step == .verifying, let shard = record.work?.moving,
+                differs(shard)
+            {
+                findings.append(
+                    FindingView(
+                        code: "RK042", severity: "critical",
+                        text: "operation \(record.id) is stopped: \(record.outcome)",
+                        advice:
+                            "keep both groups as they are and find the replica that is wrong; go "
+                            + "back with: kvctl ops cancel \(record.id)"))
+            } else if record.isPaused {
+                findings.append(
+                    FindingView(
+                        code: "RK041", severity: "warning",
+                        text: "operation \(record.id) (\(record.kind)) is paused in the step "
+                            + "\(record.step)",
+                        advice: "kvctl ops resume \(record.id), or: kvctl ops cancel \(record.id)"))
+            } else if !operation.note.isEmpty, record.work == nil || isLasting(record) {
+                findings.append(
+                    FindingView(
+                        code: "RK040", severity: "warning",
+                        text: "operation \(record.id) waits: \(operation.note)", advice: show))
+            }
+        }
+        if let first = proposals.first {
+            let list = proposals.prefix(10).map { "\($0)" }.joined(separator: ", ")
+            let rest = proposals.count > 10 ? " and \(proposals.count - 10) more" : ""
+            findings.append(
+                FindingView(
+                    code: "RK043", severity: "notice",
+                    text:
+                        "proposals wait for an operator: operation\(proposals.count == 1 ? "" : "s") "
+                        + list + rest,
+                    advice:
+                        "kvctl ops show \(first), then kvctl apply \(first) or kvctl ops cancel "
+                        + "\(first)"))
+        }
+        return findings
+    }
+
+    /// Steps of operations on shards wait a moment for many things; that is no news.
+    private func isLasting(_ record: OperationRecord) -> Bool {
+        wallClock > record.changedAt + 5_000
+    }
+
+    /// Whether replicas reported different digests of the shard at one place of one log.
+    private func differs(_ shard: ShardID) -> Bool {
+        let digests = controller.digests[shard] ?? []
+        return digests.contains { one in
+            digests.contains { other in
+                (one.group, one.epoch, one.index) == (other.group, other.epoch, other.index)
+                    && (one.digest, one.records) != (other.digest, other.records)
+            }
+        }
+    }
+}

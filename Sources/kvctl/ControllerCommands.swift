@@ -1,0 +1,132 @@
+// `controller list|add|remove`: who keeps the metadata.
+
+import OperatorClient
+
+extension Command {
+    private static let membershipFlags: [Flag] = [
+        .toggle("no-wait", "return when the change is stored, not when it is done")
+    ]
+
+    static let controllerCommands: [Command] = [
+        Command(
+            path: ["controller", "list"], summary: "the controllers, who leads and who answers",
+            details: """
+                Asks every controller that the flags name, so it tells something when no majority answers too.
+                Exits 5 when none of them acts.
+                """,
+            examples: ["controller list --dir /tmp/rk"], run: listControllers),
+        Command(
+            path: ["controller", "add"], summary: "make a running, empty controller a member",
+            details: """
+                It must run with an empty data directory and with --peers that name it and the members; \
+                it gets the
+                metadata first and votes when it has caught up.
+                """,
+            positionals: [Positional(name: "NAME"), Positional(name: "HOST:PORT")],
+            flags: membershipFlags,
+            examples: ["controller add controller-4 127.0.0.1:7326 --dir /tmp/rk"],
+            run: addController),
+        Command(
+            path: ["controller", "remove"], summary: "take a controller out, dead or alive",
+            details: """
+                Refused when the others would have no majority that answers. The removed one may come back \
+                with an
+                empty data directory only.
+                """,
+            positionals: [Positional(name: "NAME", kind: .daemon)], flags: membershipFlags,
+            examples: ["controller remove controller-2 --dir /tmp/rk"], run: removeController),
+    ]
+
+    private static func listControllers(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let cluster = try Cluster(invocation)
+        let timeout = try invocation.requestTimeout()
+        var answers: [JSONValue] = []
+        for address in cluster.controllers.addresses {
+            let answer: JSONValue
+            do throws(ClientError) {
+                answer = try ControllerClient(addresses: [address]).call(
+                    "controller.list", deadline: Deadline(seconds: min(timeout, 2)))
+            } catch {
+                answer = ["rpc": .string(address), "error": .string(error.message)]
+            }
+            answers.append(answer)
+        }
+        let acting = answers.first { $0["acting"].bool == true }
+        // Without an acting one, the view of whoever has heard most.
+        let best =
+            acting
+            ?? answers.max { ($0["applied"].int ?? -1) < ($1["applied"].int ?? -1) } ?? .null
+        if invocation.wantsJSON {
+            let document: JSONValue = [
+                "controllers": .array(best["controllers"].elements), "answers": .array(answers),
+            ]
+            Terminal.data(document.encoded(pretty: true))
+        } else {
+            let palette = Palette(invocation)
+            for line in StatusReport.controllers(best["controllers"].elements, palette) {
+                Terminal.data(line)
+            }
+            for answer in answers {
+                if let error = answer["error"].string {
+                    Terminal.data("\(answer["rpc"].text): \(error)")
+                } else if acting == nil {
+                    Terminal.data(
+                        "\(answer["name"].text): \(answer["role"].text) in term "
+                            + "\(answer["term"].text), leader \(answer["leader"].string ?? "unknown")"
+                    )
+                }
+            }
+            if acting == nil { Terminal.say("no controller acts: a majority must answer") }
+        }
+        return acting == nil ? .unhealthy : .ok
+    }
+
+    private static func addController(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let name = invocation.positionals[0]
+        let arguments: JSONValue = [
+            "name": .string(name), "address": .string(invocation.positionals[1]),
+        ]
+        return try change("controller.add", arguments, invocation) { controllers in
+            controllers.first { $0["name"].string == name }?["state"].string == "member"
+        }
+    }
+
+    private static func removeController(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let name = invocation.positionals[0]
+        return try change("controller.remove", ["name": .string(name)], invocation) { controllers in
+            !controllers.contains { $0["name"].string == name }
+        }
+    }
+
+    /// Has the change stored and waits until `isDone` of what the acting controller lists.
+    private static func change(
+        _ verb: String, _ arguments: JSONValue, _ invocation: Invocation,
+        until isDone: ([JSONValue]) -> Bool
+    ) throws(Failure) -> ExitCode {
+        let cluster = try Cluster(invocation)
+        var controllers = try cluster.call(verb, arguments)["controllers"].elements
+        let signals = SignalWatch()
+        let patience = Deadline(seconds: 30)
+        while !isDone(controllers), !invocation.has("no-wait") {
+            guard !patience.hasPassed else {
+                throw Failure(
+                    .timeout,
+                    "the change is stored and not done after 30 s; see: kvctl controller list")
+            }
+            if signals.waitForStop(milliseconds: 100) { break }
+            // The acting one may be the one that leaves.
+            if let answer = try? cluster.call("status") {
+                controllers = answer["controllers"].elements
+            }
+        }
+        if invocation.wantsJSON {
+            let document: JSONValue = ["controllers": .array(controllers)]
+            Terminal.data(document.encoded(pretty: true))
+        } else {
+            for line in StatusReport.controllers(controllers, Palette(invocation)) {
+                Terminal.data(line)
+            }
+        }
+        return .ok
+    }
+}
