@@ -68,7 +68,8 @@ let package = Package(
             "MetadataStore",
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
         library("Compression", ["KVBase", "CZstd"]),
-        library("ObjectStore", ["KVBase", "CCurl"]),
+        library("HTTPClient", ["KVBase", "CCurl"]),
+        library("ObjectStore", ["KVBase", "HTTPClient"]),
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
@@ -140,6 +141,7 @@ let package = Package(
         tests(
             "MetadataStoreTests",
             ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+        tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",

@@ -20,8 +20,8 @@ enum LayerTable {
             name: "parts",
             targets: [
                 "Checksum", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
-                "WireProtocol", "RESP", "MetadataStore", "Compression", "ObjectStore",
-                "MetadataBackup",
+                "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
+                "ObjectStore", "MetadataBackup",
             ]),
         Layer(
             name: "shells",
@@ -41,7 +41,7 @@ enum LayerTable {
     static let ownerOfCModule = [
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
-        "CINIH": "Configuration", "CZstd": "Compression", "CCurl": "ObjectStore",
+        "CINIH": "Configuration", "CZstd": "Compression", "CCurl": "HTTPClient",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.
