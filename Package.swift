@@ -99,8 +99,8 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "Configuration", "SystemdSupport",
+                "ReplicatedLog", "MetadataStore", "ObjectStore", "MetadataBackup", "WireProtocol",
+                "EventLoop", "RPC", "Metrics", "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -108,7 +108,12 @@ let package = Package(
         program("kvnode", ["NodeRuntime"]),
         program("kvrouter", ["RouterRuntime"]),
         program("kvcontrollerd", ["ControllerRuntime"]),
-        program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
+        program(
+            "kvctl",
+            [
+                "KVBase", "ShardCore", "ControllerCore", "MetadataCore", "WireProtocol", "RESP",
+                "MetadataStore", "ObjectStore", "MetadataBackup", "OperatorClient",
+            ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",

@@ -24,7 +24,9 @@ extension ControllerServer {
         }
         let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            if request.verb == "apply" {
+            if Self.backupVerbs.contains(request.verb) {
+                try serveBackup(request, token, session)
+            } else if request.verb == "apply" {
                 try apply(try plan(in: bytes), views, token, session)
             } else {
                 try serve(request, views, token, session)
@@ -99,7 +101,7 @@ extension ControllerServer {
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs)
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs + Self.backupVerbs)
                     .joined(separator: ", "))
         }
     }
