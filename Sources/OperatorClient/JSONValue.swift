@@ -108,7 +108,8 @@ extension JSONValue {
 
     /// What `value` is encoded as; null when it cannot be.
     public init(encoding value: some Encodable) {
-        self = (try? JSONEncoder().encode(value)).flatMap { JSONValue(parsing: [UInt8]($0)) } ?? .null
+        self =
+            (try? JSONEncoder().encode(value)).flatMap { JSONValue(parsing: [UInt8]($0)) } ?? .null
     }
 
     /// The document as text, object keys sorted.
