@@ -46,6 +46,8 @@ let package = Package(
         system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
         // Source of this repository: one text, which is written into finished programs.
         .target(name: "CRevision", path: "Sources/C/CRevision"),
+        system("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
+        system("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
 
         // Base
         library("KVBase"),
@@ -70,6 +72,10 @@ let package = Package(
         library(
             "MetadataStore",
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
+        library("Compression", ["KVBase", "CZstd"]),
+        library("HTTPClient", ["KVBase", "CCurl"]),
+        library("ObjectStore", ["KVBase", "HTTPClient"]),
+        library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
@@ -101,8 +107,9 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "Digest", "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC",
-                "Metrics", "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "ObjectStore", "MetadataBackup",
+                "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon", "AdminHTTP",
+                "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -110,7 +117,12 @@ let package = Package(
         program("kvnode", ["NodeRuntime"]),
         program("kvrouter", ["RouterRuntime"]),
         program("kvcontrollerd", ["ControllerRuntime"]),
-        program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
+        program(
+            "kvctl",
+            [
+                "KVBase", "ShardCore", "ControllerCore", "MetadataCore", "WireProtocol", "RESP",
+                "MetadataStore", "ObjectStore", "MetadataBackup", "OperatorClient",
+            ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
@@ -143,6 +155,8 @@ let package = Package(
         tests(
             "MetadataStoreTests",
             ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+        tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
+        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",
             [

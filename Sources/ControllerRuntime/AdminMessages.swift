@@ -28,6 +28,8 @@ struct AdminRequest: Decodable {
         var dryRun: Bool?
         var limit: Int?
         var address: String?
+        /// Of work on the backup.
+        var job: UInt64?
     }
 
     var verb: String

@@ -25,7 +25,10 @@ extension ControllerServer {
         }
         let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            if request.verb == "apply" {
+            if Self.backupVerbs.contains(request.verb) {
+                try serveBackup(request, token, session)
+                auditAnswer(nil, token, of: session.id, done: "started")
+            } else if request.verb == "apply" {
                 try apply(try plan(in: bytes), views, token, session)
             } else {
                 try serve(request, views, token, session)
@@ -103,7 +106,8 @@ extension ControllerServer {
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs + Self.auditVerbs)
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs + Self.auditVerbs
+                    + Self.backupVerbs)
                     .joined(separator: ", "))
         }
     }

@@ -115,6 +115,10 @@ extension ControllerServer {
             findings.append(finding)
             if verdict == "healthy" { verdict = "degraded" }
         }
+        if let finding = backupFinding() {
+            findings.append(finding.text)
+            if verdict == "healthy" { verdict = "degraded" }
+        }
         return (verdict, findings)
     }
 

@@ -40,6 +40,8 @@ final class ControllerServer: LoopService {
     private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
     let quorum: QuorumNode
+    /// Nil when no backup is asked for.
+    private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     private let transport: RPCTransport
@@ -63,7 +65,8 @@ final class ControllerServer: LoopService {
     /// `onFailure` is told once why this process can act no more.
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
-        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, pages: ControllerPages,
+        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, backupMetrics: BackupMetrics,
+        pages: ControllerPages,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
@@ -89,6 +92,13 @@ final class ControllerServer: LoopService {
         hello = { [unowned self] in self.hello() }
         quorum.onChange = { [unowned self] in quorumChanged() }
         quorum.onFailure = { [unowned self] in fail($0) }
+        if let wanted = settings.backup {
+            let service = try BackupService(
+                to: wanted.destination, settings: wanted.settings, loop: loop, log: log,
+                metrics: backupMetrics
+            ) { [unowned self] in receive($0) }
+            backup = BackupKeeper(service, loop)
+        }
     }
 
     /// Joins the metadata group, and listens.
@@ -125,6 +135,8 @@ final class ControllerServer: LoopService {
     }
 
     func close() {
+        backup?.service.close()
+        backup?.threads.close()
         jobs.close()
         quorum.close()
     }
@@ -203,6 +215,7 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = .none
         controller = nil
+        stopBackup()
         auditBook = AuditBook()
         metrics.standDown()
         log.notice(
@@ -253,6 +266,7 @@ final class ControllerServer: LoopService {
                 [LogField("term", term), LogField("after_ms", took.count / 1_000_000)],
                 event: .controllerActs)
             for session in sessions.values { session.stands(standing) }
+            startBackup()
         case .standBy(let holder):
             resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
         case .resign(let error): resigned(error)

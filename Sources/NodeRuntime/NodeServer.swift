@@ -63,6 +63,8 @@ final class NodeServer: LoopService {
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
     private(set) var map = ClusterMap()
+    /// What the newest map said of nodes and tables; kept over restarts.
+    var book = AddressBook()
     /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
@@ -234,6 +236,9 @@ final class NodeServer: LoopService {
     }
 
     func replica(_ group: GroupID) -> GroupReplica? { replicas[group] }
+
+    /// A controller that acts has taken this node in.
+    var isControlled: Bool { controllers.contains(where: \.isRegistered) }
 
     // MARK: The turn
 
@@ -484,13 +489,15 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes =
+        let touchesBook =
             (update.isFull && update.isLast)
             || update.changes.contains {
-                if case .node = $0 { return true }
-                return false
+                switch $0 {
+                case .node, .nodeRemoved, .table, .tableRemoved: true
+                default: false
+                }
             }
-        if touchesNodes { writeAddressBook() }
+        if touchesBook { writeAddressBook() }
         return true
     }
 

@@ -20,7 +20,8 @@ enum LayerTable {
             name: "parts",
             targets: [
                 "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
-                "WireProtocol", "RESP", "MetadataStore",
+                "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
+                "ObjectStore", "MetadataBackup",
             ]),
         Layer(
             name: "shells",
@@ -41,7 +42,7 @@ enum LayerTable {
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
         "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
-        "CRevision": "Daemon",
+        "CRevision": "Daemon", "CZstd": "Compression", "CCurl": "HTTPClient",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.
