@@ -25,14 +25,15 @@ public enum RouterMain {
             "clients.max", .integer(1...1_000_000), default: "10000",
             help: "Most client connections; one more is answered with an error and closed."),
         Setting(
-            "auth.password", .string,
+            "auth.password", .string, secret: true,
             help: "Password of the user `default`; without it clients need none."),
     ]
 
     /// Runs the daemon; never returns.
     public static func run() -> Never {
         let daemon = DaemonContext.start(
-            name: "kvrouter", summary: "The request manager of Rangekeeper.", settings: settings)
+            name: "kvrouter", summary: "The request manager of Rangekeeper.", settings: settings
+        ) { (settings) throws(DatabaseError) in _ = try RouterOptions(settings, adminPort: nil) }
         let log = daemon.log.component("router")
         let status = RouterStatus()
         do throws(DatabaseError) {
@@ -40,7 +41,11 @@ public enum RouterMain {
             daemon.addReadinessCheck("map") { status.current.problems.first }
             let adminPort = try daemon.startAdmin()
             var options = try RouterOptions(daemon.settings, adminPort: adminPort)
-            let inherited = ServiceManager.takeListeningSockets()
+            let inherited = ServiceManager.listeningSockets
+            guard inherited.count <= 1 else {
+                throw DatabaseError(
+                    .invalidRequest, "systemd handed over \(inherited.count) sockets, not one")
+            }
             options.inheritedSocket = inherited.first?.descriptor
             options.upstreamDurations = RouterMetrics.upstreamDurations(in: daemon.metrics)
             options.requestDurations = RouterMetrics.requestDurations(in: daemon.metrics)
@@ -52,9 +57,9 @@ public enum RouterMain {
                 return router
             }
         } catch {
-            daemon.fail(error.message)
+            daemon.fail(error)
         }
-        daemon.ready(status: "serving")
+        daemon.ready { status.current.sentence }
         daemon.runUntilStopped()
     }
 }
