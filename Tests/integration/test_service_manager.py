@@ -259,7 +259,7 @@ class Listening:
         since = len(self.manager.messages)
         process = subprocess.Popen(
             # The environment must name the process that gets the socket, as number 3.
-            ["/bin/sh", "-c", f'LISTEN_PID=$$ exec "$@" 3<&{number}', "sh", BINARIES / "kvrouter",
+            ["/bin/bash", "-c", f'LISTEN_PID=$$ exec "$@" 3<&{number}', "bash", BINARIES / "kvrouter",
              f"--controllers=127.0.0.1:{self.fake.port}", "--request-deadline=2s"],
             env=os.environ | {"LISTEN_FDS": "1", "LISTEN_FDNAMES": "resp",
                               "NOTIFY_SOCKET": self.manager.path},
@@ -270,8 +270,9 @@ class Listening:
 
 @pytest.fixture
 def fake():
-    with FakeCluster() as fake:
-        yield fake
+    cluster = FakeCluster()
+    yield cluster
+    cluster.close()
 
 
 def end(process):
