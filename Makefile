@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
     libisal-dev libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools \
     curl python3 python3-venv systemd-container debhelper chrpath lintian man-db \
-    bash-completion zsh
+    bash-completion zsh prometheus
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built
@@ -86,7 +86,7 @@ format: ## format all Swift sources in place
 
 .PHONY: playground
 playground: deps build ## a whole cluster on this machine, in the foreground, under ./playground
-	exec .build/release/kvctl playground up --dir playground
+	exec .build/release/kvctl playground up --dir playground --with-prometheus
 
 .PHONY: sim
 sim: ## the simulator; ARGS="..." goes to kvsim
