@@ -42,9 +42,12 @@ let package = Package(
         system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+        system("COpenSSL", pkgConfig: "libcrypto", apt: "libssl-dev"),
         system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
         // Source of this repository: one text, which is written into finished programs.
         .target(name: "CRevision", path: "Sources/C/CRevision"),
+        system("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
+        system("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
 
         // Base
         library("KVBase"),
@@ -59,6 +62,7 @@ let package = Package(
 
         // Parts
         library("Checksum", ["KVBase", "CISAL"]),
+        library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
         library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
         library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB"]),
@@ -68,6 +72,10 @@ let package = Package(
         library(
             "MetadataStore",
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
+        library("Compression", ["KVBase", "CZstd"]),
+        library("HTTPClient", ["KVBase", "CCurl"]),
+        library("ObjectStore", ["KVBase", "HTTPClient"]),
+        library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
@@ -99,8 +107,9 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "ObjectStore", "MetadataBackup",
+                "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon", "AdminHTTP",
+                "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -108,7 +117,12 @@ let package = Package(
         program("kvnode", ["NodeRuntime"]),
         program("kvrouter", ["RouterRuntime"]),
         program("kvcontrollerd", ["ControllerRuntime"]),
-        program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
+        program(
+            "kvctl",
+            [
+                "KVBase", "ShardCore", "ControllerCore", "MetadataCore", "WireProtocol", "RESP",
+                "MetadataStore", "ObjectStore", "MetadataBackup", "OperatorClient",
+            ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
@@ -133,7 +147,7 @@ let package = Package(
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
         tests(
             "ControllerCoreTests",
-            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore", "Digest"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
@@ -141,6 +155,8 @@ let package = Package(
         tests(
             "MetadataStoreTests",
             ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+        tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
+        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",
             [

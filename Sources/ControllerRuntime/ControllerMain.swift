@@ -6,8 +6,10 @@ import Daemon
 import EventLoop
 import Glibc
 import KVBase
+import MetadataBackup
 import MetadataCore
 import Metrics
+import ObjectStore
 import SystemdSupport
 
 public enum ControllerMain {
@@ -45,20 +47,40 @@ public enum ControllerMain {
         Setting(
             "ill.after", .duration(.seconds(1)...(.seconds(86_400))), default: "30s",
             help: "How long a node or disk answers late before its replicas are replaced."),
+        Setting(
+            "backup.to", .string,
+            help:
+                "Where the metadata is backed up to, without pause: a directory, or "
+                + "s3://BUCKET/PREFIX?endpoint=URL&region=NAME&ca=FILE. The same for all controllers."
+        ),
+        Setting(
+            "backup.credentials", .path,
+            help:
+                "File with aws_access_key_id and aws_secret_access_key; without it "
+                + "$CREDENTIALS_DIRECTORY/backup, then the environment."),
+        Setting(
+            "backup.snapshot.every", .duration(.seconds(10)...(.seconds(30 * 86_400))),
+            default: "1h", help: "Time between two full snapshots in the backup."),
+        Setting(
+            "backup.keep", .duration(.seconds(60)...(.seconds(3_650 * 86_400))),
+            default: "7d", help: "States of this time can be restored; older ones are deleted."),
     ]
 
     /// Runs the daemon; never returns.
     public static func run() -> Never {
         let daemon = DaemonContext.start(
             name: "kvcontrollerd", summary: "The metadata store and controller of Rangekeeper.",
-            settings: settings)
+            settings: settings
+        ) { (settings) throws(DatabaseError) in _ = try ControllerServerSettings(settings) }
         let log = daemon.log.component("controller")
         let metrics = ControllerMetrics(daemon.metrics)
         let quorumMetrics = QuorumMetrics(daemon.metrics)
         let pages = ControllerPages()
         pages.add(to: daemon)
+        let backupMetrics = BackupMetrics(daemon.metrics)
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
+            try createDirectory(daemon.settings.string("data"))
             daemon.addReadinessCheck("controller") {
                 // A standby is ready to take over: it knows who leads.
                 metrics.isServing.value == 1 || metrics.hasLeader.value == 1
@@ -68,18 +90,32 @@ public enum ControllerMain {
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try ControllerServer(
                     settings: own, loop: loop, log: log, metrics: metrics,
-                    quorumMetrics: quorumMetrics, pages: pages
+                    quorumMetrics: quorumMetrics, backupMetrics: backupMetrics, pages: pages
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }
                 try server.start()
                 return server
             }
+            daemon.watchOnLoop("reconcile") { UInt64(metrics.lastTick.value) }
         } catch {
             daemon.fail(error)
         }
-        daemon.ready(status: "serving")
+        daemon.ready { metrics.sentence(quorumMetrics) }
         daemon.runUntilStopped()
+    }
+
+    private static func createDirectory(_ path: String) throws(DatabaseError) {
+        var built = path.hasPrefix("/") ? "/" : ""
+        for part in path.split(separator: "/") {
+            built += part
+            guard mkdir(built, 0o750) == 0 || errno == EEXIST else {
+                throw DatabaseError(
+                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))"
+                )
+            }
+            built += "/"
+        }
     }
 }
 
@@ -90,6 +126,13 @@ struct ControllerServerSettings: Sendable {
     var rpcAddress: SocketAddress
     /// Empty when there is no admin HTTP.
     var adminAddress: String
+    /// Nil when no backup is asked for.
+    var backup: Backup?
+
+    struct Backup: Sendable {
+        var destination: any ObjectStore
+        var settings: BackupSettings
+    }
 }
 
 extension ControllerServerSettings {
@@ -111,8 +154,17 @@ extension ControllerServerSettings {
         }
         rpcAddress = address
         adminAddress = settings.optionalString("listen.admin") ?? ""
+        if let place = settings.optionalString("backup.to") {
+            var wanted = BackupSettings()
+            wanted.snapshotEvery = settings.duration("backup.snapshot.every").count / 1_000_000
+            wanted.keep = settings.duration("backup.keep").count / 1_000_000
+            backup = Backup(
+                destination: try ObjectStoreLocation.open(
+                    place, credentials: settings.optionalString("backup.credentials"),
+                    creates: true),
+                settings: wanted)
+        }
         let data = settings.string("data")
-        try Self.createDirectory(data)
         let peers = try Self.peers(settings.list("peers"))
         let name = core.name
         let own = peers.first { $0.name == name }
@@ -147,18 +199,5 @@ extension ControllerServerSettings {
                 .invalidRequest, "peers names 1, 3 or 5 controllers, not \(peers.count)")
         }
         return peers
-    }
-
-    private static func createDirectory(_ path: String) throws(DatabaseError) {
-        var built = path.hasPrefix("/") ? "/" : ""
-        for part in path.split(separator: "/") {
-            built += part
-            guard mkdir(built, 0o750) == 0 || errno == EEXIST else {
-                throw DatabaseError(
-                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))"
-                )
-            }
-            built += "/"
-        }
     }
 }

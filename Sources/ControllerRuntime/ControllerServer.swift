@@ -40,6 +40,8 @@ final class ControllerServer: LoopService {
     private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
     let quorum: QuorumNode
+    /// Nil when no backup is asked for.
+    private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     private let transport: RPCTransport
@@ -52,6 +54,7 @@ final class ControllerServer: LoopService {
     private var attemptTerm = Term.none
     private var leadsSince = Instant.origin
     private var requesters: [RequestID: Requester] = [:]
+    var auditBook = AuditBook()
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
     private var requestsIssued: UInt64 = 0
@@ -62,7 +65,8 @@ final class ControllerServer: LoopService {
     /// `onFailure` is told once why this process can act no more.
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
-        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, pages: ControllerPages,
+        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, backupMetrics: BackupMetrics,
+        pages: ControllerPages,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
@@ -81,10 +85,20 @@ final class ControllerServer: LoopService {
             settings: settings.quorum, loop: loop, transport: transport, log: log,
             metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
         let quorum = quorum
-        endTurn = { quorum.endTurn() }
+        endTurn = { [unowned self] in
+            storeAudit()
+            quorum.endTurn()
+        }
         hello = { [unowned self] in self.hello() }
         quorum.onChange = { [unowned self] in quorumChanged() }
         quorum.onFailure = { [unowned self] in fail($0) }
+        if let wanted = settings.backup {
+            let service = try BackupService(
+                to: wanted.destination, settings: wanted.settings, loop: loop, log: log,
+                metrics: backupMetrics
+            ) { [unowned self] in receive($0) }
+            backup = BackupKeeper(service, loop)
+        }
     }
 
     /// Joins the metadata group, and listens.
@@ -121,6 +135,8 @@ final class ControllerServer: LoopService {
     }
 
     func close() {
+        backup?.service.close()
+        backup?.threads.close()
         jobs.close()
         quorum.close()
     }
@@ -199,6 +215,8 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = .none
         controller = nil
+        stopBackup()
+        auditBook = AuditBook()
         metrics.standDown()
         log.notice(
             "stands by", [LogField("reason", reason.message)], event: .controllerStandsBy)
@@ -248,6 +266,7 @@ final class ControllerServer: LoopService {
                 [LogField("term", term), LogField("after_ms", took.count / 1_000_000)],
                 event: .controllerActs)
             for session in sessions.values { session.stands(standing) }
+            startBackup()
         case .standBy(let holder):
             resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
         case .resign(let error): resigned(error)
@@ -261,9 +280,10 @@ final class ControllerServer: LoopService {
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):
-            guard case .operation(let id, let token) = requesters.removeValue(forKey: request),
-                let session = sessions[id]
+            guard case .operation(let id, let token) = requesters.removeValue(forKey: request)
             else { return }
+            auditAnswer(result, token, of: id)
+            guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
         case .decided(let text): log.info(text, event: .decision)
@@ -370,6 +390,7 @@ final class ControllerServer: LoopService {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
         }
+        audit(request, token, of: session)
         submit(
             request,
             for: .router(session.id, token: token, isRepeatable: request.isRepeatable), of: session)
@@ -392,10 +413,12 @@ final class ControllerServer: LoopService {
         switch requesters.removeValue(forKey: request) {
         case .router(let id, let token, let isRepeatable):
             let error = isRepeatable ? error : uncertain(error)
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             session.answer(token, error)
         case .tool(let id, let token, let table):
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             adminAnswer(uncertain(error), table: table, token, of: session)

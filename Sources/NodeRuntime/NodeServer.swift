@@ -63,6 +63,8 @@ final class NodeServer: LoopService {
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
     private(set) var map = ClusterMap()
+    /// What the newest map said of nodes and tables; kept over restarts.
+    var book = AddressBook()
     /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
@@ -212,6 +214,7 @@ final class NodeServer: LoopService {
         var leading = replicas.elements.filter { $0.isLeader && $0.bestSuccessor != nil }
         loop.schedule(after: .milliseconds(20), repeating: .milliseconds(20)) { [unowned self] in
             leading.removeAll { !$0.isLeader }
+            publishStatus()
             guard leading.isEmpty || now >= deadline else { return }
             for controller in controllers { controller.close() }
             peers.close()
@@ -234,6 +237,9 @@ final class NodeServer: LoopService {
     }
 
     func replica(_ group: GroupID) -> GroupReplica? { replicas[group] }
+
+    /// A controller that acts has taken this node in.
+    var isControlled: Bool { controllers.contains(where: \.isRegistered) }
 
     // MARK: The turn
 
@@ -282,6 +288,7 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        status.countTick()
         lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {
@@ -484,13 +491,15 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes =
+        let touchesBook =
             (update.isFull && update.isLast)
             || update.changes.contains {
-                if case .node = $0 { return true }
-                return false
+                switch $0 {
+                case .node, .nodeRemoved, .table, .tableRemoved: true
+                default: false
+                }
             }
-        if touchesNodes { writeAddressBook() }
+        if touchesBook { writeAddressBook() }
         return true
     }
 

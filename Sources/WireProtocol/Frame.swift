@@ -41,6 +41,10 @@ public enum FrameKind: UInt8, Sendable {
     /// Node to node: reading records of a shard that moves, and the answer.
     case shardRead = 21
     case shardRecords = 22
+    /// Operators' tool to node: what do you know of the cluster by yourself (no body); the answer is
+    /// one frame with the head of `NodeHoldings`, one for each `ReplicaHolding`, and an empty one.
+    case holdingsRequest = 23
+    case holdings = 24
     /// Controller to node or router: whether it acts, and if not, who does (`ControllerStanding`).
     case standing = 40
     /// Controller to controller: who dials and which replica it means to reach, and the answer of one
