@@ -62,7 +62,7 @@ public final class DaemonContext: Sendable {
         arguments: [String] = CommandLine.arguments
     ) -> DaemonContext {
         let loader = SettingsLoader(
-            program: name, version: version, summary: summary,
+            program: name, version: version + " (\(revision))", summary: summary,
             settings: settings + CommonSettings.all)
         do throws(ConfigurationError) {
             let environment = SettingsLoader.processEnvironment()
