@@ -60,6 +60,8 @@ def results(packages, tmp_path_factory):
 def test_under_systemd(name, results):
     assert name in results, "the container ended before this check"
     assert results[name]["passed"], results[name]["text"]
+    # Figures, for those who ask pytest for them with -rP.
+    print(results[name]["text"])
 
 
 def test_packages_have_no_errors(packages):
