@@ -69,6 +69,8 @@ let package = Package(
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
         library("Compression", ["KVBase", "CZstd"]),
         library("HTTPClient", ["KVBase", "CCurl"]),
+        library(
+            "EtcdMetadata", ["KVBase", "MetadataCore", "MetadataStore", "HTTPClient"]),
         library("ObjectStore", ["KVBase", "HTTPClient"]),
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
@@ -99,8 +101,8 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "Configuration", "SystemdSupport",
+                "ReplicatedLog", "MetadataStore", "EtcdMetadata", "WireProtocol", "EventLoop", "RPC",
+                "Metrics", "Daemon", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -140,7 +142,10 @@ let package = Package(
         tests("RESPTests", ["KVBase", "RESP"]),
         tests(
             "MetadataStoreTests",
-            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+            [
+                "KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore",
+                "EtcdMetadata",
+            ]),
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
