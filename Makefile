@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 # The one list of Debian packages: libraries to build against, tools that the tests use.
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
-    libisal-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools curl python3 python3-venv
+    libisal-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools etcd-server curl python3 python3-venv
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built

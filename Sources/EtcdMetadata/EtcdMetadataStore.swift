@@ -156,6 +156,9 @@ public final class EtcdMetadataStore: MetadataStore {
         return id
     }
 
+    /// Everything submitted has been answered.
+    public var isIdle: Bool { work == nil && waiting.isEmpty && calling == nil }
+
     public func cancel(_ watch: WatchID) { watches.removeAll { $0.id == watch } }
 
     /// The history is this copy's own; etcd's is not touched.
