@@ -31,17 +31,21 @@ public struct Setting: Sendable {
     /// In the form a user would write; nil when the setting has no value unless given.
     public let defaultValue: String?
     public let isRequired: Bool
+    /// The value is never shown, and may also be a credential: the content of the file that is named
+    /// like the setting in the directory `CREDENTIALS_DIRECTORY`.
+    public let isSecret: Bool
     /// One sentence.
     public let help: String
 
     public init(
         _ name: String, _ kind: Kind, default defaultValue: String? = nil, required: Bool = false,
-        help: String
+        secret isSecret: Bool = false, help: String
     ) {
         self.name = name
         self.kind = kind
         self.defaultValue = defaultValue
         isRequired = required
+        self.isSecret = isSecret
         self.help = help
     }
 

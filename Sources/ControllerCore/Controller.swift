@@ -112,6 +112,7 @@ public struct Controller: Sendable {
     public internal(set) var decisions: [Decision] = []
     var newDecisions: [Decision] = []
     var nextDecision: UInt64 = 1
+    public internal(set) var auditHead = AuditHead()
     /// The wall clock as the shell last told it.
     var clock: (at: Instant, milliseconds: UInt64)?
     var repairCheckAt: Instant = .origin
@@ -183,6 +184,7 @@ public struct Controller: Sendable {
         nextOperation = durable.nextOperation
         decisions = durable.decisions
         nextDecision = (decisions.last?.number ?? 0) + 1
+        auditHead = durable.auditHead
         for record in durable.operations {
             var status = OperationStatus(record: record, reachedAt: now)
             status.isStoring = false
@@ -237,6 +239,7 @@ public struct Controller: Sendable {
             handle(request, body, now: now, into: &effects)
         case .operationRequest(let request, let body):
             handle(request, body, now: now, into: &effects)
+        case .audit(let entry): audit(entry, into: &effects)
         case .clock(let milliseconds): clock = (now, milliseconds)
         }
         flush(now: now, into: &effects)

@@ -28,16 +28,18 @@ public final class DaemonContext: Sendable {
     let health: HealthMonitor
     private let arguments: [String]
 
-    private struct State {
+    struct State {
         var settings: Settings
         var stopHandlers: [@Sendable () -> Void] = []
         var adminServer: AdminServer?
+        /// What daemons add to the admin server, by path.
+        var debugPages: [(path: String, page: @Sendable (AdminRequest) -> AdminResponse)] = []
         var isStopping = false
         /// The status line that `ready` gave; nil while starting.
         var readyStatus: String?
     }
 
-    private let state: Mutex<State>
+    let state: Mutex<State>
     private let stopRequest = Latch<StopRequest>()
 
     private struct StopRequest: Sendable {
@@ -77,7 +79,7 @@ public final class DaemonContext: Sendable {
         self.arguments = arguments
         let log = Log(
             program: loader.program, format: CommonSettings.logFormat(settings),
-            level: CommonSettings.logLevel(settings))
+            level: CommonSettings.logLevel(settings), burst: settings.integer("log.burst"))
         self.log = log
         metrics = MetricsRegistry()
         health = HealthMonitor(log: log.component("daemon"))
@@ -110,32 +112,6 @@ public final class DaemonContext: Sendable {
         health.addReadinessCheck(name, check)
     }
 
-    // MARK: Admin HTTP
-
-    /// Starts the admin server at `listen.admin`, if set; returns its port. Early in the start, so
-    /// that a long recovery can be watched.
-    @discardableResult
-    public func startAdmin() throws(DatabaseError) -> UInt16? {
-        guard let text = settings.optionalString("listen.admin"), !text.isEmpty else { return nil }
-        let address = try SocketAddress.parse(text)
-        var handlers: [String: AdminServer.Handler] = [:]
-        let (metrics, health) = (metrics, health)
-        handlers["/metrics"] = { _ in
-            AdminResponse(contentType: MetricsRegistry.contentType, body: metrics.render())
-        }
-        handlers["/livez"] = { _ in health.livePage() }
-        handlers["/readyz"] = { _ in health.readyPage() }
-        let server = try AdminServer(host: address.host, port: address.port, handlers: handlers)
-        let isStopping = state.withLock { state in
-            state.adminServer = server
-            return state.isStopping
-        }
-        if isStopping { server.stop() }
-        log.component("daemon").info(
-            "admin HTTP listens", [LogField("host", address.host), LogField("port", server.port)])
-        return server.port
-    }
-
     // MARK: Life
 
     /// One line for `systemctl status`, while starting or stopping too.
@@ -159,7 +135,8 @@ public final class DaemonContext: Sendable {
         state.withLock { $0.readyStatus = status }
         ServiceManager.ready(status: status)
         log.component("daemon").notice(
-            "ready", [LogField("version", Self.version), LogField("status", status)])
+            "ready", [LogField("version", Self.version), LogField("status", status)],
+            event: .started)
     }
 
     /// Runs `handler` when the daemon stops, on the main thread; the last one registered first.
@@ -179,7 +156,7 @@ public final class DaemonContext: Sendable {
     public func runUntilStopped() -> Never {
         let request = stopRequest.wait()
         let daemonLog = log.component("daemon")
-        daemonLog.notice("stopping", [LogField("reason", request.reason)])
+        daemonLog.notice("stopping", [LogField("reason", request.reason)], event: .stopping)
         ServiceManager.stopping(status: "stopping: \(request.reason)")
         health.end()
         let (handlers, server) = state.withLock { state in
@@ -188,7 +165,7 @@ public final class DaemonContext: Sendable {
         }
         for handler in handlers.reversed() { handler() }
         server?.stop()
-        daemonLog.notice("stopped", [LogField("exit_code", request.exitCode)])
+        daemonLog.notice("stopped", [LogField("exit_code", request.exitCode)], event: .stopped)
         exit(request.exitCode)
     }
 
@@ -204,7 +181,7 @@ public final class DaemonContext: Sendable {
     }
 
     private func fail(_ message: String, exitCode: Int32) -> Never {
-        log.component("daemon").error(message)
+        log.component("daemon").error(message, event: .startFailed)
         ServiceManager.status("failed: \(message)")
         exit(exitCode)
     }
@@ -245,7 +222,9 @@ public final class DaemonContext: Sendable {
             apply(settings)
         } catch {
             failure = " (reload failed, the old settings hold: \(error))"
-            log.component("daemon").error("settings not read again: \(error)")
+            health.recordFailedReload()
+            log.component("daemon").error(
+                "settings not read again: \(error)", event: .settingsRejected)
         }
         if let readyStatus { ServiceManager.ready(status: readyStatus + failure) }
     }
@@ -253,8 +232,9 @@ public final class DaemonContext: Sendable {
     private func apply(_ settings: Settings) {
         state.withLock { $0.settings = settings }
         log.level = CommonSettings.logLevel(settings)
+        log.burst = settings.integer("log.burst")
         health.recordReload()
-        log.component("daemon").notice("settings read again")
+        log.component("daemon").notice("settings read again", event: .settingsRead)
     }
 
     private func raiseFileLimit() {
@@ -269,19 +249,6 @@ public final class DaemonContext: Sendable {
                 "fewer open files allowed than wanted",
                 [LogField("allowed", limit.rlim_cur), LogField("wanted", wanted)])
         }
-    }
-
-    private func registerMetrics() {
-        ProcessMetrics.register(in: metrics)
-        metrics.info(
-            "kv_build_info", "The program and its version.",
-            MetricLabel("program", name), MetricLabel("version", Self.version))
-        for level in LogLevel.allCases {
-            metrics.counter(
-                "kv_log_messages_total", "Log messages written.", MetricLabel("level", level.name)
-            ) { [log] in Double(log.count(level)) }
-        }
-        health.register(in: metrics)
     }
 
     private static func writeAll(_ descriptor: Int32, _ text: String) {

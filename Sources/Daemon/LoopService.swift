@@ -33,6 +33,7 @@ extension DaemonContext {
             ended.open(())
         }
         let (stop, progress) = try started.wait().get()
+        registerLoop(progress)
         watch("loop") { progress.turns }
         onStop {
             _ = stop.post(())

@@ -72,8 +72,6 @@ final class TransferHandle: @unchecked Sendable {
             list = curl_slist_append(
                 list, header.value.isEmpty ? "\(header.name):" : "\(header.name): \(header.value)")
         }
-        // Waiting for leave to send a long body would only cost a second with servers that never give it.
-        if request.body != nil { list = curl_slist_append(list, "Expect:") }
         defer { curl_slist_free_all(list) }
         curl_easy_reset(handle)
         var codes = options(request, security, headers: list)
@@ -128,6 +126,9 @@ final class TransferHandle: @unchecked Sendable {
             rk_curl_set_text(handle, CURLOPT_PROTOCOLS_STR, "http,https"),
             rk_curl_set_number(
                 handle, CURLOPT_CONNECTTIMEOUT_MS, Self.milliseconds(request.connectTimeout)),
+            // Waiting for leave to send a long body would only cost a second with servers that never give
+            // it. To leave the header out would not do: libcurl signs it all the same.
+            rk_curl_set_number(handle, CURLOPT_EXPECT_100_TIMEOUT_MS, 1),
             // A stream is silent for long; a dead peer must be noticed nevertheless.
             rk_curl_set_number(handle, CURLOPT_TCP_KEEPALIVE, 1),
             rk_curl_set_number(handle, CURLOPT_TCP_KEEPIDLE, 5),

@@ -33,6 +33,8 @@ public struct BackupWriter: Sendable {
         public var failures: UInt64 = 0
         /// Why the last attempt failed; nil when it did not.
         public var problem: String?
+
+        public init() {}
     }
 
     private let archive: BackupArchive
@@ -85,9 +87,7 @@ public struct BackupWriter: Sendable {
     public mutating func append(_ event: BackupEvent) {
         guard event.revision >= next else { return }
         if changeCount + event.changes.count > settings.changesHeldMax {
-            events.removeAll()
-            changeCount = 0
-            hasGap = true
+            loseEvents()
         }
         next = event.revision.next()
         // Until a snapshot closes the gap, events lead nowhere.
@@ -95,6 +95,16 @@ public struct BackupWriter: Sendable {
         events.append(event)
         changeCount += event.changes.count
     }
+
+    /// Events were lost before they came here: a snapshot must close the gap.
+    public mutating func loseEvents() {
+        events.removeAll()
+        changeCount = 0
+        hasGap = true
+    }
+
+    /// Whether something that happened is not in the backup yet.
+    public var isBehind: Bool { !isReady || hasGap || hasEvents }
 
     /// Whether a snapshot is due at the wall clock `now`.
     public func wantsSnapshot(now: UInt64) -> Bool {

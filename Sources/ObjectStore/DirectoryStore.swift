@@ -7,13 +7,23 @@ public final class DirectoryStore: ObjectStore {
     public let path: String
     public var description: String { path }
 
-    /// Creates the directory when its parent exists.
-    public init(path: String) throws(DatabaseError) {
+    private let creates: Bool
+
+    /// Does not look at it yet: a directory that is not there now may be there later. With `creates`
+    /// it is made when it is first used, if its parent exists.
+    public init(path: String, creates: Bool = true) {
         self.path = path
-        if mkdir(path, 0o750) != 0, errno != EEXIST { throw Self.failure("create \(path)") }
+        self.creates = creates
+    }
+
+    private func prepare() throws(DatabaseError) {
+        if creates, mkdir(path, 0o750) != 0, errno != EEXIST {
+            throw Self.failure("create \(path)")
+        }
     }
 
     public func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
+        try prepare()
         let final = "\(path)/\(name)"
         let partial = "\(final).partial"
         let descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o640)
@@ -31,24 +41,29 @@ public final class DirectoryStore: ObjectStore {
     }
 
     public func get(_ name: String) throws(DatabaseError) -> Bytes {
-        let file = "\(path)/\(name)"
+        try Self.read(file: "\(path)/\(name)")
+    }
+
+    /// The whole of a file.
+    static func read(file: String) throws(DatabaseError) -> Bytes {
         let descriptor = open(file, O_RDONLY | O_CLOEXEC)
-        guard descriptor >= 0 else { throw Self.failure("open \(file)") }
+        guard descriptor >= 0 else { throw failure("open \(file)") }
         defer { close(descriptor) }
         var bytes: Bytes = []
         var piece = Bytes(repeating: 0, count: 1 << 20)
         while true {
             let count = piece.withUnsafeMutableBytes {
-                read(descriptor, $0.baseAddress, $0.count)
+                Glibc.read(descriptor, $0.baseAddress, $0.count)
             }
             if count < 0, errno == EINTR { continue }
-            guard count >= 0 else { throw Self.failure("read \(file)") }
+            guard count >= 0 else { throw failure("read \(file)") }
             if count == 0 { return bytes }
             bytes += piece[..<count]
         }
     }
 
     public func list() throws(DatabaseError) -> [String] {
+        try prepare()
         guard let stream = opendir(path) else { throw Self.failure("read directory \(path)") }
         defer { closedir(stream) }
         var names: [String] = []

@@ -13,4 +13,10 @@ public protocol ObjectStore: AnyObject, Sendable {
     func list() throws(DatabaseError) -> [String]
     /// No error when there is none of that name.
     func delete(_ name: String) throws(DatabaseError)
+    /// From another thread: ends the call under way, as far as it can, and refuses later ones.
+    func abort()
+}
+
+extension ObjectStore {
+    public func abort() {}
 }

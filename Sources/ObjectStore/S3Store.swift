@@ -37,6 +37,7 @@ public final class S3Store: ObjectStore {
     public var description: String { "\(settings.endpoint)/\(settings.bucket)/\(settings.prefix)" }
 
     private let client: HTTPClient
+    private let aborting = HTTPAbort()
 
     public init(_ settings: Settings) throws(DatabaseError) {
         self.settings = settings
@@ -84,6 +85,8 @@ public final class S3Store: ObjectStore {
         try expect(answer, "delete \(name)")
     }
 
+    public func abort() { aborting.abort() }
+
     // MARK: Requests
 
     private func request(
@@ -99,7 +102,7 @@ public final class S3Store: ObjectStore {
         }
         var request = HTTPRequest(method, url, headers: headers, body: body)
         request.responseBytesMax = Self.objectBytesMax
-        return try client.perform(request)
+        return try client.perform(request, abort: aborting)
     }
 
     private func expect(_ answer: HTTPResponse, _ what: String) throws(DatabaseError) {

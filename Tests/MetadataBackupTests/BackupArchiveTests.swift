@@ -65,7 +65,7 @@ private struct Model {
         .appendingPathComponent("rangekeeper-backup-\(UUID().uuidString)").path
 
     private func archive() throws -> BackupArchive {
-        BackupArchive(try DirectoryStore(path: directory))
+        BackupArchive(DirectoryStore(path: directory))
     }
 
     /// Snapshots at 10 and 60, logs in pieces of up to 9 revisions to 100.
