@@ -74,6 +74,8 @@ let package = Package(
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
         library("Compression", ["KVBase", "CZstd"]),
         library("HTTPClient", ["KVBase", "CCurl"]),
+        library(
+            "EtcdMetadata", ["KVBase", "MetadataCore", "MetadataStore", "HTTPClient"]),
         library("ObjectStore", ["KVBase", "HTTPClient"]),
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
@@ -107,9 +109,9 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "Digest", "ReplicatedLog", "MetadataStore", "ObjectStore", "MetadataBackup",
-                "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon", "AdminHTTP",
-                "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "MetadataBackup", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -154,7 +156,10 @@ let package = Package(
         tests("RESPTests", ["KVBase", "RESP"]),
         tests(
             "MetadataStoreTests",
-            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+            [
+                "KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore",
+                "EtcdMetadata",
+            ]),
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
