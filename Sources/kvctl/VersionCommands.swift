@@ -5,7 +5,8 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + controllerCommands + backupCommands + loadCommands + shardCommands
+        statusCommands + controllerCommands + backupCommands + restoreCommands + loadCommands
+        + shardCommands
         + operationCommands
         + nodeCommands + settingCommands + tableCommands + recordCommands + playgroundCommands
         + toolCommands
