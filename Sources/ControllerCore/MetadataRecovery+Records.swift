@@ -83,7 +83,7 @@ extension MetadataRecovery {
         var replica: UInt32 = 0
         var shard = shards.last?.id.rawValue ?? 0
         for holding in holdings.flatMap(\.replicas) {
-            let members = holding.voters.map(\.replica) + holding.others + [holding.replica]
+            let members = holding.voters.map(\.replica) + holding.learners + [holding.replica]
             replica = max(replica, members.max()?.rawValue ?? 0)
             shard = max(shard, holding.shards.last?.shard.id.rawValue ?? 0)
         }

@@ -207,6 +207,11 @@ public struct MetadataRecovery {
         } else if stored == nil, !base.nodes.isEmpty {
             note("changed", "group \(group.id) was formed after the older state")
         }
+        if authority.isChanging {
+            note(
+                "incomplete",
+                "group \(group.id) is changing its members: repeat this in a moment")
+        }
         if !group.isConfirmed {
             note(
                 "incomplete",
@@ -305,24 +310,29 @@ public struct MetadataRecovery {
 
     // MARK: Leftovers
 
-    /// Replicas that their group does not count as members any more.
+    /// Replicas that their group does not count as voters: those that were replaced, and learners of
+    /// replacements that nobody goes on with.
     private mutating func retireLeftovers() {
         for replica in base.retired { retired.set(replica, for: replica.replica) }
         for holding in holdings {
             for replica in holding.replicas {
                 guard let group = known[replica.group], group.isLed,
                     let authority = group.authority,
-                    !authority.voters.contains(where: { $0.replica == replica.replica }),
-                    !authority.others.contains(replica.replica)
+                    !authority.isChanging,
+                    !authority.voters.contains(where: { $0.replica == replica.replica })
                 else { continue }
+                let isLearner = authority.learners.contains(replica.replica)
                 note(
                     "changed",
                     "replica \(replica.replica) of group \(replica.group) on node "
-                        + "\(holding.node.name) is no member any more and is deleted")
+                        + "\(holding.node.name) is "
+                        + (isLearner
+                            ? "a learner of a replacement that ends, and is deleted"
+                            : "no member any more, and is deleted"))
                 retired.set(
                     RetiredReplica(
                         group: replica.group, replica: replica.replica, node: holding.node.id,
-                        reason: "is no member of its group, as found by the restore"),
+                        reason: "is no voter of its group, as found by the restore"),
                     for: replica.replica)
             }
         }

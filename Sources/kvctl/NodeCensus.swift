@@ -1,5 +1,6 @@
 // What the nodes of a cluster hold, asked of each of them: no controller is needed.
 
+import Glibc
 import KVBase
 import OperatorClient
 import ShardCore
@@ -34,6 +35,30 @@ struct NodeCensus {
             }
         }
         if Terminal.errorIsTTY { Terminal.redrawMessage("") }
+    }
+
+    /// Asks until two answers in a row are alike in all that matters: what the lost controllers had
+    /// asked for may still be on its way through a log. Gives up after a few rounds, with the last.
+    static func settled(_ addresses: [String], timeout: Double) -> NodeCensus {
+        var last = NodeCensus(addresses, timeout: timeout)
+        for _ in 0..<roundsMax {
+            usleep(500_000)
+            let next = NodeCensus(addresses, timeout: timeout)
+            if next.essence == last.essence { return next }
+            last = next
+        }
+        return last
+    }
+
+    private static let roundsMax = 10
+
+    /// The holdings without what rises all the time.
+    private var essence: [NodeHoldings] {
+        holdings.sorted { $0.node.id < $1.node.id }.map { holding in
+            var holding = holding
+            for index in holding.replicas.indices { holding.replicas[index].applied = .none }
+            return holding
+        }
     }
 
     var json: JSONValue {

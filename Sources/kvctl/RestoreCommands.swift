@@ -93,7 +93,7 @@ extension Command {
             throw invocation.usage("no node is known: name some by --nodes")
         }
         if !invocation.has("dry-run") { try target.check() }
-        let census = NodeCensus(asked, timeout: try invocation.requestTimeout())
+        let census = NodeCensus.settled(asked, timeout: try invocation.requestTimeout())
         let clock = UInt64(Date.now.timeIntervalSince1970 * 1_000)
         let recovered = try failing { () throws(DatabaseError) in
             try MetadataRecovery.recover(
