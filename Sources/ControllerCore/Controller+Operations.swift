@@ -9,6 +9,8 @@ struct OperationChange: Sendable {
     var group: GroupRecord?
     var nodes: [Node] = []
     var retired: [RetiredReplica] = []
+    /// What a finished move leaves in the group that the shard came from.
+    var former: FormerShard?
     /// Nodes to which no replica is given any more, or again.
     var held: NodeID = .none
     var released: NodeID = .none
@@ -222,6 +224,9 @@ extension Controller {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
         if change.held != .none { transaction.put(StoreKey.held(change.held)) { _ in } }
+        if let former = change.former {
+            transaction.put(StoreKey.former(id)) { former.encode(into: &$0) }
+        }
         if change.released != .none {
             transaction.changes.append(.delete(key: StoreKey.held(change.released)))
         }
@@ -288,6 +293,9 @@ extension Controller {
         }
         for replica in change.retired { retired.set(replica, for: replica.replica) }
         if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
+        if let record = change.former {
+            former.set(FormerShardStatus(record: record), for: id)
+        }
         if change.released != .none { nodes.update(change.released) { $0.isHeld = false } }
         take(change.shards, removed: change.removedShards)
         formed(change.newGroups, now: now)

@@ -10,11 +10,6 @@ extension Controller {
     func obstacleToCancel(_ record: OperationRecord) -> DatabaseError? {
         guard record.work != nil, !record.isCancelled else { return nil }
         switch record.step {
-        case .releasing:
-            return DatabaseError(
-                .refused,
-                "operation \(record.id) has moved the shard already and cleans up; once it is done, "
-                    + "undo it with: kvctl ops reverse \(record.id)")
         case .merging:
             return DatabaseError(
                 .refused,

@@ -64,8 +64,6 @@ public struct OperationRecord: Hashable, Sendable {
         case verifying = 26
         /// The target is told that it owns the shard alone.
         case finishing = 27
-        /// The former owner gives up its records.
-        case releasing = 28
         /// The group joins the two neighbours.
         case merging = 29
     }

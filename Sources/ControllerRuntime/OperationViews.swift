@@ -36,6 +36,16 @@ struct OperationView: Encodable {
     var startedAt: UInt64
     var changedAt: UInt64
     var endedAt: UInt64?
+    var formerCopy: FormerCopyView?
+}
+
+/// What the group that a shard came from still holds of it.
+struct FormerCopyView: Encodable {
+    var group: UInt32
+    /// Wall clock in milliseconds since 1970 at which it is to be deleted.
+    var until: UInt64
+    /// Why it is there although its time has come.
+    var note: String
 }
 
 /// What an operation on a shard works on.
@@ -113,7 +123,12 @@ extension ClusterViews {
             to: record.new.node == .none ? nil : nodeName(record.new.node),
             work: record.work.map(view), paused: record.isPaused, cancelled: record.isCancelled,
             percent: 0, startedAt: record.startedAt, changedAt: record.changedAt,
-            endedAt: record.endedAt == 0 ? nil : record.endedAt)
+            endedAt: record.endedAt == 0 ? nil : record.endedAt,
+            formerCopy: controller.former[record.id].map { former in
+                FormerCopyView(
+                    group: former.record.group.rawValue,
+                    until: controller.releaseTime(of: former.record), note: former.note)
+            })
         if record.step == .done { view.percent = 100 }
         switch record.kind {
         case .replaceReplica where !record.isFinished: addProgress(record, to: &view)
@@ -175,7 +190,7 @@ extension ClusterViews {
             if report?.isWhole == true { view.bytesTotal = report?.bytes }
             let total = max(1, view.bytesTotal ?? 1)
             view.percent = min(97, Int(Double(view.bytesDone ?? 0) / Double(total) * 100))
-        case .verifying, .finishing, .releasing, .merging:
+        case .verifying, .finishing, .merging:
             view.bytesDone = work.bytes
             view.percent = record.step == .verifying ? 98 : 99
         case .done: view.bytesDone = work.bytes
