@@ -60,6 +60,7 @@ extension Controller {
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
+            case .rebalance: try beginRebalance(request, now: now, into: &effects)
             case .split(let split):
                 let plan = try plan(split: split, now: now)
                 start(
@@ -223,10 +224,10 @@ extension Controller {
         for replica in change.retired {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
-        if change.held != .none { transaction.put(StoreKey.held(change.held)) { _ in } }
         if let former = change.former {
             transaction.put(StoreKey.former(id)) { former.encode(into: &$0) }
         }
+        if change.held != .none { transaction.put(StoreKey.held(change.held)) { _ in } }
         if change.released != .none {
             transaction.changes.append(.delete(key: StoreKey.held(change.released)))
         }
@@ -292,10 +293,10 @@ extension Controller {
             if let record = nodes[node.id]?.record { changes.append(.node(record)) }
         }
         for replica in change.retired { retired.set(replica, for: replica.replica) }
-        if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
         if let record = change.former {
             former.set(FormerShardStatus(record: record), for: id)
         }
+        if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
         if change.released != .none { nodes.update(change.released) { $0.isHeld = false } }
         take(change.shards, removed: change.removedShards)
         formed(change.newGroups, now: now)
@@ -353,6 +354,7 @@ extension Controller {
         case .replaceReplica where status.record.step == .proposed: break
         case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
+        case .rebalance: pumpRebalance(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
         case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }
@@ -417,6 +419,7 @@ extension Controller {
             save(
                 OperationChange(record: record, released: record.old.node), now: now,
                 into: &effects)
+        case .rebalance: save(OperationChange(record: record), now: now, into: &effects)
         case .split, .move, .merge:
             cancelShards(status, record, now: now, into: &effects)
         }

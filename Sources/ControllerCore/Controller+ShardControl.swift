@@ -174,6 +174,8 @@ extension Controller {
         case .transfer:
             "handed over the leadership; hand it back with: kvctl transfer \(record.group) "
                 + name(record.old.node)
+        case .rebalance:
+            "took several steps; take back one of its moves with its own number: kvctl ops list"
         case .split, .move, .merge: "has nothing to undo"
         }
     }

@@ -28,6 +28,8 @@ public struct OperationRecord: Hashable, Sendable {
         case move = 6
         /// A shard takes in its right neighbour; first that one moves, where it is in another group.
         case merge = 7
+        /// Replicas, shards and leaders move, one after the other, until nothing is a gain.
+        case rebalance = 9
     }
 
     /// Raw values are in the store. `replaceReplica` goes from `creating` to `swapping`, operations on

@@ -8,7 +8,9 @@ import ShardCore
 
 extension ControllerServer {
     /// Verbs that start an operation, or show its plan where `dryRun` is true.
-    private static let plannedVerbs = ["replace", "drain", "transfer", "split", "move", "merge"]
+    private static let plannedVerbs = [
+        "replace", "drain", "transfer", "rebalance", "split", "move", "merge",
+    ]
     static let operationVerbs =
         plannedVerbs + [
             "drain.end", "apply", "ops.list", "ops.show", "ops.cancel", "ops.pause", "ops.resume",
@@ -89,6 +91,7 @@ extension ControllerServer {
             return .replace(
                 node: try required(arguments.node, "node"), group: group, with: arguments.with)
         case "drain": return .drain(node: try required(arguments.node, "node"))
+        case "rebalance": return .rebalance
         case "transfer":
             return .transfer(
                 try required(group, "group"), node: try required(arguments.node, "node"))

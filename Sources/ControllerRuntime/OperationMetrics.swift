@@ -9,7 +9,7 @@ import Synchronization
 /// Labels are few and known: places in the order of load stand for groups and shards.
 struct OperationMetrics: Sendable {
     static let kinds: [OperationRecord.Kind] = [
-        .replaceReplica, .replaceNode, .drain, .transfer, .split, .move, .merge,
+        .replaceReplica, .replaceNode, .drain, .transfer, .split, .move, .merge, .rebalance,
     ]
     static let results: [OperationRecord.Step] = [.done, .cancelled, .failed]
     /// Groups and shards whose load is told.

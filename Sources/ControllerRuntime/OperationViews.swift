@@ -133,6 +133,7 @@ extension ClusterViews {
         switch record.kind {
         case .replaceReplica where !record.isFinished: addProgress(record, to: &view)
         case .replaceNode, .drain: addParts(record, to: &view)
+        case .rebalance: addSteps(status, to: &view)
         case .split, .move, .merge: addCopy(record, to: &view)
         default: break
         }
@@ -222,6 +223,24 @@ extension ClusterViews {
         view.bytesDone = done
         view.bytesTotal = total
         view.percent = total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
+    }
+
+    /// Of a rebalance: steps that are done, of those and the ones that were foreseen last.
+    private func addSteps(_ status: OperationStatus, to view: inout OperationView) {
+        guard !status.record.isFinished else { return }
+        let parts = controller.operations.elements.filter {
+            $0.record.parent == status.record.id
+        }
+        let done = parts.count { $0.record.step == .done }
+        let isRunning = parts.contains { !$0.record.isFinished }
+        // The step under way is among those that were foreseen.
+        let left = isRunning ? max(1, Int(status.reached)) : 0
+        view.percent = min(99, done * 100 / max(1, done + left))
+        if let running = parts.first(where: { !$0.record.isFinished }), view.note.isEmpty {
+            view.note =
+                "step \(done + 1) of about \(done + left): operation \(running.record.id), "
+                + "\(running.record.kind), \(running.record.step)"
+        }
     }
 
     /// The newest decisions last, at most `limit`.

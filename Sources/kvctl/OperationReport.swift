@@ -66,6 +66,7 @@ enum OperationReport {
 
     /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
+        if entry["kind"].string == "rebalance" { return "the cluster" }
         let work = entry["work"]
         guard let shard = work["shard"].int else {
             let places = [entry["from"].string, entry["to"].string].compactMap { $0 }
