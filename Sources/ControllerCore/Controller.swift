@@ -36,6 +36,7 @@ public struct Controller: Sendable {
         case operation(OperationID)
         case hold
         case removal(ReplicaID)
+        case former(OperationID)
         case stray(ReplicaID)
     }
 
@@ -106,6 +107,9 @@ public struct Controller: Sendable {
     var nextOperation: UInt32 = 1
     /// Replicas to delete when their nodes answer.
     public internal(set) var retired = SortedRecords<ReplicaID, RetiredReplica>()
+    /// Shards that groups still hold after they moved away, by the operation that moved them.
+    public internal(set) var former = SortedRecords<OperationID, FormerShardStatus>()
+    var formerCheckAt: Instant = .origin
     /// Reports of replicas that operations bring in.
     public internal(set) var extraReports = SortedRecords<ReplicaID, ReplicaReport>()
     var touchedOperations: [OperationID] = []
@@ -184,6 +188,9 @@ public struct Controller: Sendable {
         }
         for id in durable.held { nodes.update(id) { $0.isHeld = true } }
         for replica in durable.retired { retired.set(replica, for: replica.replica) }
+        for record in durable.former {
+            former.set(FormerShardStatus(record: record), for: record.operation)
+        }
         nextOperation = durable.nextOperation
         decisions = durable.decisions
         nextDecision = (decisions.last?.number ?? 0) + 1
@@ -456,6 +463,8 @@ public struct Controller: Sendable {
                 operationOutcome(id, outcome, now: now, into: &effects)
             case .removal(let replica):
                 removalOutcome(replica, outcome.error, now: now, into: &effects)
+            case .former(let id):
+                formerOutcome(id, outcome, now: now, into: &effects)
             case .hold, .stray: break
             }
         }
@@ -480,6 +489,7 @@ public struct Controller: Sendable {
             pump(operation.record.id, now: now, into: &effects)
         }
         sweepRetired(now: now, into: &effects)
+        releaseFormerShards(now: now, into: &effects)
     }
 
     // MARK: Small helpers

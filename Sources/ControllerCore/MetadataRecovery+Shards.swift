@@ -287,10 +287,11 @@ extension MetadataRecovery {
             }
         }
         for claim in claims where claim.group != shard.group {
-            let isNext = claim.holding.shard.epoch.next().next() == shard.epoch
-            if isNext, case .fenced(shard.group, _) = claim.holding.standing {
-                return add(
-                    shard, .releasing, from: claim.group, to: shard.group, isTurned: false)
+            // Two epochs: that of the target while it copied, and that of its ownership.
+            let owned = claim.holding.shard.epoch.next().next()
+            if owned <= shard.epoch, case .fenced = claim.holding.standing {
+                keepFormer(claim, shard, epoch: owned)
+                continue
             }
             note(
                 "changed",
@@ -300,10 +301,38 @@ extension MetadataRecovery {
         }
     }
 
+    /// A copy that the group of `claim` still has to give up, as the end of a move leaves it.
+    private mutating func keepFormer(_ claim: Claim, _ shard: Shard, epoch: Epoch) {
+        let holding = claim.holding.shard
+        var record = move(of: shard, .done, from: claim.group, to: shard.group, isTurned: false)
+        record.endedAt = clock
+        operations.append(record)
+        former.append(
+            FormerShard(
+                operation: record.id, shard: holding.id, table: holding.table,
+                range: holding.range, group: claim.group, epoch: epoch, since: max(1, clock)))
+        note(
+            "changed",
+            "group \(claim.group) keeps a former copy of shard \(shard.id), to be deleted by "
+                + "operation \(record.id)")
+    }
+
     private mutating func add(
         _ shard: Shard, _ step: OperationRecord.Step, from source: GroupID, to target: GroupID,
         isTurned: Bool
     ) {
+        let record = move(of: shard, step, from: source, to: target, isTurned: isTurned)
+        operations.append(record)
+        note(
+            "changed",
+            "shard \(shard.id) is on its way from group \(source) to group \(target): it goes on as "
+                + "operation \(record.id)")
+    }
+
+    private mutating func move(
+        of shard: Shard, _ step: OperationRecord.Step, from source: GroupID, to target: GroupID,
+        isTurned: Bool
+    ) -> OperationRecord {
         var work = ShardWork(
             table: shard.table, shard: shard.id, moving: shard.id, source: source, target: target,
             epoch: shard.epoch)
@@ -314,10 +343,6 @@ extension MetadataRecovery {
             work: work)
         record.startedAt = clock
         record.changedAt = clock
-        operations.append(record)
-        note(
-            "changed",
-            "shard \(shard.id) is on its way from group \(source) to group \(target): it goes on as "
-                + "operation \(record.id)")
+        return record
     }
 }

@@ -82,6 +82,7 @@ public struct MetadataRecovery {
     var tables = SortedRecords<TableID, Table>()
     var shards = SortedRecords<ShardID, Shard>()
     var operations: [OperationRecord] = []
+    var former: [FormerShard] = []
     var retired = SortedRecords<ReplicaID, RetiredReplica>()
     var ids: IDAllocators
     var nextOperation: UInt32

@@ -54,7 +54,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
     case repair, splitHot, splitLarge, mergeCold, rebalance, repairAfter, replacementsMax,
         replicasMin,
         splitRate, splitSustain, splitBytes, splitQuiet, mergeBytes, mergeQuiet,
-        mergeSustain, movesMax, sparesReserved, rebalanceQuiet, rebalanceSustain,
+        mergeSustain, movesMax, releaseAfter, sparesReserved, rebalanceQuiet, rebalanceSustain,
         holdAfterCancel, holdAfterTransfer
 
     enum Form: Sendable {
@@ -87,6 +87,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "merge.quiet"
         case .mergeSustain: "merge.sustain"
         case .movesMax: "moves.max"
+        case .releaseAfter: "release.after"
         case .sparesReserved: "spares.reserved"
         case .rebalanceQuiet: "rebalance.quiet"
         case .rebalanceSustain: "rebalance.sustain"
@@ -107,7 +108,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .splitBytes, .mergeBytes: return .bytes((1 << 20)...(16 << 40))
         case .repairAfter: return .duration(.zero...day)
         case .splitSustain: return .duration(.seconds(1)...day)
-        case .splitQuiet, .mergeQuiet, .rebalanceQuiet, .rebalanceSustain, .holdAfterCancel,
+        case .splitQuiet, .mergeQuiet, .releaseAfter, .rebalanceQuiet, .rebalanceSustain,
+            .holdAfterCancel,
             .holdAfterTransfer:
             return .duration(.zero...day * 7)
         case .mergeSustain: return .duration(.zero...day * 30)
@@ -131,6 +133,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: Nanoseconds.seconds(3_600).count
         case .mergeSustain: Nanoseconds.seconds(86_400).count
         case .movesMax: UInt64(settings.movesMax)
+        case .releaseAfter: settings.releaseAfter.count
         case .sparesReserved: UInt64(settings.sparesReserved)
         case .rebalanceQuiet: Nanoseconds.seconds(60).count
         case .rebalanceSustain: Nanoseconds.seconds(300).count
@@ -160,6 +163,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "how long rules do not join a shard after a split, move or merge of it"
         case .mergeSustain: "how long two shards must be cold, without a break"
         case .movesMax: "moves of shards under way at a time"
+        case .releaseAfter: "how long a group keeps its copy of a shard that has moved away"
         case .sparesReserved: "spares that are kept for repair when rules form groups"
         case .rebalanceQuiet: "how long nothing must have happened before rebalance acts"
         case .rebalanceSustain: "how long the load must be uneven before rebalance moves shards"

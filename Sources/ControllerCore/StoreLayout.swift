@@ -10,6 +10,7 @@
 // controller/operations   next operation id 4
 // operation/ID         an `OperationRecord`
 // retired/ID           a `RetiredReplica`, by replica id
+// former/ID            a `FormerShard`, by operation id
 // held/ID              a node that is given no replicas; no value
 // decision/NUMBER      a `Decision`; NUMBER is 8 bytes, big-endian
 // setting/NAME         a setting that was changed at run time; its value as text
@@ -40,6 +41,7 @@ enum StoreKey {
     static let nominationPrefix = Bytes("nomination/".utf8)
     static let operationPrefix = Bytes("operation/".utf8)
     static let retiredPrefix = Bytes("retired/".utf8)
+    static let formerPrefix = Bytes("former/".utf8)
     static let heldPrefix = Bytes("held/".utf8)
     static let decisionPrefix = Bytes("decision/".utf8)
     static let settingPrefix = Bytes("setting/".utf8)
@@ -56,6 +58,7 @@ enum StoreKey {
 
     static func operation(_ id: OperationID) -> Bytes { key(operationPrefix, id.rawValue) }
     static func retired(_ id: ReplicaID) -> Bytes { key(retiredPrefix, id.rawValue) }
+    static func former(_ id: OperationID) -> Bytes { key(formerPrefix, id.rawValue) }
     static func held(_ id: NodeID) -> Bytes { key(heldPrefix, id.rawValue) }
     static func setting(_ name: String) -> Bytes { settingPrefix + Bytes(name.utf8) }
     static func history(_ id: ShardID) -> Bytes { key(historyPrefix, id.rawValue) }
@@ -182,6 +185,7 @@ struct DurableState {
     var nextOperation: UInt32 = 1
     var operations: [OperationRecord] = []
     var retired: [RetiredReplica] = []
+    var former: [FormerShard] = []
     var held: [NodeID] = []
     var decisions: [Decision] = []
     var settings: [(name: String, value: String)] = []
@@ -275,6 +279,11 @@ struct DurableState {
             retired.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                     try RetiredReplica(from: &reader)
+                })
+        } else if key.starts(with: StoreKey.formerPrefix) {
+            former.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try FormerShard(from: &reader)
                 })
         } else if key.starts(with: StoreKey.heldPrefix) {
             held.append(NodeID(StoreKey.number(of: key)))

@@ -133,6 +133,9 @@ extension ClusterViews {
         return DoctorView(verdict: verdict, findings: findings)
     }
 
+    /// How long after its time a former copy may be there, in milliseconds.
+    private static let releasePatience: UInt64 = 300_000
+
     private func operationFindings() -> [FindingView] {
         var findings: [FindingView] = []
         var proposals: [OperationID] = []
@@ -164,6 +167,20 @@ extension ClusterViews {
                         code: "RK040", severity: "warning",
                         text: "operation \(record.id) waits: \(operation.note)", advice: show))
             }
+        }
+        for former in controller.former.elements where !former.note.isEmpty {
+            let record = former.record
+            let isLate = wallClock > controller.releaseTime(of: record) + Self.releasePatience
+            guard former.isDisputed || isLate else { continue }
+            findings.append(
+                FindingView(
+                    code: "RK044", severity: former.isDisputed ? "critical" : "warning",
+                    text: "group \(record.group) still has the copy of shard \(record.shard) that "
+                        + "operation \(record.operation) left there: \(former.note)",
+                    advice: former.isDisputed
+                        ? "replace the replica that stands alone: kvctl replace --group GROUP "
+                            + "--replica NODE; the copy goes once the others agree"
+                        : "kvctl ops show \(record.operation)"))
         }
         if let first = proposals.first {
             let list = proposals.prefix(10).map { "\($0)" }.joined(separator: ", ")

@@ -15,7 +15,11 @@ final class ClusterSimulation {
         var nodes = 3
         var zones: [String] = []
         var spares = 0
-        var settings = ControllerSettings(name: "controller-1")
+        var settings = {
+            var settings = ControllerSettings(name: "controller-1")
+            settings.releaseAfter = .milliseconds(100)
+            return settings
+        }()
         /// Of 1,000 frames between node and controller.
         var lostPerMille: UInt64 = 0
         /// Of 1,000 commands about shards: applied later than the others, applied again much later.
