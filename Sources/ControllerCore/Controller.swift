@@ -203,6 +203,7 @@ public struct Controller: Sendable {
         resumeProcedures()
         rules.objections = adopt(durable.settings)
         for history in durable.histories { rules.histories.set(history, for: history.shard) }
+        for seam in durable.cold { rules.cold.set(seam, for: seam.upper) }
         for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
         for (node, until) in durable.maintenances {
             nodes.update(node) { $0.maintenanceUntil = until }

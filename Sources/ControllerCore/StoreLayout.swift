@@ -15,6 +15,7 @@
 // decision/NUMBER      a `Decision`; NUMBER is 8 bytes, big-endian
 // setting/NAME         a setting that was changed at run time; its value as text
 // history/ID           a `ShardHistory`, by shard id
+// cold/ID              a `RuleState.ColdSeam`, by the upper shard's id
 // weight/ID            of node ID: 1 byte
 // maintenance/ID       of node ID: the wall clock at which it ends, 8 bytes
 // nomination/ID        of group ID: term 8, nominee 4
@@ -46,6 +47,7 @@ enum StoreKey {
     static let decisionPrefix = Bytes("decision/".utf8)
     static let settingPrefix = Bytes("setting/".utf8)
     static let historyPrefix = Bytes("history/".utf8)
+    static let coldPrefix = Bytes("cold/".utf8)
     static let weightPrefix = Bytes("weight/".utf8)
     static let maintenancePrefix = Bytes("maintenance/".utf8)
     static let auditPrefix = Bytes("audit/".utf8)
@@ -62,6 +64,7 @@ enum StoreKey {
     static func held(_ id: NodeID) -> Bytes { key(heldPrefix, id.rawValue) }
     static func setting(_ name: String) -> Bytes { settingPrefix + Bytes(name.utf8) }
     static func history(_ id: ShardID) -> Bytes { key(historyPrefix, id.rawValue) }
+    static func cold(_ upper: ShardID) -> Bytes { key(coldPrefix, upper.rawValue) }
     static func weight(_ id: NodeID) -> Bytes { key(weightPrefix, id.rawValue) }
     static func maintenance(_ id: NodeID) -> Bytes { key(maintenancePrefix, id.rawValue) }
     static func decision(_ number: UInt64) -> Bytes { key(decisionPrefix, number) }
@@ -190,6 +193,7 @@ struct DurableState {
     var decisions: [Decision] = []
     var settings: [(name: String, value: String)] = []
     var histories: [ShardHistory] = []
+    var cold: [RuleState.ColdSeam] = []
     var weights: [(NodeID, UInt8)] = []
     /// Wall clock in milliseconds since 1970 at which each ends.
     var maintenances: [(NodeID, UInt64)] = []
@@ -303,6 +307,12 @@ struct DurableState {
             histories.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                     try ShardHistory(shard, from: &reader)
+                })
+        } else if key.starts(with: StoreKey.coldPrefix) {
+            let upper = ShardID(StoreKey.number(of: key))
+            cold.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try RuleState.ColdSeam(upper, from: &reader)
                 })
         } else if key.starts(with: StoreKey.weightPrefix) {
             let weight = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
