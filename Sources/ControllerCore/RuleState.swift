@@ -63,6 +63,8 @@ struct RuleState: Sendable {
     var seamCursor = 0
     /// Since when the two sides of a seam are cold without a break, by the upper shard.
     var cold = SortedRecords<ShardID, Instant>()
+    /// Since when groups have no shards without a break, and nothing is about to give them any.
+    var empty = SortedRecords<GroupID, Instant>()
     var rebalanceAt: Instant = .origin
     var bytesLookAt: Instant = .origin
     /// Since when the load of the groups is far apart.
