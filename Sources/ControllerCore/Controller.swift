@@ -471,6 +471,7 @@ public struct Controller: Sendable {
         retryParked(now: now, into: &effects)
         moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
+        judgeLags(now: now, into: &effects)
         repair(now: now, into: &effects)
         applyRules(now: now, into: &effects)
         for operation in openOperations {

@@ -63,6 +63,10 @@ struct RuleState: Sendable {
     var seamCursor = 0
     /// Since when the two sides of a seam are cold without a break, by the upper shard.
     var cold = SortedRecords<ShardID, Instant>()
+    /// Followers that are behind their leaders, and groups where most are.
+    var lags = SortedRecords<ReplicaID, Lag>()
+    var burdened: [GroupID] = []
+    var lagCheckAt: Instant = .origin
     /// Since when groups have no shards without a break, and nothing is about to give them any.
     var empty = SortedRecords<GroupID, Instant>()
     var rebalanceAt: Instant = .origin

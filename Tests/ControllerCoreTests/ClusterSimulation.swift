@@ -649,8 +649,13 @@ final class ClusterSimulation {
 
     private func members(of group: GroupID, last: LogIndex) -> [MemberReport] {
         guard let members = memberships[group] else { return [] }
-        return members.voters.map {
-            MemberReport(replica: $0, role: .voter, match: last, snapshotBytes: nil)
+        return members.voters.map { voter in
+            let isDeaf = nodes.contains {
+                $0.isDeaf && $0.leads[group] == nil
+                    && $0.replicas.contains { $0.replica.id == voter }
+            }
+            return MemberReport(
+                replica: voter, role: .voter, match: isDeaf ? .none : last, snapshotBytes: nil)
         }
             + members.learners.map {
                 MemberReport(
