@@ -37,6 +37,9 @@ extension Controller {
                 touchProcedures(of: report.group)
                 touchMoves(of: report.group)
             }
+            if groups[report.group]?.leader.node == node {
+                observeLags(report, now: now, into: &effects)
+            }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
             loseLeader(report.group, isLost: report.state == .failed, now: now)

@@ -24,6 +24,7 @@ public struct Controller: Sendable {
         case released(NodeID, RequestID, OperationID)
         case configured(RuntimeSettings, RequestID)
         case nodeChanged(NodeChange, RequestID?)
+        case dissolved(GroupID, [RetiredReplica], leader: NodeID)
         case nothing
     }
 
@@ -377,6 +378,8 @@ public struct Controller: Sendable {
             operationAnswers.append((request, .success(operation)))
         case .configured(let settings, let request): configurationStored(settings, request)
         case .nodeChanged(let change, let request): nodeChanged(change, request, into: &effects)
+        case .dissolved(let group, let replicas, let leader):
+            dissolved(group, replicas, leader: leader, now: now)
         case .nothing: break
         }
     }
@@ -484,6 +487,7 @@ public struct Controller: Sendable {
         retryParked(now: now, into: &effects)
         moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
+        judgeLags(now: now, into: &effects)
         repair(now: now, into: &effects)
         applyRules(now: now, into: &effects)
         for operation in openOperations {

@@ -209,7 +209,16 @@ extension MetadataRecovery {
     /// In order of their keys.
     private mutating func withoutOverlaps(_ claims: [Claim], of table: Table) -> [Claim] {
         var kept: [Claim] = []
-        for claim in claims.sorted(by: { left, right in
+        let serving = claims.filter(\.holding.isServing)
+        // Of a shard that moved away and was joined to another one there, only the former copy is left.
+        let current = claims.filter { claim in
+            claim.holding.isServing
+                || !serving.contains {
+                    $0.shard.range.overlaps(claim.shard.range)
+                        && $0.shard.epoch > claim.shard.epoch.next()
+                }
+        }
+        for claim in current.sorted(by: { left, right in
             let order = compareBytes(left.shard.range.start, right.shard.range.start)
             return order == 0 ? left.shard.id < right.shard.id : order < 0
         }) {
@@ -255,10 +264,14 @@ extension MetadataRecovery {
             }
         }
         for claims in held.elements {
-            guard let id = claims.first?.holding.shard.id, let shard = shards[id],
-                let table = tables[shard.table], table.state == .active
+            guard let first = claims.first?.holding.shard, let table = tables[first.table],
+                table.state == .active
             else { continue }
-            goOn(shard, claims)
+            if let shard = shards[first.id] {
+                goOn(shard, claims)
+            } else {
+                for claim in claims { leave(claim) }
+            }
         }
     }
 
@@ -287,12 +300,7 @@ extension MetadataRecovery {
             }
         }
         for claim in claims where claim.group != shard.group {
-            // Two epochs: that of the target while it copied, and that of its ownership.
-            let owned = claim.holding.shard.epoch.next().next()
-            if owned <= shard.epoch, case .fenced = claim.holding.standing {
-                keepFormer(claim, shard, epoch: owned)
-                continue
-            }
+            guard !leave(claim) else { continue }
             note(
                 "changed",
                 "group \(claim.group) keeps records of shard \(shard.id) with epoch "
@@ -301,38 +309,33 @@ extension MetadataRecovery {
         }
     }
 
-    /// A copy that the group of `claim` still has to give up, as the end of a move leaves it.
-    private mutating func keepFormer(_ claim: Claim, _ shard: Shard, epoch: Epoch) {
-        let holding = claim.holding.shard
-        var record = move(of: shard, .done, from: claim.group, to: shard.group, isTurned: false)
-        record.endedAt = clock
-        operations.append(record)
+    /// Takes what a group holds of a shard that has left it as a former copy; false when later owners of
+    /// its keys are not known.
+    @discardableResult
+    private mutating func leave(_ claim: Claim) -> Bool {
+        let held = claim.holding.shard
+        let owners = shards.elements.filter {
+            $0.table == held.table && $0.range.overlaps(held.range)
+        }
+        guard case .fenced = claim.holding.standing, !owners.isEmpty,
+            owners.allSatisfy({ $0.epoch > held.epoch.next() && $0.group != claim.group })
+        else { return false }
         former.append(
             FormerShard(
-                operation: record.id, shard: holding.id, table: holding.table,
-                range: holding.range, group: claim.group, epoch: epoch, since: max(1, clock)))
+                operation: IDAllocators.take(&nextOperation), shard: held.id, table: held.table,
+                range: held.range, group: claim.group, epoch: held.epoch.next().next(),
+                since: max(1, clock)))
         note(
             "changed",
-            "group \(claim.group) keeps a former copy of shard \(shard.id), to be deleted by "
-                + "operation \(record.id)")
+            "group \(claim.group) has a former copy of shard \(held.id), epoch \(held.epoch): it is "
+                + "deleted once the present owners have proven that they have the keys")
+        return true
     }
 
     private mutating func add(
         _ shard: Shard, _ step: OperationRecord.Step, from source: GroupID, to target: GroupID,
         isTurned: Bool
     ) {
-        let record = move(of: shard, step, from: source, to: target, isTurned: isTurned)
-        operations.append(record)
-        note(
-            "changed",
-            "shard \(shard.id) is on its way from group \(source) to group \(target): it goes on as "
-                + "operation \(record.id)")
-    }
-
-    private mutating func move(
-        of shard: Shard, _ step: OperationRecord.Step, from source: GroupID, to target: GroupID,
-        isTurned: Bool
-    ) -> OperationRecord {
         var work = ShardWork(
             table: shard.table, shard: shard.id, moving: shard.id, source: source, target: target,
             epoch: shard.epoch)
@@ -343,6 +346,10 @@ extension MetadataRecovery {
             work: work)
         record.startedAt = clock
         record.changedAt = clock
-        return record
+        operations.append(record)
+        note(
+            "changed",
+            "shard \(shard.id) is on its way from group \(source) to group \(target): it goes on as "
+                + "operation \(record.id)")
     }
 }

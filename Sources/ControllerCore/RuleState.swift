@@ -94,6 +94,12 @@ struct RuleState: Sendable {
     var seamCursor = 0
     /// Seams of which the two sides are cold without a break, by the upper shard.
     var cold = SortedRecords<ShardID, ColdSeam>()
+    /// Followers that are behind their leaders, and groups where most are.
+    var lags = SortedRecords<ReplicaID, Lag>()
+    var burdened: [GroupID] = []
+    var lagCheckAt: Instant = .origin
+    /// Since when groups have no shards without a break, and nothing is about to give them any.
+    var empty = SortedRecords<GroupID, Instant>()
     var rebalanceAt: Instant = .origin
     var bytesLookAt: Instant = .origin
     /// Since when the load of the groups is far apart.
