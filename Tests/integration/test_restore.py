@@ -39,7 +39,7 @@ class Restored(Cluster):
         return lost
 
     def check_everything_is_there(self):
-        assert wait_for(lambda: [self.missing()], 60, "readable tables") == [[]]
+        assert wait_for(lambda: [self.missing()], 60, "answers of all tables") == [[]]
 
     def work(self, *words):
         result = self.kvctl(*words, timeout=120)
