@@ -1,5 +1,5 @@
 // Rebuilds the metadata from what the nodes hold and, where there is one, from an older state of the
-// metadata: for controllers that were all lost (docs/decisions/0011-restored-metadata-follows-the-groups.md).
+// metadata: for controllers that were all lost (docs/decisions/0012-restored-metadata-follows-the-groups.md).
 //
 // What a group has applied to its own log decides about its members and its shards. The older state
 // tells what no group knows: names, settings, what nodes are to hold. Ids, epochs and terms go on above
