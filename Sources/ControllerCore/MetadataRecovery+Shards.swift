@@ -174,6 +174,17 @@ extension MetadataRecovery {
                 claims.set((claims[holding.shard.id] ?? []) + [claim], for: holding.shard.id)
             }
         }
+        // Where the group's own word is missing or may be old, the older state has one too.
+        for shard in base.shards where known[shard.group]?.isConfirmed == false {
+            guard let table = base.tables.first(where: { $0.id == shard.table }),
+                table.state == .active
+            else { continue }
+            let claim = Claim(
+                group: shard.group, isConfirmed: false,
+                holding: ShardHolding(
+                    shard: shard, partitioning: table.partitioning, standing: .owned))
+            claims.set((claims[shard.id] ?? []) + [claim], for: shard.id)
+        }
         return claims.elements.compactMap { choose($0) }
     }
 
