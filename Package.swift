@@ -74,6 +74,8 @@ let package = Package(
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
         library("Compression", ["KVBase", "CZstd"]),
         library("HTTPClient", ["KVBase", "CCurl"]),
+        library(
+            "EtcdMetadata", ["KVBase", "MetadataCore", "MetadataStore", "HTTPClient"]),
         library("ObjectStore", ["KVBase", "HTTPClient"]),
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
@@ -107,9 +109,9 @@ let package = Package(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "Digest", "ReplicatedLog", "MetadataStore", "ObjectStore", "MetadataBackup",
-                "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon", "AdminHTTP",
-                "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "MetadataBackup", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -120,8 +122,9 @@ let package = Package(
         program(
             "kvctl",
             [
-                "KVBase", "ShardCore", "ControllerCore", "MetadataCore", "WireProtocol", "RESP",
-                "MetadataStore", "ObjectStore", "MetadataBackup", "OperatorClient",
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "WireProtocol", "RESP", "MetadataStore", "ObjectStore", "MetadataBackup",
+                "OperatorClient",
             ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
@@ -154,7 +157,10 @@ let package = Package(
         tests("RESPTests", ["KVBase", "RESP"]),
         tests(
             "MetadataStoreTests",
-            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+            [
+                "KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore",
+                "EtcdMetadata",
+            ]),
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(

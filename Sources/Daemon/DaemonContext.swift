@@ -154,8 +154,9 @@ public final class DaemonContext: Sendable {
 
     // MARK: Life
 
-    /// Start-up goes on and made progress: systemd grants 30 more seconds, and shows the sentence. May
-    /// be called as often as there is progress; most calls do nothing.
+    /// Start-up goes on: `systemctl status` shows the sentence. May be called as often as there is
+    /// progress; most calls do nothing. The time-out of the start is extended by what is read, whoever
+    /// reads it.
     public func startupAdvanced(_ sentence: @autoclosure () -> String) {
         guard reporter.startupAdvanced(sentence) else { return }
         log.component("daemon").info(sentence())

@@ -39,7 +39,7 @@ final class StatusReporter: Sendable {
 
     // MARK: Start
 
-    /// Start-up made progress. Tells it once a second at most; true when it did.
+    /// Tells how far the start is, once a second at most; true when it did.
     func startupAdvanced(_ sentence: () -> String) -> Bool {
         let now = EventLoop.monotonicNow()
         let isDue = state.withLock { state in
@@ -50,7 +50,6 @@ final class StatusReporter: Sendable {
         guard isDue else { return false }
         let text = sentence()
         state.withLock { $0.line = { text } }
-        ServiceManager.extendTimeout(Self.grace)
         ServiceManager.status(text)
         return true
     }
@@ -98,16 +97,16 @@ final class StatusReporter: Sendable {
 
     private func run() {
         var told = ""
-        var moved: UInt64 = 0
+        var moved = Moved()
         while true {
             let status = current()
             if status != told { ServiceManager.status(status) }
             told = status
             let counts = ProcessFiles.bytesMoved()
             switch state.withLock(\.phase) {
-            // Whatever is read now is the state on the disks: nobody is served yet.
+            // What is read now is the state on the disks: nobody is served yet.
             case .starting: extend(&moved, to: counts.readOrDisk)
-            case .serving: moved = 0
+            case .serving: moved = Moved()
             case .stopping: extend(&moved, to: counts.disk)
             }
             var time = timespec(tv_sec: Int(Self.period.count / 1_000_000_000), tv_nsec: 0)
@@ -115,12 +114,18 @@ final class StatusReporter: Sendable {
         }
     }
 
-    /// A start that reads or a stop that writes its state is no hang. `moved` is 0 before the first
-    /// look at this phase.
-    private func extend(_ moved: inout UInt64, to bytes: UInt64) {
-        let isFirst = moved == 0
-        guard isFirst || bytes >= moved + Self.progressBytes else { return }
-        moved = bytes
-        if !isFirst { ServiceManager.extendTimeout(Self.grace) }
+    /// What had been moved at the last look that found progress in this phase.
+    private struct Moved {
+        var bytes: UInt64 = 0
+        var looks = 0
+    }
+
+    /// A start that reads or a stop that writes its state is no hang. What the first second brings is
+    /// the program itself being read.
+    private func extend(_ moved: inout Moved, to bytes: UInt64) {
+        moved.looks += 1
+        guard moved.looks <= 2 || bytes >= moved.bytes + Self.progressBytes else { return }
+        moved.bytes = bytes
+        if moved.looks > 2 { ServiceManager.extendTimeout(Self.grace) }
     }
 }

@@ -21,7 +21,7 @@ enum LayerTable {
             targets: [
                 "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
                 "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
-                "ObjectStore", "MetadataBackup",
+                "EtcdMetadata", "ObjectStore", "MetadataBackup",
             ]),
         Layer(
             name: "shells",
