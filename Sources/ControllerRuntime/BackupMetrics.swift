@@ -1,4 +1,5 @@
-// The figures of the metadata's backup. They hold only while the controller acts.
+// The figures of the metadata's backup. Its state is told only while this controller acts and has a
+// backup to keep.
 
 import KVBase
 import Metrics
@@ -12,16 +13,21 @@ struct BackupMetrics: Sendable {
     let bytes: Counter
     let objects: Counter
     private let failures: [Counter]
+    /// On while this controller keeps a backup.
+    let keeping = MetricsSwitch()
 
     init(_ registry: MetricsRegistry) {
         lastSuccess = registry.gauge(
             "kvcontroller_backup_last_success_timestamp_seconds",
-            "When the backup last held everything, in seconds since 1970; 0: not since the start.")
+            "When the backup last held everything, in seconds since 1970; 0: not since the start.",
+            shownBy: keeping)
         revision = registry.gauge(
-            "kvcontroller_backup_revision", "The newest revision that the backup holds.")
+            "kvcontroller_backup_revision", "The newest revision that the backup holds.",
+            shownBy: keeping)
         lag = registry.gauge(
             "kvcontroller_backup_lag_seconds",
-            "Age of the oldest change that is not in the backup; 0 when it holds everything.")
+            "Age of the oldest change that is not in the backup; 0 when it holds everything.",
+            shownBy: keeping)
         bytes = registry.counter(
             "kvcontroller_backup_bytes_total", "Written to the backup, compressed.")
         objects = registry.counter(

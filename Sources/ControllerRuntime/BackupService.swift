@@ -83,7 +83,8 @@ final class BackupService: Sendable {
 
     /// This controller acts. Answers the session's number.
     func begin(cluster: UInt64) -> UInt64 {
-        tell { inbox in
+        metrics.keeping.isOn = true
+        return tell { inbox in
             let forced = inbox.forced
             inbox = Inbox(session: inbox.session + 1, cluster: cluster)
             inbox.forced = forced
@@ -93,6 +94,7 @@ final class BackupService: Sendable {
 
     /// It acts no more.
     func end() {
+        metrics.keeping.isOn = false
         tell { inbox in inbox = Inbox(session: inbox.session + 1, forced: inbox.forced) }
     }
 
