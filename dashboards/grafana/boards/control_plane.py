@@ -104,8 +104,7 @@ BOARD = board(
                        (chosen("kvcontroller_metadata_term"), "{{instance}}"))),
         row("Backup of the metadata",
             timeseries("Behind", "s", "Age of the oldest change that is not in the backup.",
-                       (chosen("kvcontroller_backup_lag_seconds") + " and on (job, instance) "
-                        + chosen("kvcontroller_serving") + " == 1", "{{instance}}"),
+                       (cluster("kvcontroller_backup_lag_seconds"), "behind"),
                        runbook="KVBackupBehind"),
             timeseries("Written", "Bps", "To the backup, compressed.",
                        (rate("kvcontroller_backup_bytes_total"), "{{instance}}")),
