@@ -100,6 +100,15 @@ class Shell:
     def find_data(self):
         return self.cluster.daemons[self.word("NODE")]["data"][0]
 
+    def find_place(self):
+        return self.cluster.environment["KVCONTROLLERD_BACKUP_TO"]
+
+    def find_into(self):
+        return self.cluster.directory / "controller-1" / "data"
+
+    def find_peers(self):
+        return f"controller-1={self.cluster.info['controllers'][0]['rpc']}"
+
     def find_port(self):
         return self.cluster.resp_port
 
@@ -109,7 +118,7 @@ class Shell:
     def run(self, text):
         """Runs one command line; standard output and error together, and the exit code."""
         controllers = ",".join(one["rpc"] for one in self.cluster.info["controllers"])
-        environment = os.environ | {
+        environment = os.environ | self.cluster.environment | {
             "PATH": f"{STAND_INS}:{BINARIES}:{os.environ['PATH']}",
             "KVCTL_CONTROLLERS": controllers, "PLAYGROUND": str(self.cluster.directory)}
         result = subprocess.run(

@@ -135,7 +135,9 @@ def check_panel(panel):
 def watched(tmp_path_factory):
     """A cluster under light load that a Prometheus has scraped a few times."""
     assert shutil.which("prometheus"), "Debian's package prometheus is missing: make deps"
-    cluster = Cluster(tmp_path_factory.mktemp("watched") / "cluster", "--with-prometheus")
+    directory = tmp_path_factory.mktemp("watched")
+    cluster = Cluster(directory / "cluster", "--with-prometheus", environment={
+        "KVCONTROLLERD_BACKUP_TO": str(directory / "backup")})
     try:
         cluster.up()
         cluster.prometheus = Prometheus(cluster.info["prometheus"]["url"])

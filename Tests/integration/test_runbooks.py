@@ -75,10 +75,16 @@ def wait_for_sizes(cluster):
     wait_for(lambda: Shell(cluster).run("kvctl split TABLE --dry-run")[1] == 0, what="sizes")
 
 
+def backed_up(directory, *flags):
+    """A cluster whose metadata is backed up beside it."""
+    return Cluster(directory, *flags, environment={
+        "KVCONTROLLERD_BACKUP_TO": str(directory.with_name("backup"))})
+
+
 @pytest.fixture(scope="module")
 def calm_cluster(tmp_path_factory):
     """For commands that only look."""
-    cluster = Cluster(tmp_path_factory.mktemp("runbooks") / "cluster")
+    cluster = backed_up(tmp_path_factory.mktemp("runbooks") / "cluster")
     try:
         cluster.up()
         wait_for_sizes(fill(cluster))
@@ -100,7 +106,7 @@ CHANGING = [page for page in ALERT_PAGES if any(kind == "changes" for kind, _ in
 
 @pytest.mark.parametrize("page", CHANGING, ids=lambda page: page.stem)
 def test_mitigation(page, tmp_path):
-    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
+    cluster = backed_up(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
     try:
         cluster.up()
         shell = Shell(fill(cluster))
@@ -120,7 +126,7 @@ def test_mitigation(page, tmp_path):
 @pytest.mark.parametrize("page", PROCEDURES, ids=lambda page: page.stem)
 def test_procedure(page, tmp_path):
     """A procedure from its first command to its last, on a cluster of its own."""
-    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
+    cluster = backed_up(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
     try:
         cluster.up()
         shell = Shell(fill(cluster))

@@ -322,7 +322,7 @@ enum PlaygroundHints {
             "          kill -9 a node's pid, watch, then: kvctl playground start node-1 --dir \(directory)",
         ]
         if let prometheus = playground.daemons.first(where: { $0.kind == .prometheus }) {
-            lines.append("metrics:  \(prometheus.url)/alerts")
+            lines.append("metrics:  \(prometheus.url)")
         }
         if isDetached { lines.append("stop:     kvctl playground down --dir \(directory)") }
         return lines
