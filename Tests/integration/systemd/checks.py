@@ -342,7 +342,7 @@ def a_restart_of_the_router_loses_no_client():
             before = pid("kvrouter")
             systemctl("restart", "kvrouter")
             assert pid("kvrouter") != before
-            load.go_on()
+            load.go_on(200)
     return load.figures()
 
 
@@ -359,7 +359,7 @@ def a_restart_of_nodes_costs_clients_latency_only():
     with Load() as load:
         for node in NODES:
             systemctl("restart", f"kvnode@{node}")
-            load.go_on()
+            load.go_on(200)
             wait_for(healthy, "a healthy cluster")
     for node in NODES:
         assert show(f"kvnode@{node}", "Result") == "success"
