@@ -6,8 +6,9 @@ SHELL := /bin/bash
 
 # The one list of Debian packages: libraries to build against, tools that the tests use.
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
-    libisal-dev pkg-config redis-tools curl python3 python3-venv \
-    systemd-container debhelper chrpath lintian man-db bash-completion zsh
+    libisal-dev libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools \
+    curl python3 python3-venv systemd-container debhelper chrpath lintian man-db \
+    bash-completion zsh prometheus etcd-server
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built
@@ -47,7 +48,11 @@ deps: ## install the Debian packages that are missing
 	fi; \
 	"$${as_root[@]}" apt-get update -q; \
 	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y \
-	    --no-install-recommends "$${missing[@]}"
+	    --no-install-recommends "$${missing[@]}"; \
+	if [[ " $${missing[*]} " == *" etcd-server "* && -d /run/systemd/system ]]; then \
+	    echo "deps: tests start an etcd of their own: the package's service is switched off"; \
+	    "$${as_root[@]}" systemctl disable --now etcd.service; \
+	fi
 
 .PHONY: build
 build: ## build the programs, optimised, into .build/release
@@ -85,7 +90,7 @@ format: ## format all Swift sources in place
 
 .PHONY: playground
 playground: deps build ## a whole cluster on this machine, in the foreground, under ./playground
-	exec .build/release/kvctl playground up --dir playground
+	exec .build/release/kvctl playground up --dir playground --with-prometheus
 
 .PHONY: sim
 sim: ## the simulator; ARGS="..." goes to kvsim

@@ -42,6 +42,12 @@ let package = Package(
         system("CMicroHTTPD", pkgConfig: "libmicrohttpd", apt: "libmicrohttpd-dev"),
         system("CISAL", pkgConfig: "libisal", apt: "libisal-dev"),
         system("CINIH", pkgConfig: "inih", apt: "libinih-dev"),
+        system("COpenSSL", pkgConfig: "libcrypto", apt: "libssl-dev"),
+        system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
+        // Source of this repository: one text, which is written into finished programs.
+        .target(name: "CRevision", path: "Sources/C/CRevision"),
+        system("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
+        system("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
 
         // Base
         library("KVBase"),
@@ -56,6 +62,7 @@ let package = Package(
 
         // Parts
         library("Checksum", ["KVBase", "CISAL"]),
+        library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
         library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
         library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB"]),
@@ -65,36 +72,46 @@ let package = Package(
         library(
             "MetadataStore",
             ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
+        library("Compression", ["KVBase", "CZstd"]),
+        library("HTTPClient", ["KVBase", "CCurl"]),
+        library(
+            "EtcdMetadata", ["KVBase", "MetadataCore", "MetadataStore", "HTTPClient"]),
+        library("ObjectStore", ["KVBase", "HTTPClient"]),
+        library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
         library("EventLoop", ["KVBase", "CUV"]),
-        library("Metrics", ["KVBase"]),
+        library("Metrics", ["KVBase", "CZlib"]),
         library("AdminHTTP", ["KVBase", "CMicroHTTPD"]),
         library("SystemdSupport", ["KVBase", "CSystemd"]),
         library("Configuration", ["KVBase", "CINIH"]),
         library(
             "Daemon",
-            ["KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration"]),
+            [
+                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
+                "CRevision",
+            ]),
         library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
         library(
             "NodeRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
                 "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
-                "Configuration", "SystemdSupport",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "RouterRuntime",
             [
                 "KVBase", "ShardCore", "RouterCore", "WireProtocol", "RESP", "EventLoop", "RPC",
-                "Metrics", "Daemon", "Configuration", "SystemdSupport",
+                "Metrics", "Daemon", "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
             "ControllerRuntime",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "ReplicatedLog", "MetadataStore", "WireProtocol", "EventLoop", "RPC", "Metrics",
-                "Daemon", "Configuration", "SystemdSupport",
+                "Digest", "ReplicatedLog", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "MetadataBackup", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
+                "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library("OperatorClient", ["KVBase", "ShardCore", "WireProtocol", "RESP"]),
 
@@ -102,7 +119,13 @@ let package = Package(
         program("kvnode", ["NodeRuntime"]),
         program("kvrouter", ["RouterRuntime"]),
         program("kvcontrollerd", ["ControllerRuntime"]),
-        program("kvctl", ["KVBase", "ShardCore", "WireProtocol", "RESP", "OperatorClient"]),
+        program(
+            "kvctl",
+            [
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "WireProtocol", "RESP", "MetadataStore", "ObjectStore", "MetadataBackup",
+                "OperatorClient",
+            ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
@@ -127,14 +150,19 @@ let package = Package(
         tests("RouterCoreTests", ["KVBase", "ShardCore", "RouterCore"]),
         tests(
             "ControllerCoreTests",
-            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore"]),
+            ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore", "Digest"]),
         tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
         tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
         tests("RESPTests", ["KVBase", "RESP"]),
         tests(
             "MetadataStoreTests",
-            ["KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore"]),
+            [
+                "KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore",
+                "EtcdMetadata",
+            ]),
+        tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
+        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
             "ShellTests",
             [

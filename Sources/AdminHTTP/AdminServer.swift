@@ -1,17 +1,27 @@
-// The admin HTTP server: metrics and health, on libmicrohttpd with a thread of its own.
+// The admin HTTP server: metrics, health and what else an operator may look at, on libmicrohttpd with
+// a thread of its own.
 
 import CMicroHTTPD
 import Glibc
 import KVBase
 
-/// A GET request as a handler sees it.
+/// A request as a handler sees it.
 public struct AdminRequest: Sendable {
     /// Without the query, `%` escapes resolved.
     public let path: String
+    /// The `Accept` field, nil when absent.
+    public let accept: String?
+    /// The `Accept-Encoding` field, nil when absent.
+    public let acceptEncoding: String?
     private let query: [(name: String, value: String)]
 
-    init(path: String, query: [(name: String, value: String)]) {
+    init(
+        path: String, accept: String? = nil, acceptEncoding: String? = nil,
+        query: [(name: String, value: String)]
+    ) {
         self.path = path
+        self.accept = accept
+        self.acceptEncoding = acceptEncoding
         self.query = query
     }
 
@@ -23,11 +33,16 @@ public struct AdminRequest: Sendable {
 public struct AdminResponse: Sendable {
     public var status: Int
     public var contentType: String
+    /// The `Content-Encoding` of the body; nil for none.
+    public var contentEncoding: String?
     public var body: Bytes
 
-    public init(status: Int = 200, contentType: String, body: Bytes) {
+    public init(
+        status: Int = 200, contentType: String, contentEncoding: String? = nil, body: Bytes
+    ) {
         self.status = status
         self.contentType = contentType
+        self.contentEncoding = contentEncoding
         self.body = body
     }
 
@@ -41,8 +56,9 @@ public struct AdminResponse: Sendable {
     }
 }
 
-/// Serves GET and HEAD by exact path. Handlers run on the server's thread, one at a time, and are
-/// quick: they read counters and snapshots, nothing that waits.
+/// Serves pages (GET and HEAD) and actions (POST, whose body is ignored) by exact path. Handlers run on
+/// the server's thread, one at a time, and are quick: they read counters and snapshots, nothing that
+/// waits.
 public final class AdminServer: @unchecked Sendable {
     public typealias Handler = @Sendable (AdminRequest) -> AdminResponse
 
@@ -57,15 +73,21 @@ public final class AdminServer: @unchecked Sendable {
     private let router: Router
 
     private final class Router: Sendable {
-        let handlers: [String: Handler]
-        init(_ handlers: [String: Handler]) { self.handlers = handlers }
+        let pages: [String: Handler]
+        let actions: [String: Handler]
+        init(pages: [String: Handler], actions: [String: Handler]) {
+            self.pages = pages
+            self.actions = actions
+        }
     }
 
     /// Listens on a numeric IPv4 or IPv6 address. Throws `unavailable` when that is not possible.
-    public init(host: String, port: UInt16, handlers: [String: Handler]) throws(DatabaseError) {
+    public init(
+        host: String, port: UInt16, handlers: [String: Handler], actions: [String: Handler] = [:]
+    ) throws(DatabaseError) {
         let descriptor = try ListeningSocket.open(host: host, port: port)
         self.port = ListeningSocket.port(of: descriptor) ?? port
-        router = Router(handlers)
+        router = Router(pages: handlers, actions: actions)
         daemon = rangekeeper_mhd_start(
             descriptor, Self.connectionsMax, Self.connectionTimeoutSeconds,
             Self.connectionMemoryBytes, Self.answer,
@@ -88,7 +110,7 @@ public final class AdminServer: @unchecked Sendable {
     // MARK: Requests
 
     private static let answer: MHD_AccessHandlerCallback = {
-        argument, connection, path, method, _, _, uploadSize, _ in
+        argument, connection, path, method, _, _, uploadSize, state in
         let router = Unmanaged<Router>.fromOpaque(argument!).takeUnretainedValue()
         let method = String(cString: method!)
         if uploadSize!.pointee > 0 {
@@ -97,14 +119,32 @@ public final class AdminServer: @unchecked Sendable {
             return .YES
         }
         let path = String(cString: path!)
-        guard let handler = router.handlers[path] else {
+        let (page, action) = (router.pages[path], router.actions[path])
+        guard page != nil || action != nil else {
             return send(.text("not found\n", status: 404), on: connection)
         }
-        guard method == "GET" || method == "HEAD" else {
-            return send(.text("only GET and HEAD\n", status: 405), on: connection, allow: true)
+        let isReading = method == "GET" || method == "HEAD"
+        guard let handler = isReading ? page : method == "POST" ? action : nil else {
+            let allowed = (page == nil ? [] : ["GET", "HEAD"]) + (action == nil ? [] : ["POST"])
+            let list = allowed.joined(separator: ", ")
+            return send(
+                .text("only \(list)\n", status: 405), on: connection, allow: list)
+        }
+        if !isReading, state!.pointee == nil {
+            // The first of two calls: the body comes between them.
+            state!.pointee = UnsafeMutableRawPointer(bitPattern: 1)
+            return .YES
         }
         return send(
-            handler(AdminRequest(path: path, query: query(of: connection))), on: connection)
+            handler(
+                AdminRequest(
+                    path: path, accept: field("Accept", of: connection),
+                    acceptEncoding: field("Accept-Encoding", of: connection),
+                    query: query(of: connection))), on: connection)
+    }
+
+    private static func field(_ name: String, of connection: OpaquePointer?) -> String? {
+        MHD_lookup_connection_value(connection, .HEADER_KIND, name).map { String(cString: $0) }
     }
 
     private final class QueryList {
@@ -128,7 +168,7 @@ public final class AdminServer: @unchecked Sendable {
     }
 
     private static func send(
-        _ answer: AdminResponse, on connection: OpaquePointer?, allow: Bool = false
+        _ answer: AdminResponse, on connection: OpaquePointer?, allow: String? = nil
     ) -> MHD_Result {
         var body = answer.body
         let response = body.withUnsafeMutableBytes { raw in
@@ -139,7 +179,11 @@ public final class AdminServer: @unchecked Sendable {
         defer { MHD_destroy_response(response) }
         MHD_add_response_header(response, "Content-Type", answer.contentType)
         MHD_add_response_header(response, "Cache-Control", "no-store")
-        if allow { MHD_add_response_header(response, "Allow", "GET, HEAD") }
+        if let encoding = answer.contentEncoding {
+            MHD_add_response_header(response, "Content-Encoding", encoding)
+            MHD_add_response_header(response, "Vary", "Accept, Accept-Encoding")
+        }
+        if let allow { MHD_add_response_header(response, "Allow", allow) }
         return MHD_queue_response(connection, UInt32(answer.status), response)
     }
 }

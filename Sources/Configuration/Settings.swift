@@ -94,6 +94,25 @@ public struct Settings: Sendable {
         }
     }
 
+    /// A setting as people may see it.
+    public struct Line: Sendable {
+        public let name: String
+        /// As a user would write it; nil when unset, and `(secret)` for what nobody may see.
+        public let value: String?
+        public let origin: Origin
+    }
+
+    /// Every setting, in the order of declaration.
+    public var lines: [Line] {
+        entries.map { entry in
+            Line(
+                name: entry.setting.name,
+                value: entry.value.map {
+                    entry.setting.isSecret ? "(secret)" : $0.written(as: entry.setting.kind)
+                }, origin: entry.origin)
+        }
+    }
+
     /// The names of the settings whose values differ from those of `earlier`, which are of the same
     /// program.
     public func changes(from earlier: Settings) -> [String] {
@@ -102,11 +121,8 @@ public struct Settings: Sendable {
 
     /// One line per setting: the name, the value, where it came from.
     public func report() -> String {
-        let lines = entries.map { entry in
-            let value = entry.value.map { value in
-                entry.setting.isSecret ? "(secret)" : value.written(as: entry.setting.kind)
-            }
-            return (entry.setting.name + " = " + (value ?? "(unset)"), entry.origin.description)
+        let lines = lines.map { line in
+            (line.name + " = " + (line.value ?? "(unset)"), line.origin.description)
         }
         let width = lines.reduce(0) { max($0, $1.0.count) }
         return lines.map { line in

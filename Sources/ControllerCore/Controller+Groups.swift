@@ -43,35 +43,38 @@ extension Controller {
             && now - lastNodeAt < settings.formationQuiet
     }
 
-    /// Groups of this kind, those on their way to the store included.
+    /// Groups of this kind, those on their way to the store and those that lack replicas included.
     func groupIDs(engine: EngineKind, replicas: Int) -> [GroupID] {
-        let stored = groups.elements.map(\.record)
-        return (stored + plannedGroups.map(\.group))
-            .filter { $0.engine == engine && $0.placements.count == replicas }
-            .map(\.id)
+        let stored = groups.elements.map(\.stored)
+        return (stored + plannedGroups)
+            .filter { $0.group.engine == engine && $0.wanted == replicas }
+            .map(\.group.id)
     }
 
     /// Plans `groupsInitial` groups of a kind and takes their ids. The caller stores them with `ids`.
+    /// With too few nodes they get fewer replicas, but not fewer than `replicas.min`.
     mutating func plan(engine: EngineKind, replicas: Int) -> Result<[GroupRecord], DatabaseError> {
         var candidates = candidates()
         let usable = candidates.count(where: \.isUsable)
-        guard usable >= replicas else {
+        let needed = min(replicas, Int(runtime[.replicasMin]))
+        guard usable >= needed else {
             return .failure(
                 DatabaseError(
                     .refused,
-                    "a group of \(replicas) replicas needs \(replicas) live nodes that are not "
+                    "a group of \(replicas) replicas needs \(needed) live nodes that are not "
                         + "spares, \(usable) there"))
         }
+        let count = min(replicas, usable)
         var records: [GroupRecord] = []
         for _ in 0..<max(1, settings.groupsInitial) {
-            guard let places = ReplicaPlanner.place(count: replicas, on: &candidates) else { break }
+            guard let places = ReplicaPlanner.place(count: count, on: &candidates) else { break }
             let group = Group(
                 id: IDAllocators.take(&ids.group), engine: engine,
                 placements: places.map {
                     Placement(
                         replica: IDAllocators.take(&ids.replica), node: $0.0, disk: $0.disk)
                 }, state: .creating)
-            records.append(GroupRecord(group: group))
+            records.append(GroupRecord(group: group, wanted: replicas))
         }
         plannedGroups += records
         return .success(records)

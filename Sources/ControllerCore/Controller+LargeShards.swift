@@ -92,7 +92,7 @@ extension Controller {
         for group in groups.elements
         where group.record.id != source && group.record.state == .active
             && group.record.engine == table.engine
-            && group.record.placements.count == Int(table.replicas)
+            && group.wanted == Int(table.replicas)
         {
             let id = group.record.id
             guard serving(id) != nil, !isBusy(id) else { continue }

@@ -132,7 +132,7 @@ extension Controller {
         }
         let id = node.record.id
         let coming = openOperations.first {
-            $0.record.kind == .replaceReplica && $0.record.step != .proposed
+            $0.record.kind.bringsReplica && $0.record.step != .proposed
                 && $0.record.new.node == id
         }
         if let coming {

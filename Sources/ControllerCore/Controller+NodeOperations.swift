@@ -177,75 +177,107 @@ extension Controller {
 
     // MARK: Repair
 
-    /// Replaces the replicas of nodes that stay down and of disks that failed, one at a time per node
-    /// that takes over.
+    /// A replica that is lost, or one that a group never had.
+    private struct Loss {
+        var group: GroupID
+        /// Where the replica is; nothing for one that is to be added.
+        var old: Placement
+        var reason: String
+    }
+
+    /// Replaces the replicas of nodes that stay down and of disks that failed, and adds those that
+    /// groups lack, one at a time per node that takes one.
     mutating func repair(now: Instant, into effects: inout ControllerEffects) {
         guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
         repairCheckAt = now + settings.commandTimeout
-        var lost: [(group: GroupID, node: NodeID, reason: String)] = []
+        let lost = losses(now: now)
+        guard !lost.isEmpty else { return }
+        // Each look goes on where the last one ended, so that no group waits behind hopeless ones.
+        let start = lost.firstIndex { $0.group > repairCursor } ?? 0
+        for loss in (lost[start...] + lost[..<start]).prefix(settings.repairLooksMax) {
+            repairCursor = loss.group
+            repair(loss, now: now, into: &effects)
+        }
+    }
+
+    /// In order of groups; in each what is lost comes before what was never there.
+    private func losses(now: Instant) -> [Loss] {
+        var lost: [Loss] = []
+        func lose(_ group: GroupID, on node: NodeStatus, _ reason: String) {
+            guard operation(on: group) == nil, let status = groups[group],
+                let index = status.placementIndex(node: node.record.id)
+            else { return }
+            lost.append(
+                Loss(group: group, old: status.record.placements[index], reason: reason))
+        }
         for node in nodes.elements where !node.groups.isEmpty && !node.isInMaintenance {
-            for (group, reason) in incurable(on: node, now: now) where operation(on: group) == nil {
-                lost.append((group, node.record.id, reason))
+            for (group, reason) in incurable(on: node, now: now) {
+                lose(group, on: node, reason)
             }
             let since = node.health == .down ? node.downSince : node.diskFailedSince
             guard let since, now - since >= runtime.time(.repairAfter) else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
-            for group in node.groups where operation(on: group) == nil {
+            for group in node.groups {
                 if node.health == .down {
-                    lost.append(
-                        (group, node.record.id, "\(node.record.name) is silent for \(silence) s"))
+                    lose(group, on: node, "\(node.record.name) is silent for \(silence) s")
                 } else if let status = groups[group],
                     let index = status.placementIndex(node: node.record.id),
                     status.reports[index]?.state == .failed
                 {
-                    lost.append(
-                        (group, node.record.id, "its disk on \(node.record.name) failed"))
+                    lose(group, on: node, "its disk on \(node.record.name) failed")
                 }
             }
         }
-        guard !lost.isEmpty else { return }
-        lost.sort { ($0.group, $0.node) < ($1.group, $1.node) }
-        // Each look goes on where the last one ended, so that no group waits behind hopeless ones.
-        let start = lost.firstIndex { $0.group > repairCursor } ?? 0
-        for (group, node, reason) in (lost[start...] + lost[..<start])
-            .prefix(settings.repairLooksMax)
-        {
-            repairCursor = group
-            guard let node = nodes[node] else { continue }
-            repair(group, on: node, because: reason, now: now, into: &effects)
+        lost.sort { ($0.group, $0.old.node) < ($1.group, $1.old.node) }
+        var additions: [Loss] = []
+        for group in groups.elements
+        where group.lacking > 0 && operation(on: group.record.id) == nil {
+            let count = group.record.placements.count
+            additions.append(
+                Loss(
+                    group: group.record.id, old: .nowhere,
+                    reason: "group \(group.record.id) has \(count) of \(group.wanted) replicas"))
         }
+        guard !additions.isEmpty else { return lost }
+        return (lost + additions).enumerated()
+            .sorted { ($0.element.group, $0.offset) < ($1.element.group, $1.offset) }
+            .map(\.element)
     }
 
     private mutating func repair(
-        _ id: GroupID, on node: NodeStatus, because reason: String, now: Instant,
-        into effects: inout ControllerEffects
+        _ loss: Loss, now: Instant, into effects: inout ControllerEffects
     ) {
+        let id = loss.group
         let open = openOperations.filter {
-            $0.record.kind == .replaceReplica && $0.record.step != .proposed
+            $0.record.kind.bringsReplica && $0.record.step != .proposed
         }
         guard open.count < runtime[.replacementsMax], operation(on: id) == nil,
             let group = groups[id], group.record.state == .active, group.hasLeader,
-            group.isServing, let index = group.placementIndex(node: node.record.id),
-            (try? checkUnoccupied(node)) != nil,
+            group.isServing,
+            nodes[loss.old.node].map({ (try? checkUnoccupied($0)) != nil }) ?? true,
             stopped(.repair, now: now, where: { $0.group == id }) == nil
         else { return }
-        switch choose(id, replacing: group.record.placements[index], now: now) {
+        let choice = choose(
+            id, replacing: loss.old, prefersSpares: loss.old != .nowhere, now: now)
+        switch choice {
         case .success(let plan):
             if mode(of: .repair) == .propose {
                 guard !isProposed(.repair, where: { $0.group == id && $0.old == plan.old }) else {
                     return
                 }
-                return propose(plan, origin: "repair", reason: reason, now: now, into: &effects)
+                return propose(
+                    plan, origin: "repair", reason: loss.reason, now: now, into: &effects)
             }
             guard !open.contains(where: { $0.record.new.node == plan.node }) else { return }
-            start(plan, origin: "repair", reason: reason, now: now, into: &effects)
+            start(plan, origin: "repair", reason: loss.reason, now: now, into: &effects)
         case .failure(let error):
             // Once a minute: what it says is the same, but for its numbers.
             if let last = repairRefusedAt[id], now - last < .seconds(60) { return }
             repairRefusedAt[id] = now
             decide(
-                "repair of group \(id): \(error.message)", nodes: [node.record.id], group: id,
-                now: now, into: &effects)
+                "repair of group \(id): \(error.message)",
+                nodes: [loss.old.node].filter { $0 != .none }, group: id, now: now,
+                into: &effects)
         }
     }
 }

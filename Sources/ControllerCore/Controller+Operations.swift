@@ -54,6 +54,11 @@ extension Controller {
                 start(
                     plan, origin: "operator", reason: "asked for by the operator",
                     request: request, now: now, into: &effects)
+            case .addReplica(let group, let node):
+                let plan = try planAddition(to: group, on: node, now: now)
+                start(
+                    plan, origin: "operator", reason: "asked for by the operator",
+                    request: request, now: now, into: &effects)
             case .drain(let node): try drain(node, request, now: now, into: &effects)
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
@@ -342,8 +347,9 @@ extension Controller {
             }
         }
         switch status.record.kind {
-        case .replaceReplica where status.record.step == .proposed: break
-        case .replaceReplica: pumpReplacement(status, now: now, into: &effects)
+        case .replaceReplica, .addReplica:
+            guard status.record.step != .proposed else { break }
+            pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
         case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
@@ -391,13 +397,15 @@ extension Controller {
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
                 now: now, into: &effects)
-        case .replaceReplica where record.step == .proposed:
+        case .replaceReplica where record.step == .proposed,
+            .addReplica where record.step == .proposed:
             finish(
                 OperationChange(record: record), as: .cancelled, "the proposal was withdrawn",
                 now: now, into: &effects)
-        case .replaceReplica where record.step == .creating:
+        case .replaceReplica where record.step == .creating,
+            .addReplica where record.step == .creating:
             endReplacement(record, as: .cancelled, "stopped before it began", now: now, &effects)
-        case .replaceReplica:
+        case .replaceReplica, .addReplica:
             record.step = .retracting
             decide(
                 "operation \(id) is being cancelled: takes \(name(record.new.node)) out of group "

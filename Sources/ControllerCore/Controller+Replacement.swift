@@ -1,5 +1,6 @@
 // Replacing one replica: create an empty one elsewhere -> the leader gives it the log -> it catches
 // up -> the group swaps the two by joint consensus -> the map follows -> the old one is deleted.
+// Adding one to a group that lacks it goes the same way; there is nothing to take its leave.
 //
 // What the group itself has committed decides: whenever the leader's membership shows that the new
 // replica took the old one's place, the operation ends as done, whatever was asked meanwhile. So a
@@ -47,6 +48,35 @@ extension Controller {
         }
     }
 
+    /// What adding a replica would do, or why it is refused.
+    public func planAddition(
+        to id: GroupID, on wanted: String?, now: Instant
+    ) throws(DatabaseError) -> Replacement {
+        guard let group = groups[id] else {
+            let known = groups.elements.prefix(20).map { "\($0.record.id)" }
+            throw DatabaseError(
+                .refused,
+                "there is no group \(id); there are \(known.joined(separator: ", "))")
+        }
+        guard group.lacking > 0 else {
+            let lacking = groups.elements.filter { $0.lacking > 0 }.prefix(20)
+                .map { "\($0.record.id)" }
+            throw DatabaseError(
+                .refused,
+                "group \(id) has the \(group.wanted) replicas that its tables ask for; "
+                    + (lacking.isEmpty
+                        ? "no group lacks any"
+                        : "replicas are lacking in \(lacking.joined(separator: ", "))"))
+        }
+        try checkFree(id)
+        try checkServes(group)
+        let target = try wanted.map { (name) throws(DatabaseError) in try find(node: name) }
+        return try choose(
+            id, replacing: .nowhere, with: target?.record.id ?? .none, prefersSpares: false,
+            now: now
+        ).get()
+    }
+
     /// Only a group that can commit can change its members.
     func checkServes(_ group: GroupStatus) throws(DatabaseError) {
         let id = group.record.id
@@ -74,7 +104,8 @@ extension Controller {
     ) {
         guard let node = nodes[plan.node] else { return }
         let record = OperationRecord(
-            id: IDAllocators.take(&nextOperation), kind: .replaceReplica, step: .creating,
+            id: IDAllocators.take(&nextOperation),
+            kind: plan.isAddition ? .addReplica : .replaceReplica, step: .creating,
             origin: origin, reason: reason, parent: parent, group: plan.group, old: plan.old,
             new: Placement(
                 replica: IDAllocators.take(&ids.replica), node: plan.node, disk: plan.disk),
@@ -243,7 +274,7 @@ extension Controller {
         into effects: inout ControllerEffects
     ) {
         guard !group.isStoring else { return }
-        var next = GroupRecord(group: group.record)
+        var next = GroupRecord(group: group.record, wanted: group.wanted)
         next.group.placements = voters(of: group, after: record).sorted { $0.replica < $1.replica }
         for (index, placement) in next.group.placements.enumerated() {
             let before = group.placementIndex(replica: placement.replica)
@@ -252,17 +283,23 @@ extension Controller {
             }
         }
         let outcome =
-            "\(name(record.new.node)) has taken over group \(record.group) from "
-            + "\(name(record.old.node))"
+            (record.kind == .addReplica
+                ? "group \(record.group) has a replica on \(name(record.new.node)) now, "
+                    + "\(next.group.placements.count) of \(group.wanted)"
+                : "\(name(record.new.node)) has taken over group \(record.group) from "
+                    + "\(name(record.old.node))")
             + (record.isCancelled ? "; the cancellation came too late" : "")
         finish(
             OperationChange(
                 record: record, group: next, nodes: [takeFromPool(record.new.node)],
-                retired: [
-                    RetiredReplica(
-                        group: record.group, replica: record.old.replica, node: record.old.node,
-                        reason: "operation \(record.id): \(outcome), because \(record.reason)")
-                ]), as: .done, outcome, now: now, into: &effects)
+                retired: record.old == .nowhere
+                    ? []
+                    : [
+                        RetiredReplica(
+                            group: record.group, replica: record.old.replica,
+                            node: record.old.node,
+                            reason: "operation \(record.id): \(outcome), because \(record.reason)")
+                    ]), as: .done, outcome, now: now, into: &effects)
     }
 
     /// Takes stored placements into what is known of a group.
@@ -324,7 +361,8 @@ extension Controller {
         }
         record.step = .retracting
         decide(
-            "operation \(record.id) gives up: \(reason)", nodes: [record.old.node],
+            "operation \(record.id) gives up: \(reason)",
+            nodes: [record.old.node].filter { $0 != .none },
             group: record.group, operation: record.id, now: now, into: &effects)
         save(OperationChange(record: record), now: now, into: &effects)
     }
@@ -358,7 +396,8 @@ extension Controller {
             return endReplacement(record, as: .failed, record.outcome, now: now, &effects)
         }
         let plan = choose(
-            record.group, replacing: record.old, avoiding: record.avoided, now: now)
+            record.group, replacing: record.old, prefersSpares: record.kind == .replaceReplica,
+            avoiding: record.avoided, now: now)
         switch plan {
         case .failure(let error):
             endReplacement(
@@ -399,7 +438,7 @@ extension Controller {
             group: record.group, replica: record.new.replica, node: record.new.node,
             reason: "operation \(record.id): \(reason)")
         let isUsed = openOperations.contains {
-            $0.record.id != record.id && $0.record.kind == .replaceReplica
+            $0.record.id != record.id && $0.record.kind.bringsReplica
                 && $0.record.step != .proposed
                 && $0.record.new.node == record.new.node
         }

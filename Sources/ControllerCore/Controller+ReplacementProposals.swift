@@ -11,7 +11,8 @@ extension Controller {
         let waiting = openOperations.count { $0.record.step == .proposed }
         guard waiting < settings.proposalsMax else { return }
         let record = OperationRecord(
-            id: IDAllocators.take(&nextOperation), kind: .replaceReplica, step: .proposed,
+            id: IDAllocators.take(&nextOperation),
+            kind: plan.isAddition ? .addReplica : .replaceReplica, step: .proposed,
             origin: origin, reason: reason, group: plan.group, old: plan.old,
             new: Placement(replica: .none, node: plan.node, disk: plan.disk))
         begin(
@@ -31,16 +32,16 @@ extension Controller {
         }
         try checkFree(record.group)
         guard let group = groups[record.group],
-            group.placementIndex(replica: record.old.replica) != nil
-        else {
-            throw worldMoved(
-                "group \(record.group) has no replica on \(name(record.old.node)) any more")
-        }
+            isGrounded(record, in: group)
+        else { throw worldMoved(lackOfGrounds(record)) }
         try checkServes(group)
+        let prefersSpares = record.kind == .replaceReplica
         var choice = choose(
-            record.group, replacing: record.old, with: record.new.node, now: now)
+            record.group, replacing: record.old, with: record.new.node,
+            prefersSpares: prefersSpares, now: now)
         if case .failure = choice {
-            choice = choose(record.group, replacing: record.old, now: now)
+            choice = choose(
+                record.group, replacing: record.old, prefersSpares: prefersSpares, now: now)
         }
         let plan = try choice.get()
         record.step = .creating
@@ -50,8 +51,8 @@ extension Controller {
         operations.update(id) { $0.requests.append(request) }
         decide(
             "operation \(id) is applied by the operator: \(describe(plan))",
-            nodes: [plan.old.node, plan.node], group: plan.group, operation: id, now: now,
-            into: &effects)
+            nodes: [plan.old.node, plan.node].filter { $0 != .none }, group: plan.group,
+            operation: id, now: now, into: &effects)
         save(
             OperationChange(record: record, nodes: [takeFromPool(plan.node)], usesIDs: true),
             now: now, into: &effects)
@@ -59,12 +60,13 @@ extension Controller {
 
     /// Why a proposed replacement has no grounds any more, or nil.
     func objection(toReplacement record: OperationRecord, of rule: RuleName) -> String? {
-        guard let group = groups[record.group],
-            let index = group.placementIndex(replica: record.old.replica)
-        else { return "\(name(record.old.node)) holds no replica of the group any more" }
+        guard let group = groups[record.group], isGrounded(record, in: group) else {
+            return lackOfGrounds(record)
+        }
         if let running = operation(on: record.group) {
             return "operation \(running.record.id) works on group \(record.group)"
         }
+        guard let index = group.placementIndex(replica: record.old.replica) else { return nil }
         guard rule == .repair else {
             return isReplicaMoveDue(record) ? nil : "nothing would be gained any more"
         }
@@ -72,5 +74,17 @@ extension Controller {
             group.reports[index]?.state == .active
         else { return nil }
         return "\(name(record.old.node)) is back with its replica"
+    }
+
+    /// Whether there still is a replica to replace, or one that lacks.
+    private func isGrounded(_ record: OperationRecord, in group: GroupStatus) -> Bool {
+        record.kind == .addReplica
+            ? group.lacking > 0 : group.placementIndex(replica: record.old.replica) != nil
+    }
+
+    private func lackOfGrounds(_ record: OperationRecord) -> String {
+        record.kind == .addReplica
+            ? "group \(record.group) lacks no replica any more"
+            : "group \(record.group) has no replica on \(name(record.old.node)) any more"
     }
 }

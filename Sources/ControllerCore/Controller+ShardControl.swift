@@ -173,6 +173,10 @@ extension Controller {
             "cannot be taken back, its old replica is deleted; put one there again with: kvctl "
                 + "replace --group \(record.group) --replica \(name(record.new.node)) --with "
                 + "\(name(record.old.node))"
+        case .addReplica:
+            "cannot be taken back: a group gives up no replica that its tables ask for; put it "
+                + "elsewhere with: kvctl replace --group \(record.group) --replica "
+                + name(record.new.node)
         case .replaceNode, .drain:
             "cannot be taken back; let \(name(record.old.node)) hold replicas again with: kvctl drain "
                 + "\(name(record.old.node)) --end"

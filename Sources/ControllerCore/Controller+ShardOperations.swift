@@ -136,7 +136,7 @@ extension Controller {
         into effects: inout ControllerEffects
     ) throws(DatabaseError) {
         let status = try find(id)
-        if status.record.step == .proposed, status.record.kind == .replaceReplica {
+        if status.record.step == .proposed, status.record.kind.bringsReplica {
             return try applyReplacement(status, request, now: now, into: &effects)
         }
         guard status.record.step == .proposed, let work = status.record.work else {

@@ -37,8 +37,8 @@ extension Controller {
         "\(table.engine) groups of \(table.replicas) replicas"
     }
 
-    private func fits(_ group: Group, _ table: Table) -> Bool {
-        group.engine == table.engine && group.placements.count == Int(table.replicas)
+    private func fits(_ group: GroupStatus, _ table: Table) -> Bool {
+        group.record.engine == table.engine && group.wanted == Int(table.replicas)
     }
 
     /// Refuses a group that was asked for by name, where it cannot take the shard.
@@ -46,7 +46,7 @@ extension Controller {
         _ id: GroupID, takes table: Table, from source: GroupID, bytes: UInt64
     ) throws(DatabaseError) {
         let fitting = groups.elements.filter {
-            fits($0.record, table) && $0.record.id != source
+            fits($0, table) && $0.record.id != source
         }.map { "\($0.record.id)" }
         let advice =
             fitting.isEmpty
@@ -58,11 +58,11 @@ extension Controller {
         guard id != source else {
             throw DatabaseError(.refused, "the shard is in group \(id) already; \(advice)")
         }
-        guard fits(group.record, table) else {
+        guard fits(group, table) else {
             throw DatabaseError(
                 .refused,
                 "group \(id) is a \(group.record.engine) group of "
-                    + "\(group.record.placements.count) replicas, table \(table.name) lives on "
+                    + "\(group.wanted) replicas, table \(table.name) lives on "
                     + "\(kind(table)); \(advice)")
         }
         guard group.record.state == .active else {
@@ -106,7 +106,7 @@ extension Controller {
         var relief: (rank: [UInt64], group: GroupID)?
         var other: (rank: [UInt64], group: GroupID)?
         for group in groups.elements
-        where group.record.id != source && fits(group.record, table) {
+        where group.record.id != source && fits(group, table) {
             let id = group.record.id
             if let reason = objection(to: group, bytes: bytes) {
                 skipped.append(SkippedGroup(group: id, reason: reason))
@@ -168,6 +168,9 @@ extension Controller {
     private func objection(to group: GroupStatus, bytes: UInt64) -> String? {
         guard group.record.state == .active else { return "is being formed" }
         guard serving(group.record.id) != nil else { return "has no serving leader" }
+        if group.lacking > 0 {
+            return "has \(group.record.placements.count) of \(group.wanted) replicas"
+        }
         for placement in group.record.placements where nodes[placement.node]?.isLive != true {
             return "misses its replica on \(name(placement.node))"
         }

@@ -57,6 +57,8 @@ public struct Controller: Sendable {
     public internal(set) var revision: Revision
 
     var ids: IDAllocators
+    /// After a restore: nodes with an id below it may be known to metadata that was lost.
+    let issuedBelow: NodeID
     public internal(set) var nodes = SortedRecords<NodeID, NodeStatus>()
     public internal(set) var groups = SortedRecords<GroupID, GroupStatus>()
     /// As stored, whatever their state.
@@ -112,6 +114,7 @@ public struct Controller: Sendable {
     public internal(set) var decisions: [Decision] = []
     var newDecisions: [Decision] = []
     var nextDecision: UInt64 = 1
+    public internal(set) var auditHead = AuditHead()
     /// The wall clock as the shell last told it.
     var clock: (at: Instant, milliseconds: UInt64)?
     var repairCheckAt: Instant = .origin
@@ -165,6 +168,7 @@ public struct Controller: Sendable {
         termRevision = durable.termRevision
         actingBefore = durable.acting
         ids = durable.ids
+        issuedBelow = durable.issuedBelow
         revision = snapshot.revision
         for node in durable.nodes {
             nodes.set(NodeStatus(record: node, lastHeard: now), for: node.id)
@@ -183,6 +187,7 @@ public struct Controller: Sendable {
         nextOperation = durable.nextOperation
         decisions = durable.decisions
         nextDecision = (decisions.last?.number ?? 0) + 1
+        auditHead = durable.auditHead
         for record in durable.operations {
             var status = OperationStatus(record: record, reachedAt: now)
             status.isStoring = false
@@ -237,6 +242,7 @@ public struct Controller: Sendable {
             handle(request, body, now: now, into: &effects)
         case .operationRequest(let request, let body):
             handle(request, body, now: now, into: &effects)
+        case .audit(let entry): audit(entry, into: &effects)
         case .clock(let milliseconds): clock = (now, milliseconds)
         }
         flush(now: now, into: &effects)

@@ -88,6 +88,8 @@ public struct ControllerSettings: Hashable, Sendable {
     public var splitBytesMax = Limits.splitBytesMax
     /// Table requests that wait.
     public var requestsWaitingMax = 10_000
+    /// Entries of the audit log that are kept: 5,000 commands.
+    public var auditEntriesMax: UInt64 = 10_000
 
     public init(name: String) { self.name = name }
 }

@@ -58,6 +58,10 @@ public struct GroupStatus: Sendable {
         leader = GroupLeader(group: record.group.id, term: .none, node: .none)
     }
 
+    /// Replicas that the tables of its kind ask for, and how many of these have no place yet.
+    public var wanted: Int { Int(stored.wanted) }
+    public var lacking: Int { max(0, wanted - record.placements.count) }
+
     public var hasLeader: Bool { leader.node != .none }
 
     /// The highest term heard of or handed out.

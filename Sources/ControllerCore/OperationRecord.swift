@@ -28,10 +28,15 @@ public struct OperationRecord: Hashable, Sendable {
         case move = 6
         /// A shard takes in its right neighbour; first that one moves, where it is in another group.
         case merge = 7
+        /// A group that has fewer replicas than it was formed for gets one more.
+        case addReplica = 8
+
+        /// Whether it brings one new replica into a group.
+        var bringsReplica: Bool { self == .replaceReplica || self == .addReplica }
     }
 
-    /// Raw values are in the store. `replaceReplica` goes from `creating` to `swapping`, operations on
-    /// shards from `forming` to `merging` as far as their work asks for it; every other kind has the
+    /// Raw values are in the store. `replaceReplica` and `addReplica` go from `creating` to `swapping`,
+    /// operations on shards from `forming` to `merging` as far as their work asks for it; every other kind has the
     /// one step `moving`.
     public enum Step: UInt8, Sendable {
         /// The new replica is being created, empty.
@@ -40,7 +45,7 @@ public struct OperationRecord: Hashable, Sendable {
         case adding = 2
         /// It receives the group: a snapshot, then the log.
         case catchingUp = 3
-        /// The group exchanges the replicas.
+        /// The group exchanges the replicas, or takes the new one in as voter.
         case swapping = 4
         /// The new replica is taken out again, after a cancellation or because its node failed.
         case retracting = 5
@@ -80,7 +85,8 @@ public struct OperationRecord: Hashable, Sendable {
     public var parent: OperationID
     /// `.none` for operations on a node.
     public var group: GroupID
-    /// What gives its place. Operations on a node have only its node; a transfer the leader.
+    /// What gives its place; nothing for an added replica. Operations on a node have only its node; a
+    /// transfer the leader.
     public var old: Placement
     /// What takes it; node `.none` when the controller chooses. For a transfer: the next leader.
     public var new: Placement

@@ -7,6 +7,8 @@ import ShardCore
 public enum OperationRequest: Hashable, Sendable {
     /// Of one group, or of all groups of the node; `with`: the name of the node that takes over.
     case replace(node: String, group: GroupID?, with: String?)
+    /// To a group that has fewer replicas than its tables ask for; `on`: the name of the node.
+    case addReplica(GroupID, on: String?)
     case drain(node: String)
     /// The node may hold replicas again.
     case endDrain(node: String)
@@ -41,6 +43,7 @@ extension OperationRequest {
         switch self {
         case .replace(let node, nil, _): "replace \(node)"
         case .replace(let node, let group?, _): "replace \(node) in group \(group)"
+        case .addReplica(let group, _): "a further replica of group \(group)"
         case .drain(let node): "drain \(node)"
         case .endDrain(let node): "the end of the drain of \(node)"
         case .transfer(let group, let node): "transfer of group \(group) to \(node)"

@@ -3,9 +3,10 @@
 import KVBase
 import ShardCore
 
-/// A replica that is to move, and where to.
+/// A replica that is to move or to be added, and where to.
 public struct Replacement: Sendable {
     public var group: GroupID
+    /// Nothing when a replica is added.
     public var old: Placement
     public var node: NodeID
     public var disk: UInt8
@@ -16,6 +17,8 @@ public struct Replacement: Sendable {
     public var freeBytes: UInt64?
     /// Nodes that were not taken, and why.
     public var skipped: [(node: NodeID, reason: String)]
+
+    public var isAddition: Bool { old == .nowhere }
 }
 
 extension Controller {
@@ -32,7 +35,7 @@ extension Controller {
 
     /// Chooses: the node that already took over from the same node, then the pool that is preferred,
     /// then the zone that the other replicas use least, then the disk with most space by the node's
-    /// weight.
+    /// weight. `.nowhere` as `old` adds a replica.
     func choose(
         _ id: GroupID, replacing old: Placement, with wanted: NodeID = .none,
         prefersSpares: Bool = true, avoiding avoided: [NodeID] = [], now: Instant
@@ -84,7 +87,9 @@ extension Controller {
             return .failure(
                 DatabaseError(
                     .refused,
-                    "no node can take over group \(id) from \(name(old.node))"
+                    (old == .nowhere
+                        ? "no node can take a replica of group \(id)"
+                        : "no node can take over group \(id) from \(name(old.node))")
                         + (reasons.isEmpty
                             ? ": every other node holds a replica of it; add a node"
                             : "; skipped " + reasons.joined(separator: ", "))))
@@ -144,9 +149,12 @@ extension Controller {
     func name(_ node: NodeID) -> String { nodes[node]?.record.name ?? "node \(node)" }
 
     func describe(_ plan: Replacement) -> String {
+        let node = (plan.isSpare ? "spare " : "") + name(plan.node)
         var text =
-            "replaces \(name(plan.old.node)) by \(plan.isSpare ? "spare " : "")\(name(plan.node)) in "
-            + "group \(plan.group), \(quantity(plan.bytes)) to copy"
+            (plan.isAddition
+                ? "adds a replica on \(node) to group \(plan.group)"
+                : "replaces \(name(plan.old.node)) by \(node) in group \(plan.group)")
+            + ", \(quantity(plan.bytes)) to copy"
         if let free = plan.freeBytes { text += ", \(quantity(free)) free there" }
         if !plan.skipped.isEmpty {
             let skipped = plan.skipped.map { "\(name($0.node)): \($0.reason)" }

@@ -52,6 +52,7 @@ public struct SettingStatus: Hashable, Sendable {
 /// In the order in which operators see them.
 enum RuntimeSetting: Int, CaseIterable, Sendable {
     case repair, splitHot, splitLarge, mergeCold, rebalance, repairAfter, replacementsMax,
+        replicasMin,
         splitRate, splitSustain, splitBytes, splitQuiet, mergeBytes, mergeQuiet,
         mergeSustain, movesMax, sparesReserved, rebalanceQuiet, rebalanceSustain,
         holdAfterCancel, holdAfterTransfer
@@ -77,6 +78,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .rebalance: "rebalance"
         case .repairAfter: "repair.after"
         case .replacementsMax: "replacements.max"
+        case .replicasMin: "replicas.min"
         case .splitRate: "split.rate"
         case .splitSustain: "split.sustain"
         case .splitBytes: "split.bytes"
@@ -98,6 +100,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         switch self {
         case .repair, .splitHot, .splitLarge, .mergeCold, .rebalance: return .mode
         case .replacementsMax: return .count(1...64)
+        case .replicasMin: return .count(1...5)
         case .movesMax: return .count(1...64)
         case .sparesReserved: return .count(0...1_000)
         case .splitRate: return .count(1...10_000_000)
@@ -119,6 +122,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeCold: Self.ordinal(.propose)
         case .repairAfter: settings.repairAfter.count
         case .replacementsMax: UInt64(settings.replacementsMax)
+        case .replicasMin: 5
         case .splitRate: 2_000
         case .splitSustain: Nanoseconds.seconds(30).count
         case .splitBytes: 64 << 30
@@ -137,13 +141,17 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
 
     var meaning: String {
         switch self {
-        case .repair: "replace the replicas of nodes that stay down and of failed disks"
+        case .repair:
+            "replace the replicas of nodes that stay down and of failed disks, add those that lack"
         case .splitHot: "split or move shards of groups with more requests than split.rate"
         case .splitLarge: "split shards with more bytes than split.bytes"
         case .mergeCold: "join shards that a split made and that nearly nobody uses"
         case .rebalance: "even out load and bytes of groups, and replicas of nodes"
         case .repairAfter: "how long a node is down before repair begins"
-        case .replacementsMax: "replacements that repair has under way at a time"
+        case .replacementsMax: "new replicas that repair has under way at a time"
+        case .replicasMin:
+            "replicas with which a group is formed when there are too few nodes for all that its "
+                + "table asks for; repair adds the others"
         case .splitRate: "requests per second for which a group is rated"
         case .splitSustain: "how long a group must be above split.rate, without a break"
         case .splitBytes: "bytes up to which a shard is left whole"

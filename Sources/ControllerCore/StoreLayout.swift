@@ -4,6 +4,8 @@
 // controller/term      controller term 8, name of the holder
 // controller/acting    name of the holder; attached to its lease
 // controller/ids       next node, group, replica, table, shard id, 4 each
+// controller/restored  after a restore: the node id below which an unknown node may come back, 4; the wall
+//                      clock of the restore in milliseconds since 1970, 8
 // node/ID group/ID table/ID shard/ID   the record; ID is 4 bytes, big-endian, so that keys sort by id
 // controller/operations   next operation id 4
 // operation/ID         an `OperationRecord`
@@ -15,6 +17,8 @@
 // weight/ID            of node ID: 1 byte
 // maintenance/ID       of node ID: the wall clock at which it ends, 8 bytes
 // nomination/ID        of group ID: term 8, nominee 4
+// controller/audit     an `AuditHead`
+// audit/NUMBER         an `AuditEntry`; NUMBER is 8 bytes, big-endian
 
 import KVBase
 import ShardCore
@@ -24,7 +28,9 @@ enum StoreKey {
     static let term = Bytes("controller/term".utf8)
     static let acting = Bytes("controller/acting".utf8)
     static let ids = Bytes("controller/ids".utf8)
+    static let restored = Bytes("controller/restored".utf8)
 
+    static let auditHead = Bytes("controller/audit".utf8)
     static let nextOperation = Bytes("controller/operations".utf8)
 
     static let nodePrefix = Bytes("node/".utf8)
@@ -40,6 +46,7 @@ enum StoreKey {
     static let historyPrefix = Bytes("history/".utf8)
     static let weightPrefix = Bytes("weight/".utf8)
     static let maintenancePrefix = Bytes("maintenance/".utf8)
+    static let auditPrefix = Bytes("audit/".utf8)
 
     static func node(_ id: NodeID) -> Bytes { key(nodePrefix, id.rawValue) }
     static func group(_ id: GroupID) -> Bytes { key(groupPrefix, id.rawValue) }
@@ -54,16 +61,15 @@ enum StoreKey {
     static func history(_ id: ShardID) -> Bytes { key(historyPrefix, id.rawValue) }
     static func weight(_ id: NodeID) -> Bytes { key(weightPrefix, id.rawValue) }
     static func maintenance(_ id: NodeID) -> Bytes { key(maintenancePrefix, id.rawValue) }
-    static func decision(_ number: UInt64) -> Bytes {
-        decisionPrefix + withUnsafeBytes(of: number.bigEndian) { Bytes($0) }
-    }
+    static func decision(_ number: UInt64) -> Bytes { key(decisionPrefix, number) }
+    static func audit(_ number: UInt64) -> Bytes { key(auditPrefix, number) }
 
     /// The id at the end of a key.
     static func number(of key: Bytes) -> UInt32 {
         key.suffix(4).reduce(UInt32(0)) { $0 << 8 | UInt32($1) }
     }
 
-    private static func key(_ prefix: Bytes, _ id: UInt32) -> Bytes {
+    private static func key(_ prefix: Bytes, _ id: some FixedWidthInteger) -> Bytes {
         prefix + withUnsafeBytes(of: id.bigEndian) { Bytes($0) }
     }
 }
@@ -109,22 +115,29 @@ struct GroupRecord: Hashable, Sendable {
     /// Bit i: the replica of placement i was created once. It is never created again: a replica that
     /// lost its data must not come back empty under its old id.
     var createdMask: UInt8
+    /// Replicas that the tables of its kind ask for. There are fewer placements while it lacks some.
+    var wanted: UInt8
 
     var isComplete: Bool { createdMask == UInt8((1 << group.placements.count) - 1) }
 
     func encode(into writer: inout ByteWriter) {
         group.encode(into: &writer)
         writer.write(createdMask)
+        writer.write(wanted)
     }
 
-    init(group: Group, createdMask: UInt8 = 0) {
+    /// - Parameter wanted: as many as are placed, unless told.
+    init(group: Group, createdMask: UInt8 = 0, wanted: Int? = nil) {
         self.group = group
         self.createdMask = createdMask
+        self.wanted = UInt8(wanted ?? group.placements.count)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
         group = try Group(from: &reader)
         createdMask = try reader.readUInt8()
+        // Groups of earlier versions are whole.
+        wanted = reader.isAtEnd ? UInt8(group.placements.count) : try reader.readUInt8()
         guard group.placements.count <= 7 else {
             throw DatabaseError(.malformed, "group of \(group.placements.count) replicas")
         }
@@ -159,6 +172,8 @@ struct DurableState {
     var termRevision: Revision = .none
     var acting: (holder: String, revision: Revision)?
     var ids = IDAllocators()
+    /// Ids below it were issued, perhaps, by metadata that was lost; `.none` without a restore.
+    var issuedBelow = NodeID.none
     var nodes: [Node] = []
     var groups: [GroupRecord] = []
     var tables: [Table] = []
@@ -174,6 +189,7 @@ struct DurableState {
     var weights: [(NodeID, UInt8)] = []
     /// Wall clock in milliseconds since 1970 at which each ends.
     var maintenances: [(NodeID, UInt64)] = []
+    var auditHead = AuditHead()
 
     init(_ snapshot: MetadataSnapshot) throws(DatabaseError) {
         for record in snapshot.records {
@@ -208,6 +224,12 @@ struct DurableState {
             ids = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try IDAllocators(from: &reader)
             }
+        } else if key == StoreKey.restored {
+            issuedBelow = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                let id: NodeID = try reader.read()
+                _ = try reader.readUInt64()
+                return id
+            }
         } else if key.starts(with: StoreKey.nodePrefix) {
             nodes.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
@@ -238,6 +260,12 @@ struct DurableState {
             nextOperation = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try reader.readUInt32()
             }
+        } else if key == StoreKey.auditHead {
+            auditHead = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                try AuditHead(from: &reader)
+            }
+        } else if key.starts(with: StoreKey.auditPrefix) {
+            // Read from the store by those who ask for them.
         } else if key.starts(with: StoreKey.operationPrefix) {
             operations.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in

@@ -28,6 +28,8 @@ struct AdminRequest: Decodable {
         var dryRun: Bool?
         var limit: Int?
         var address: String?
+        /// Of work on the backup.
+        var job: UInt64?
     }
 
     var verb: String
@@ -115,6 +117,8 @@ struct GroupView: Encodable {
     /// Requests per second; nil when its leader has not reported them.
     var reads: UInt32?
     var writes: UInt32?
+    /// There are fewer while the group lacks some.
+    var replicasWanted: Int
     var replicas: [ReplicaView]
 }
 

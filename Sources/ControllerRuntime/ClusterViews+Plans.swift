@@ -28,6 +28,16 @@ extension ClusterViews {
             return document(
                 "replace", arguments, plans,
                 "replaces \(node) in \(count(plans.count, "group"))")
+        case .addReplica(let group, let node):
+            let plan = try controller.planAddition(to: group, on: node, now: now)
+            var arguments = AdminRequest.Arguments()
+            arguments.group = group.rawValue
+            arguments.node = nodeName(plan.node)
+            let known = controller.groups[group]
+            return document(
+                "replica.add", arguments, [plan],
+                "adds a replica on \(nodeName(plan.node)) to group \(group), which has "
+                    + "\(known?.record.placements.count ?? 0) of \(known?.wanted ?? 0)")
         case .drain(let node):
             let plans = try controller.planDrain(of: node, now: now)
             var arguments = AdminRequest.Arguments()
@@ -75,9 +85,12 @@ extension ClusterViews {
                 PlanBasis.Place(
                     group: plan.group.rawValue, node: nodeName(plan.node), disk: plan.disk))
             steps.append(
-                "group \(plan.group): a new replica on \(nodeName(plan.node)) catches up, then takes "
-                    + "the place of the one on \(nodeName(plan.old.node))")
-            for node in [plan.old.node, plan.node] where nodes[node] == nil {
+                "group \(plan.group): a new replica on \(nodeName(plan.node)) catches up, then "
+                    + (plan.isAddition
+                        ? "votes with the others"
+                        : "takes the place of the one on \(nodeName(plan.old.node))"))
+            let concerned = plan.isAddition ? [plan.node] : [plan.old.node, plan.node]
+            for node in concerned where nodes[node] == nil {
                 let figures = self.figures(of: node)
                 nodes.set(
                     ForecastView(node: nodeName(node), before: figures, after: figures), for: node)
@@ -92,7 +105,9 @@ extension ClusterViews {
                 }
             }
         }
-        if !plans.isEmpty { steps.append("the old replicas are deleted") }
+        if plans.contains(where: { !$0.isAddition }) {
+            steps.append("the old replicas are deleted")
+        }
         return PlanDocument(
             request: PlanRequest(
                 plan: PlanDocument.version, verb: verb, arguments: arguments, basis: basis),
@@ -107,7 +122,8 @@ extension ClusterViews {
     private func replacements(_ plans: [Replacement]) -> [ReplacementView] {
         plans.map { plan in
             ReplacementView(
-                group: plan.group.rawValue, from: nodeName(plan.old.node), to: nodeName(plan.node),
+                group: plan.group.rawValue,
+                from: plan.isAddition ? nil : nodeName(plan.old.node), to: nodeName(plan.node),
                 disk: plan.disk, bytes: plan.bytes, freeBytes: plan.freeBytes,
                 skipped: plan.skipped.map {
                     SkippedView(node: nodeName($0.node), reason: $0.reason)

@@ -47,7 +47,7 @@ struct ClusterViews {
                 id: group.record.id.rawValue, engine: "\(group.record.engine)",
                 state: "\(group.record.state)", term: group.leader.term.rawValue,
                 leader: NullableText(text: group.hasLeader ? nodeName(group.leader.node) : nil),
-                reads: load?.reads, writes: load?.writes,
+                reads: load?.reads, writes: load?.writes, replicasWanted: group.wanted,
                 replicas: replicas + incoming(group, head: head))
         }
     }
@@ -56,7 +56,8 @@ struct ClusterViews {
     private func incoming(_ group: GroupStatus, head: UInt64) -> [ReplicaView] {
         guard
             let record = controller.openOperations.last(where: {
-                $0.record.group == group.record.id && $0.record.kind == .replaceReplica
+                $0.record.group == group.record.id
+                    && controller.extraReports[$0.record.new.replica] != nil
             })?.record, let report = controller.extraReports[record.new.replica]
         else { return [] }
         let last = report.lastIndex.rawValue
@@ -121,9 +122,15 @@ struct ClusterViews {
             case .healthy: break
             case .unavailable: unavailable.append("group \(group.record.id) has no serving leader")
             case .underReplicated:
+                if group.lacking > 0 {
+                    degraded.append(
+                        "group \(group.record.id) has \(group.record.placements.count) of "
+                            + "\(group.wanted) replicas")
+                }
                 let missing = group.record.placements.enumerated()
                     .filter { state(group.reports[$0.offset], $0.element) != "active" }
                     .map { nodeName($0.element.node) }
+                guard !missing.isEmpty else { break }
                 degraded.append(
                     "group \(group.record.id) misses replicas on "
                         + missing.joined(separator: ", "))

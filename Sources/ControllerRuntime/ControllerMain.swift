@@ -6,8 +6,10 @@ import Daemon
 import EventLoop
 import Glibc
 import KVBase
+import MetadataBackup
 import MetadataCore
 import Metrics
+import ObjectStore
 import SystemdSupport
 
 public enum ControllerMain {
@@ -45,6 +47,23 @@ public enum ControllerMain {
         Setting(
             "ill.after", .duration(.seconds(1)...(.seconds(86_400))), default: "30s",
             help: "How long a node or disk answers late before its replicas are replaced."),
+        Setting(
+            "backup.to", .string,
+            help:
+                "Where the metadata is backed up to, without pause: a directory, or "
+                + "s3://BUCKET/PREFIX?endpoint=URL&region=NAME&ca=FILE. The same for all controllers."
+        ),
+        Setting(
+            "backup.credentials", .path,
+            help:
+                "File with aws_access_key_id and aws_secret_access_key; without it "
+                + "$CREDENTIALS_DIRECTORY/backup, then the environment."),
+        Setting(
+            "backup.snapshot.every", .duration(.seconds(10)...(.seconds(30 * 86_400))),
+            default: "1h", help: "Time between two full snapshots in the backup."),
+        Setting(
+            "backup.keep", .duration(.seconds(60)...(.seconds(3_650 * 86_400))),
+            default: "7d", help: "States of this time can be restored; older ones are deleted."),
     ]
 
     /// Runs the daemon; never returns.
@@ -56,6 +75,9 @@ public enum ControllerMain {
         let log = daemon.log.component("controller")
         let metrics = ControllerMetrics(daemon.metrics)
         let quorumMetrics = QuorumMetrics(daemon.metrics)
+        let pages = ControllerPages()
+        pages.add(to: daemon)
+        let backupMetrics = BackupMetrics(daemon.metrics)
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
             try createDirectory(daemon.settings.string("data"))
@@ -68,7 +90,7 @@ public enum ControllerMain {
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try ControllerServer(
                     settings: own, loop: loop, log: log, metrics: metrics,
-                    quorumMetrics: quorumMetrics
+                    quorumMetrics: quorumMetrics, backupMetrics: backupMetrics, pages: pages
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }
@@ -104,6 +126,13 @@ struct ControllerServerSettings: Sendable {
     var rpcAddress: SocketAddress
     /// Empty when there is no admin HTTP.
     var adminAddress: String
+    /// Nil when no backup is asked for.
+    var backup: Backup?
+
+    struct Backup: Sendable {
+        var destination: any ObjectStore
+        var settings: BackupSettings
+    }
 }
 
 extension ControllerServerSettings {
@@ -125,6 +154,16 @@ extension ControllerServerSettings {
         }
         rpcAddress = address
         adminAddress = settings.optionalString("listen.admin") ?? ""
+        if let place = settings.optionalString("backup.to") {
+            var wanted = BackupSettings()
+            wanted.snapshotEvery = settings.duration("backup.snapshot.every").count / 1_000_000
+            wanted.keep = settings.duration("backup.keep").count / 1_000_000
+            backup = Backup(
+                destination: try ObjectStoreLocation.open(
+                    place, credentials: settings.optionalString("backup.credentials"),
+                    creates: true),
+                settings: wanted)
+        }
         let data = settings.string("data")
         let peers = try Self.peers(settings.list("peers"))
         let name = core.name

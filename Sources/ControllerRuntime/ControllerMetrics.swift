@@ -8,6 +8,7 @@ import ShardCore
 struct ControllerMetrics: Sendable {
     static let nodeStates = ["up", "ill", "suspect", "down", "spare", "draining", "maintenance"]
     static let shardHealths = ["ok", "under_replicated", "unavailable", "misplaced"]
+    static let groupHealths = ["ok", "under_replicated", "no_leader", "no_quorum"]
 
     let isServing: Gauge
     let isLeader: Gauge
@@ -28,6 +29,10 @@ struct ControllerMetrics: Sendable {
     private let operations: OperationMetrics
     private let nodes: [Gauge]
     private let shards: [Gauge]
+    private let groups: [Gauge]
+    let connections: Gauge
+    /// On while this controller acts: others know the cluster less well, and tell nothing of it.
+    private let acting = MetricsSwitch()
 
     init(_ registry: MetricsRegistry) {
         isServing = registry.gauge(
@@ -51,26 +56,39 @@ struct ControllerMetrics: Sendable {
             "kvcontroller_table_requests_total", "Requests to create or drop a table.")
         proceduresInFlight = registry.gauge(
             "kvcontroller_operations_in_flight", "Operations under way.",
-            MetricLabel("kind", "table"))
+            MetricLabel("kind", "table"), shownBy: acting)
         fsyncDuration = registry.histogram(
             "kvcontroller_metadata_fsync_duration_seconds", "Syncs of the metadata log.")
         tickDuration = registry.histogram(
             "kvcontroller_reconcile_duration_seconds", "Looks at the whole cluster.")
         lastTick = registry.gauge(
             "kvcontroller_reconcile_last_success_timestamp_seconds",
-            "When the cluster was last looked at, in seconds since 1970.")
-        operations = OperationMetrics(registry)
+            "When the cluster was last looked at, in seconds since 1970.", shownBy: acting)
+        operations = OperationMetrics(registry, shownBy: acting)
         retiredReplicas = registry.gauge(
-            "kvcontroller_retired_replicas", "Replaced replicas that wait for their deletion.")
+            "kvcontroller_retired_replicas", "Replaced replicas that wait for their deletion.",
+            shownBy: acting)
         storeRecords = registry.gauge(
             "kvcontroller_metadata_records", "Records in the metadata store.")
         storeBytes = registry.gauge(
             "kvcontroller_metadata_memory_bytes", "Memory that the metadata store takes.")
+        connections = registry.gauge(
+            "kvcontroller_connections",
+            "Open connections of nodes, routers, tools and controllers.")
+        let acting = acting
         nodes = Self.nodeStates.map {
-            registry.gauge("kvcontroller_nodes", "Nodes by state.", MetricLabel("state", $0))
+            registry.gauge(
+                "kvcontroller_nodes", "Nodes by state.", MetricLabel("state", $0), shownBy: acting)
+        }
+        groups = Self.groupHealths.map {
+            registry.gauge(
+                "kvcontroller_groups", "Groups by health.", MetricLabel("health", $0),
+                shownBy: acting)
         }
         shards = Self.shardHealths.map {
-            registry.gauge("kvcontroller_shards", "Shards by health.", MetricLabel("health", $0))
+            registry.gauge(
+                "kvcontroller_shards", "Shards by the health of their group.",
+                MetricLabel("health", $0), shownBy: acting)
         }
     }
 
@@ -93,12 +111,31 @@ struct ControllerMetrics: Sendable {
         }
         for (gauge, count) in zip(nodes, nodeCounts) { gauge.set(count) }
         var shardCounts = [Int64](repeating: 0, count: Self.shardHealths.count)
+        var groupCounts = [Int64](repeating: 0, count: Self.groupHealths.count)
+        let zones = Set(controller.nodes.elements.filter(\.isLive).map(\.record.zone))
         for group in controller.groups.elements {
             let health = group.health(in: controller)
-            shardCounts[health.rawValue] += Int64(controller.shardCount(of: group.record.id))
+            let shardHealth =
+                health == .healthy && group.isMisplaced(in: controller, zones: zones)
+                ? Self.misplaced : health.rawValue
+            shardCounts[shardHealth] += Int64(controller.shardCount(of: group.record.id))
+            let hasNoQuorum = health == .unavailable && !group.hasLiveMajority(in: controller)
+            groupCounts[hasNoQuorum ? Self.noQuorum : health.rawValue] += 1
         }
         for (gauge, count) in zip(shards, shardCounts) { gauge.set(count) }
+        for (gauge, count) in zip(groups, groupCounts) { gauge.set(count) }
+        acting.isOn = controller.isActing
     }
+
+    /// This controller acts no more: the figures of the cluster are somebody else's to tell.
+    func standDown() {
+        isServing.set(0)
+        isLeader.set(0)
+        acting.isOn = false
+    }
+
+    private static let misplaced = 3
+    private static let noQuorum = 3
 
     /// One line for `systemctl status`.
     func sentence(_ quorum: QuorumMetrics) -> String {
@@ -123,7 +160,8 @@ struct ControllerMetrics: Sendable {
     }
 }
 
-/// How well a group serves its shards; raw values index `ControllerMetrics.shardHealths`.
+/// How well a group serves its shards; raw values index `ControllerMetrics.shardHealths` and
+/// `groupHealths`.
 enum GroupHealth: Int {
     case healthy = 0
     case underReplicated = 1
@@ -131,8 +169,24 @@ enum GroupHealth: Int {
 }
 
 extension GroupStatus {
+    /// Whether enough of its nodes live to elect a leader.
+    func hasLiveMajority(in controller: Controller) -> Bool {
+        let live = record.placements.count { controller.nodes[$0.node]?.isLive == true }
+        return live > record.placements.count / 2
+    }
+
+    /// Whether one failure domain holds two of its replicas although there is another one that
+    /// holds none. `zones` are those of the live nodes.
+    func isMisplaced(in controller: Controller, zones: Set<String>) -> Bool {
+        guard zones.count > 1 else { return false }
+        let own = record.placements.compactMap { controller.nodes[$0.node]?.record.zone }
+        let distinct = Set(own)
+        return distinct.count < own.count && !zones.isSubset(of: distinct)
+    }
+
     func health(in controller: Controller) -> GroupHealth {
         guard hasLeader, isServing else { return .unavailable }
+        guard lacking == 0 else { return .underReplicated }
         for (index, placement) in record.placements.enumerated() {
             guard controller.nodes[placement.node]?.isLive == true,
                 reports[index]?.state == .active

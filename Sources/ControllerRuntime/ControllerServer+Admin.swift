@@ -16,6 +16,7 @@ extension ControllerServer {
             return session.adminFailure(
                 token, DatabaseError(.invalidRequest, "not an admin request: \(error)"))
         }
+        audit(request, token, of: session)
         if Self.quorumVerbs.contains(request.verb) {
             return serveQuorum(request, token, session)
         }
@@ -24,12 +25,16 @@ extension ControllerServer {
         }
         let views = ClusterViews(controller: controller, now: loop.now)
         do throws(DatabaseError) {
-            if request.verb == "apply" {
+            if Self.backupVerbs.contains(request.verb) {
+                try serveBackup(request, token, session)
+                auditAnswer(nil, token, of: session.id, done: "started")
+            } else if request.verb == "apply" {
                 try apply(try plan(in: bytes), views, token, session)
             } else {
                 try serve(request, views, token, session)
             }
         } catch {
+            auditAnswer(error, token, of: session.id)
             session.adminFailure(token, error)
         }
     }
@@ -94,12 +99,15 @@ extension ControllerServer {
             try serveOperations(request, views, token, session)
         case let verb where Self.settingVerbs.contains(verb):
             try serveSettings(request, views, token, session)
+        case let verb where Self.auditVerbs.contains(verb):
+            try serveAudit(request, token, session)
         default:
             throw DatabaseError(
                 .invalidRequest,
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
-                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs)
+                    + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs + Self.auditVerbs
+                    + Self.backupVerbs)
                     .joined(separator: ", "))
         }
     }

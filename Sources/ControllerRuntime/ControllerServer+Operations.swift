@@ -8,7 +8,9 @@ import ShardCore
 
 extension ControllerServer {
     /// Verbs that start an operation, or show its plan where `dryRun` is true.
-    private static let plannedVerbs = ["replace", "drain", "transfer", "split", "move", "merge"]
+    private static let plannedVerbs = [
+        "replace", "replica.add", "drain", "transfer", "split", "move", "merge",
+    ]
     static let operationVerbs =
         plannedVerbs + [
             "drain.end", "apply", "ops.list", "ops.show", "ops.cancel", "ops.pause", "ops.resume",
@@ -44,7 +46,7 @@ extension ControllerServer {
         case "why": session.adminSuccess(token, try decisions(arguments, views))
         case "top":
             session.adminSuccess(token, views.top(limit: max(1, min(arguments.limit ?? 10, 1_000))))
-        default: session.adminSuccess(token, views.examine())
+        default: session.adminSuccess(token, views.examine(with: backupFinding()))
         }
     }
 
@@ -88,6 +90,8 @@ extension ControllerServer {
         case "replace":
             return .replace(
                 node: try required(arguments.node, "node"), group: group, with: arguments.with)
+        case "replica.add":
+            return .addReplica(try required(group, "group"), on: arguments.node)
         case "drain": return .drain(node: try required(arguments.node, "node"))
         case "transfer":
             return .transfer(

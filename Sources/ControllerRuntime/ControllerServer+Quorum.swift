@@ -115,6 +115,10 @@ extension ControllerServer {
             findings.append(finding)
             if verdict == "healthy" { verdict = "degraded" }
         }
+        if let finding = backupFinding() {
+            findings.append(finding.text)
+            if verdict == "healthy" { verdict = "degraded" }
+        }
         return (verdict, findings)
     }
 
@@ -127,26 +131,32 @@ extension ControllerServer {
         guard isActing, let store = quorum.store else {
             return session.adminFailure(token, notActing, acting: standing.address)
         }
-        guard let name = request.arguments?.name, !name.isEmpty, name.utf8.count <= 128 else {
-            return session.adminFailure(
-                token, DatabaseError(.invalidRequest, "the argument name is missing"))
-        }
         let command: MetadataCommand
         do throws(DatabaseError) {
+            let name = try required(request.arguments?.name, "name")
+            guard !name.isEmpty, name.utf8.count <= 128 else {
+                throw DatabaseError(.invalidRequest, "a name has from 1 to 128 bytes")
+            }
             command =
                 request.verb == "controller.add"
                 ? try addition(of: name, at: request.arguments?.address)
                 : try dismissal(of: name)
         } catch {
+            auditAnswer(error, token, of: session.id)
             return session.adminFailure(token, error)
         }
-        store.submit(command) { [unowned self, weak session] result in
-            guard let session else { return }
+        store.submit(command) { [unowned self, weak session, id = session.id] result in
+            var refusal: DatabaseError?
             switch result {
-            case .success: session.adminSuccess(token, controllersView())
-            case .failure(.failed(let error)): session.adminFailure(token, error)
-            case .failure(let error):
-                session.adminFailure(token, DatabaseError(.refused, error.description))
+            case .success: break
+            case .failure(.failed(let error)): refusal = error
+            case .failure(let error): refusal = DatabaseError(.refused, error.description)
+            }
+            auditAnswer(refusal, token, of: id)
+            if let refusal {
+                session?.adminFailure(token, refusal)
+            } else {
+                session?.adminSuccess(token, controllersView())
             }
         }
     }

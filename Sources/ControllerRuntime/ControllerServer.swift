@@ -37,8 +37,11 @@ final class ControllerServer: LoopService {
     let loop: EventLoop
     let log: ComponentLog
     let metrics: ControllerMetrics
+    private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
     let quorum: QuorumNode
+    /// Nil when no backup is asked for.
+    private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     private let transport: RPCTransport
@@ -51,6 +54,7 @@ final class ControllerServer: LoopService {
     private var attemptTerm = Term.none
     private var leadsSince = Instant.origin
     private var requesters: [RequestID: Requester] = [:]
+    var auditBook = AuditBook()
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
     private var requestsIssued: UInt64 = 0
@@ -61,13 +65,15 @@ final class ControllerServer: LoopService {
     /// `onFailure` is told once why this process can act no more.
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
-        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics,
+        metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, backupMetrics: BackupMetrics,
+        pages: ControllerPages,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
         self.loop = loop
         self.log = log
         self.metrics = metrics
+        self.pages = pages
         self.onFailure = onFailure
         // Before the transport's: what the store answers goes out in the same turn.
         var endTurn: () -> Void = {}
@@ -79,10 +85,20 @@ final class ControllerServer: LoopService {
             settings: settings.quorum, loop: loop, transport: transport, log: log,
             metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
         let quorum = quorum
-        endTurn = { quorum.endTurn() }
+        endTurn = { [unowned self] in
+            storeAudit()
+            quorum.endTurn()
+        }
         hello = { [unowned self] in self.hello() }
         quorum.onChange = { [unowned self] in quorumChanged() }
         quorum.onFailure = { [unowned self] in fail($0) }
+        if let wanted = settings.backup {
+            let service = try BackupService(
+                to: wanted.destination, settings: wanted.settings, loop: loop, log: log,
+                metrics: backupMetrics
+            ) { [unowned self] in receive($0) }
+            backup = BackupKeeper(service, loop)
+        }
     }
 
     /// Joins the metadata group, and listens.
@@ -119,6 +135,8 @@ final class ControllerServer: LoopService {
     }
 
     func close() {
+        backup?.service.close()
+        backup?.threads.close()
         jobs.close()
         quorum.close()
     }
@@ -197,9 +215,11 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = .none
         controller = nil
-        metrics.isServing.set(0)
-        metrics.isLeader.set(0)
-        log.notice("stands by", [LogField("reason", reason.message)])
+        stopBackup()
+        auditBook = AuditBook()
+        metrics.standDown()
+        log.notice(
+            "stands by", [LogField("reason", reason.message)], event: .controllerStandsBy)
         for session in sessions.values { session.stands(standing) }
     }
 
@@ -243,8 +263,10 @@ final class ControllerServer: LoopService {
             quorum.metrics.takeOver.observe(took)
             log.notice(
                 "acts",
-                [LogField("term", term), LogField("after_ms", took.count / 1_000_000)])
+                [LogField("term", term), LogField("after_ms", took.count / 1_000_000)],
+                event: .controllerActs)
             for session in sessions.values { session.stands(standing) }
+            startBackup()
         case .standBy(let holder):
             resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
         case .resign(let error): resigned(error)
@@ -258,12 +280,13 @@ final class ControllerServer: LoopService {
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result):
-            guard case .operation(let id, let token) = requesters.removeValue(forKey: request),
-                let session = sessions[id]
+            guard case .operation(let id, let token) = requesters.removeValue(forKey: request)
             else { return }
+            auditAnswer(result, token, of: id)
+            guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
-        case .decided(let text): log.info(text)
+        case .decided(let text): log.info(text, event: .decision)
         }
     }
 
@@ -274,8 +297,7 @@ final class ControllerServer: LoopService {
     /// The store failed, or holds what cannot be read.
     private func fail(_ error: DatabaseError) {
         guard !isStopping else { return }
-        metrics.isServing.set(0)
-        metrics.isLeader.set(0)
+        metrics.standDown()
         log.error("can act no more", [LogField("reason", error.message)])
         onFailure(error)
     }
@@ -291,7 +313,10 @@ final class ControllerServer: LoopService {
         guard !isStopping else { return }
         quorum.metrics.update(quorum.replica, reachable: quorum.reachableCount)
         metrics.hasLeader.set(quorum.leader == nil ? 0 : 1)
+        metrics.connections.set(Int64(sessions.count))
+        pages.publish(self)
         guard let store = quorum.store else { return }
+        metrics.revision.set(Int64(store.state.revision.rawValue))
         metrics.storeRecords.set(Int64(store.state.records.count))
         metrics.storeBytes.set(Int64(store.state.records.memoryBytes))
         if attemptTerm != .none, lease != .none {
@@ -365,6 +390,7 @@ final class ControllerServer: LoopService {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
         }
+        audit(request, token, of: session)
         submit(
             request,
             for: .router(session.id, token: token, isRepeatable: request.isRepeatable), of: session)
@@ -387,10 +413,12 @@ final class ControllerServer: LoopService {
         switch requesters.removeValue(forKey: request) {
         case .router(let id, let token, let isRepeatable):
             let error = isRepeatable ? error : uncertain(error)
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             session.answer(token, error)
         case .tool(let id, let token, let table):
+            auditAnswer(error, token, of: id)
             guard let session = sessions[id] else { return }
             session.requestsWaiting -= 1
             adminAnswer(uncertain(error), table: table, token, of: session)

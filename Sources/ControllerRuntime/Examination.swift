@@ -32,8 +32,9 @@ struct DoctorView: Encodable {
 
 extension ClusterViews {
     /// Everything that wants an operator's eye, the worst first, each with what to do.
-    func examine() -> DoctorView {
-        var findings: [FindingView] = []
+    /// `finding`: of what the cluster's records do not tell.
+    func examine(with finding: FindingView?) -> DoctorView {
+        var findings: [FindingView] = finding.map { [$0] } ?? []
         func add(_ code: String, _ severity: String, _ text: String, _ advice: String) {
             findings.append(
                 FindingView(code: code, severity: severity, text: text, advice: advice))
@@ -57,14 +58,21 @@ extension ClusterViews {
                         : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
             case .underReplicated:
                 let running = controller.openOperations.first {
-                    $0.record.group == id && $0.record.kind == .replaceReplica
+                    $0.record.group == id && $0.record.work == nil
+                        && $0.record.kind != .transfer
                 }
                 add(
-                    "RK011", "warning", "group \(id) lacks a replica",
+                    "RK011", "warning",
+                    "group \(id) lacks a replica"
+                        + (group.lacking == 0
+                            ? ""
+                            : ": it has \(group.record.placements.count) of \(group.wanted)"),
                     running.map {
                         "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
                     }
-                        ?? "start the node that is down, or: kvctl replace NODE")
+                        ?? (group.lacking == 0
+                            ? "start the node that is down, or: kvctl replace NODE"
+                            : "start another node, or: kvctl replica add \(id)"))
             }
         }
         for node in controller.nodes.elements where node.health != .up {

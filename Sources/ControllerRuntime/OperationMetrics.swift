@@ -9,7 +9,7 @@ import Synchronization
 /// Labels are few and known: places in the order of load stand for groups and shards.
 struct OperationMetrics: Sendable {
     static let kinds: [OperationRecord.Kind] = [
-        .replaceReplica, .replaceNode, .drain, .transfer, .split, .move, .merge,
+        .replaceReplica, .addReplica, .replaceNode, .drain, .transfer, .split, .move, .merge,
     ]
     static let results: [OperationRecord.Step] = [.done, .cancelled, .failed]
     /// Groups and shards whose load is told.
@@ -41,18 +41,19 @@ struct OperationMetrics: Sendable {
         let value = Mutex(Told())
     }
 
-    init(_ registry: MetricsRegistry) {
+    init(_ registry: MetricsRegistry, shownBy acting: MetricsSwitch) {
         inFlight = Self.kinds.map { kind in
             registry.gauge(
                 "kvcontroller_operations_in_flight", "Operations under way.",
-                MetricLabel("kind", "\(kind)"))
+                MetricLabel("kind", "\(kind)"), shownBy: acting)
         }
         paused = registry.gauge(
-            "kvcontroller_operations_paused", "Operations under way that are held.")
+            "kvcontroller_operations_paused", "Operations under way that are held.",
+            shownBy: acting)
         proposals = Self.kinds.map { kind in
             registry.gauge(
                 "kvcontroller_proposals", "Operations that rules propose and nobody applied yet.",
-                MetricLabel("kind", "\(kind)"))
+                MetricLabel("kind", "\(kind)"), shownBy: acting)
         }
         ended = Self.kinds.map { kind in
             Self.results.map { result in
@@ -66,10 +67,11 @@ struct OperationMetrics: Sendable {
                 "kvcontroller_operation_duration_seconds", "Operations that ended as done.",
                 MetricLabel("kind", "\(kind)"))
         }
-        copies = registry.gauge("kvcontroller_copies", "Shards that are being copied.")
+        copies = registry.gauge(
+            "kvcontroller_copies", "Shards that are being copied.", shownBy: acting)
         copiesThrottled = registry.gauge(
             "kvcontroller_copies_throttled",
-            "Copies that rest because requests on their nodes take too long.")
+            "Copies that rest because requests on their nodes take too long.", shownBy: acting)
         copiedBytes = registry.counter(
             "kvcontroller_copied_bytes_total", "Keys and values copied between groups.")
         copiedRecords = registry.counter(
@@ -78,12 +80,12 @@ struct OperationMetrics: Sendable {
         groupLoads = ranks.map {
             registry.gauge(
                 "kvcontroller_group_requests_per_second",
-                "Requests to the busiest groups, by their place among them.", $0)
+                "Requests to the busiest groups, by their place among them.", $0, shownBy: acting)
         }
         shardLoads = ranks.map {
             registry.gauge(
                 "kvcontroller_shard_requests_per_second",
-                "Requests to the busiest shards, by their place among them.", $0)
+                "Requests to the busiest shards, by their place among them.", $0, shownBy: acting)
         }
     }
 

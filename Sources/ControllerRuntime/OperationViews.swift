@@ -67,7 +67,8 @@ struct SkippedView: Encodable {
 
 struct ReplacementView: Encodable {
     var group: UInt32
-    var from: String
+    /// Nil when a replica is added.
+    var from: String?
     var to: String
     var disk: UInt8
     var bytes: UInt64
@@ -116,7 +117,8 @@ extension ClusterViews {
             endedAt: record.endedAt == 0 ? nil : record.endedAt)
         if record.step == .done { view.percent = 100 }
         switch record.kind {
-        case .replaceReplica where !record.isFinished: addProgress(record, to: &view)
+        case .replaceReplica, .addReplica:
+            if !record.isFinished { addProgress(record, to: &view) }
         case .replaceNode, .drain: addParts(record, to: &view)
         case .split, .move, .merge: addCopy(record, to: &view)
         default: break

@@ -14,8 +14,14 @@ public enum CommonSettings {
             "log.format", .choice(Log.Format.allCases.map(\.rawValue)), default: "auto",
             help: "auto: the journal's fields, text on a terminal, else JSON lines."),
         Setting(
+            "log.burst", .integer(0...1_000_000), default: String(Log.burstDefault),
+            help:
+                "Messages of one kind in ten seconds; what comes beyond is counted and left out. 0:"
+                + " no limit. SIGHUP reads it again."),
+        Setting(
             "listen.admin", .address,
-            help: "Address of /metrics, /livez and /readyz; without it there is no admin HTTP."),
+            help: "Address of /metrics, /livez, /readyz and /debug; without it there is no admin"
+                + " HTTP."),
         Setting(
             "limits.open-files", .integer(256...10_000_000), default: "4096",
             help: "Warn at the start when fewer open files than this are allowed."),

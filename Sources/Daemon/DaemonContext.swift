@@ -30,10 +30,12 @@ public final class DaemonContext: Sendable {
     private let validate: Validation
     private let arguments: [String]
 
-    private struct State {
+    struct State {
         var settings: Settings
         var stopHandlers: [@Sendable () -> Void] = []
         var adminServer: AdminServer?
+        /// What daemons add to the admin server, by path.
+        var debugPages: [(path: String, page: @Sendable (AdminRequest) -> AdminResponse)] = []
         var isStopping = false
         /// The id of the thread that `serve` made.
         var loopThread: Int?
@@ -42,7 +44,7 @@ public final class DaemonContext: Sendable {
     /// Throws `invalidRequest` for settings that are right one by one and wrong together.
     public typealias Validation = @Sendable (Settings) throws(DatabaseError) -> Void
 
-    private let state: Mutex<State>
+    let state: Mutex<State>
     private let stopRequest = Latch<StopRequest>()
 
     private struct StopRequest: Sendable {
@@ -60,7 +62,7 @@ public final class DaemonContext: Sendable {
         arguments: [String] = CommandLine.arguments
     ) -> DaemonContext {
         let loader = SettingsLoader(
-            program: name, version: version, summary: summary,
+            program: name, version: version + " (\(revision))", summary: summary,
             settings: settings + CommonSettings.all)
         do throws(ConfigurationError) {
             let environment = SettingsLoader.processEnvironment()
@@ -105,7 +107,7 @@ public final class DaemonContext: Sendable {
         self.arguments = arguments
         let log = Log(
             program: loader.program, format: CommonSettings.logFormat(settings),
-            level: CommonSettings.logLevel(settings))
+            level: CommonSettings.logLevel(settings), burst: settings.integer("log.burst"))
         self.log = log
         metrics = MetricsRegistry()
         health = HealthMonitor(log: log.component("daemon"))
@@ -150,32 +152,6 @@ public final class DaemonContext: Sendable {
         health.addReadinessCheck(name, check)
     }
 
-    // MARK: Admin HTTP
-
-    /// Starts the admin server at `listen.admin`, if set; returns its port. Early in the start, so
-    /// that a long recovery can be watched.
-    @discardableResult
-    public func startAdmin() throws(DatabaseError) -> UInt16? {
-        guard let text = settings.optionalString("listen.admin"), !text.isEmpty else { return nil }
-        let address = try SocketAddress.parse(text)
-        var handlers: [String: AdminServer.Handler] = [:]
-        let (metrics, health) = (metrics, health)
-        handlers["/metrics"] = { _ in
-            AdminResponse(contentType: MetricsRegistry.contentType, body: metrics.render())
-        }
-        handlers["/livez"] = { _ in health.livePage() }
-        handlers["/readyz"] = { _ in health.readyPage() }
-        let server = try AdminServer(host: address.host, port: address.port, handlers: handlers)
-        let isStopping = state.withLock { state in
-            state.adminServer = server
-            return state.isStopping
-        }
-        if isStopping { server.stop() }
-        log.component("daemon").info(
-            "admin HTTP listens", [LogField("host", address.host), LogField("port", server.port)])
-        return server.port
-    }
-
     // MARK: Life
 
     /// Start-up goes on: `systemctl status` shows the sentence, and the log has one a second. The
@@ -193,7 +169,8 @@ public final class DaemonContext: Sendable {
         reporter.ready(status)
         health.begin()
         log.component("daemon").notice(
-            "ready", [LogField("version", Self.version), LogField("status", status())])
+            "ready", [LogField("version", Self.version), LogField("status", status())],
+            event: .started)
     }
 
     /// Runs `handler` when the daemon stops, on the main thread; the last one registered first.
@@ -213,7 +190,7 @@ public final class DaemonContext: Sendable {
     public func runUntilStopped() -> Never {
         let request = stopRequest.wait()
         let daemonLog = log.component("daemon")
-        daemonLog.notice("stopping", [LogField("reason", request.reason)])
+        daemonLog.notice("stopping", [LogField("reason", request.reason)], event: .stopping)
         reporter.stopping(reason: request.reason)
         health.end()
         let (handlers, server) = state.withLock { state in
@@ -222,7 +199,7 @@ public final class DaemonContext: Sendable {
         }
         for handler in handlers.reversed() { handler() }
         server?.stop()
-        daemonLog.notice("stopped", [LogField("exit_code", request.exitCode)])
+        daemonLog.notice("stopped", [LogField("exit_code", request.exitCode)], event: .stopped)
         exit(request.exitCode)
     }
 
@@ -242,7 +219,7 @@ public final class DaemonContext: Sendable {
     }
 
     private func fail(_ message: String, exitCode: Int32) -> Never {
-        log.component("daemon").error(message)
+        log.component("daemon").error(message, event: .startFailed)
         ServiceManager.status("failed: \(message)")
         exit(exitCode)
     }
@@ -282,7 +259,8 @@ public final class DaemonContext: Sendable {
                 return nil
             } catch {
                 health.recordReload(isGood: false)
-                log.component("daemon").error("settings not read again: \(error)")
+                log.component("daemon").error(
+                    "settings not read again: \(error)", event: .settingsRejected)
                 return error.description
             }
         }
@@ -294,9 +272,10 @@ public final class DaemonContext: Sendable {
             return settings.changes(from: state.settings)
         }
         log.level = CommonSettings.logLevel(settings)
+        log.burst = settings.integer("log.burst")
         health.recordReload(isGood: true)
-        log.component("daemon").notice("settings read again")
-        let waiting = changed.filter { $0 != "log.level" }
+        log.component("daemon").notice("settings read again", event: .settingsRead)
+        let waiting = changed.filter { !["log.level", "log.burst"].contains($0) }
         if !waiting.isEmpty {
             log.component("daemon").warning(
                 "settings that take effect at the next start",
@@ -316,19 +295,6 @@ public final class DaemonContext: Sendable {
                 "fewer open files allowed than wanted",
                 [LogField("allowed", limit.rlim_cur), LogField("wanted", wanted)])
         }
-    }
-
-    private func registerMetrics() {
-        ProcessMetrics.register(in: metrics)
-        metrics.info(
-            "kv_build_info", "The program and its version.",
-            MetricLabel("program", name), MetricLabel("version", Self.version))
-        for level in LogLevel.allCases {
-            metrics.counter(
-                "kv_log_messages_total", "Log messages written.", MetricLabel("level", level.name)
-            ) { [log] in Double(log.count(level)) }
-        }
-        health.register(in: metrics)
     }
 
     private static func writeAll(_ descriptor: Int32, _ text: String) {

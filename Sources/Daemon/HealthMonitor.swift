@@ -102,13 +102,16 @@ final class HealthMonitor: Sendable {
             }
         }
         metrics.gauge(
+            "kv_config_last_reload_successful",
+            "1 when the last reading of the settings was without error."
+        ) { [self] in state.withLock(\.isReloadGood) ? 1 : 0 }
+        metrics.gauge(
             "kv_config_last_reload_success_timestamp_seconds",
             "When the settings were last read without error, in seconds since 1970."
         ) { [self] in state.withLock(\.reloadTime) }
-        metrics.gauge(
-            "kv_config_last_reload_successful",
-            "1 when the settings were without error when they were last read, else 0."
-        ) { [self] in state.withLock(\.isReloadGood) ? 1 : 0 }
+        metrics.gauge("kv_ready", "1 while /readyz says so.") { [self] in
+            reasonsNotReady().isEmpty ? 1 : 0
+        }
     }
 
     func recordReload(isGood: Bool) {
@@ -170,7 +173,8 @@ final class HealthMonitor: Sendable {
             return (state.isEnding, before, stalled)
         }
         for stage in stalled where !before.contains(stage.name) {
-            log.error("a stage makes no progress", [LogField("stage", stage.name)])
+            log.error(
+                "a stage makes no progress", [LogField("stage", stage.name)], event: .stageStalled)
         }
         // While stopping, the time-out of the stop is the guard.
         if let watchdog { tell(watchdog, stalled, at: now) }
@@ -224,7 +228,22 @@ final class HealthMonitor: Sendable {
         return Self.page("live", stalled.map { "\($0): no progress" })
     }
 
-    func readyPage() -> AdminResponse {
+    func readyPage() -> AdminResponse { Self.page("ready", reasonsNotReady()) }
+
+    /// The watched stages and when each last advanced or was idle.
+    func stagesPage() -> AdminResponse {
+        let now = Self.now()
+        let stages = state.withLock(\.stages).map { stage in
+            let age = (now - stage.lastAdvance).count / 1_000_000
+            let value = stage.lastValue.map(String.init) ?? "null"
+            return "{\"stage\":\(JSONText.quoted(stage.name)),\"progress\":\(value)"
+                + ",\"age_ms\":\(age)}"
+        }
+        return .json("{\"stages\":[\(stages.joined(separator: ","))]}\n")
+    }
+
+    /// Why `/readyz` says no; empty when it says yes.
+    private func reasonsNotReady() -> [String] {
         let (isReady, isEnding, checks, stalled) = state.withLock {
             ($0.isReady, $0.isEnding, $0.checks, $0.stalled)
         }
@@ -237,7 +256,7 @@ final class HealthMonitor: Sendable {
         for (name, check) in checks {
             if let reason = check() { reasons.append("\(name): \(reason)") }
         }
-        return Self.page("ready", reasons)
+        return reasons
     }
 
     private static func page(_ word: String, _ reasons: [String]) -> AdminResponse {

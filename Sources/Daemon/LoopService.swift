@@ -34,6 +34,7 @@ extension DaemonContext {
             ended.open(())
         }
         let (stop, progress, thread) = try started.wait().get()
+        registerLoop(progress)
         setLoopThread(thread)
         watchOnLoop("loop") { progress.turns }
         onStop {

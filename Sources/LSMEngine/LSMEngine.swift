@@ -171,12 +171,36 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         statistics.compactionPendingBytes = property("rocksdb.estimate-pending-compaction-bytes")
         statistics.isSlowed = property("rocksdb.actual-delayed-write-rate") > 0
         statistics.isStopped = property("rocksdb.is-write-stopped") > 0
+        statistics.compactionsRunning = property("rocksdb.num-running-compactions")
+        statistics.stallTime = stallTime()
         return statistics
     }
 
     private func property(_ name: String) -> UInt64 {
         var value: UInt64 = 0
         return rocksdb_property_int(database, name, &value) == 0 ? value : 0
+    }
+
+    /// RocksDB tells it in a report for people only, as hours, minutes and seconds.
+    private func stallTime() -> Nanoseconds { Self.stallTime(in: report) }
+
+    var report: String {
+        guard let report = rocksdb_property_value(database, "rocksdb.dbstats") else { return "" }
+        defer { rocksdb_free(report) }
+        return String(cString: report)
+    }
+
+    /// The total in a line such as `Cumulative stall: 00:00:1.250 H:M:S, 0.4 percent`.
+    static func stallTime(in report: String) -> Nanoseconds {
+        let label = "Cumulative stall: "
+        guard
+            let line = report.split(separator: "\n").first(where: { $0.hasPrefix(label) }),
+            let time = line.dropFirst(label.count).split(separator: " ").first
+        else { return .zero }
+        let parts = time.split(separator: ":").map { Double($0) ?? 0 }
+        guard parts.count == 3 else { return .zero }
+        let seconds = parts[0] * 3_600 + parts[1] * 60 + parts[2]
+        return Nanoseconds(UInt64(max(0, seconds) * 1e9))
     }
 
     // MARK: Helpers

@@ -1,4 +1,4 @@
-// The registry of a program's metrics and its text for Prometheus (exposition format 0.0.4).
+// The registry of a program's metrics.
 
 import KVBase
 import Synchronization
@@ -33,7 +33,7 @@ public final class MetricsRegistry: Sendable {
         case histogram
     }
 
-    private enum Source {
+    enum Source {
         case counter(Counter)
         case gauge(Gauge)
         case histogram(DurationHistogram)
@@ -41,12 +41,14 @@ public final class MetricsRegistry: Sendable {
         case number(@Sendable () -> Double?)
     }
 
-    private struct Series {
+    struct Series {
         let labels: [MetricLabel]
         let source: Source
+        /// The series is left out while it is off.
+        let condition: MetricsSwitch?
     }
 
-    private struct Family {
+    struct Family {
         let name: String
         let type: FamilyType
         let help: String
@@ -56,11 +58,15 @@ public final class MetricsRegistry: Sendable {
     }
 
     private let families = Mutex<[Family]>([])
-
-    /// The content type of what `render` makes.
-    public static let contentType = "text/plain; version=0.0.4; charset=utf-8"
+    /// What the last rendering cost.
+    let renderNanoseconds = Atomic<UInt64>(0)
+    let renderedBytes = Atomic<UInt64>(0)
+    let seriesLeftOut = Atomic<UInt64>(0)
 
     public init() {}
+
+    /// The families as they are now; their instruments go on counting.
+    var currentFamilies: [Family] { families.withLock { $0 } }
 
     // MARK: Registering
 
@@ -72,8 +78,11 @@ public final class MetricsRegistry: Sendable {
         return counter
     }
 
-    public func gauge(_ name: String, _ help: String, _ labels: MetricLabel...) -> Gauge {
-        let made = register(name, .gauge, help, labels) { .gauge(Gauge()) }
+    /// `shownBy`: the series is left out while that switch is off.
+    public func gauge(
+        _ name: String, _ help: String, _ labels: MetricLabel..., shownBy: MetricsSwitch? = nil
+    ) -> Gauge {
+        let made = register(name, .gauge, help, labels, shownBy) { .gauge(Gauge()) }
         guard case .gauge(let gauge) = made else { taken(name) }
         return gauge
     }
@@ -132,7 +141,7 @@ public final class MetricsRegistry: Sendable {
 
     private func register(
         _ name: String, _ type: FamilyType, _ help: String, _ labels: [MetricLabel],
-        _ make: () -> Source
+        _ condition: MetricsSwitch? = nil, _ make: () -> Source
     ) -> Source {
         families.withLock { families in
             let index = Self.family(&families, name, type, help)
@@ -142,7 +151,8 @@ public final class MetricsRegistry: Sendable {
                 return series.source
             }
             let source = make()
-            families[index].series.append(Series(labels: labels, source: source))
+            families[index].series.append(
+                Series(labels: labels, source: source, condition: condition))
             return source
         }
     }
@@ -172,33 +182,6 @@ public final class MetricsRegistry: Sendable {
         preconditionFailure("\(name) with these labels is another instrument")
     }
 
-    // MARK: Rendering
-
     /// The names of all families, in the order of registration.
     public var familyNames: [String] { families.withLock { $0.map(\.name) } }
-
-    /// All metrics as text. Closures run here, outside of any lock.
-    public func render() -> Bytes {
-        let families = families.withLock { $0 }
-        var text = MetricsText()
-        for family in families {
-            text.header(family.name, family.type.rawValue, family.help)
-            for sample in family.collect?() ?? [] {
-                text.sample(family.name, sample.labels, sample.value)
-            }
-            for series in family.series {
-                switch series.source {
-                case .counter(let counter):
-                    text.sample(family.name, series.labels, counter.value)
-                case .gauge(let gauge):
-                    text.sample(family.name, series.labels, gauge.value)
-                case .number(let value):
-                    if let value = value() { text.sample(family.name, series.labels, value) }
-                case .histogram(let histogram):
-                    text.histogram(family.name, series.labels, histogram)
-                }
-            }
-        }
-        return text.bytes
-    }
 }

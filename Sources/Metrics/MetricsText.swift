@@ -1,15 +1,38 @@
-// The lines of Prometheus' text format 0.0.4.
+// The lines of Prometheus' text format 0.0.4 and of OpenMetrics 1.0.
 
 import KVBase
 
 struct MetricsText {
     private(set) var bytes: Bytes = []
 
+    private let format: MetricsFormat
+
+    init(_ format: MetricsFormat) {
+        self.format = format
+        bytes.reserveCapacity(64 << 10)
+    }
+
+    /// The whole page.
+    mutating func finish() -> Bytes {
+        if format == .openMetrics { append("# EOF\n") }
+        return bytes
+    }
+
     mutating func header(_ name: String, _ type: String, _ help: String) {
+        var (name, type) = (name, type)
+        if format == .openMetrics {
+            // There the family is what its samples have in common.
+            if type == "counter" { name.removeLast("_total".count) }
+            if name.hasSuffix("_info") {
+                name.removeLast("_info".count)
+                type = "info"
+            }
+        }
         append("# HELP \(name) ")
         for byte in help.utf8 {
             switch byte {
             case UInt8(ascii: "\\"): append("\\\\")
+            case UInt8(ascii: "\"") where format == .openMetrics: append("\\\"")
             case 0x0A: append("\\n")
             default: bytes.append(byte)
             }
@@ -35,16 +58,19 @@ struct MetricsText {
         var cumulated: UInt64 = 0
         for (index, count) in buckets.enumerated() {
             cumulated += count
-            let bound =
-                index < DurationHistogram.boundCount
-                ? Self.seconds(DurationHistogram.bound(index)) : "+Inf"
-            sample("\(name)_bucket", labels + [MetricLabel("le", bound)], cumulated)
+            sample("\(name)_bucket", labels + [Self.bounds[index]], cumulated)
         }
         start("\(name)_sum", labels)
         append("\(Self.seconds(sum))\n")
         // From the buckets, so that it always equals the last of them.
         sample("\(name)_count", labels, cumulated)
     }
+
+    /// The label of each bucket.
+    private static let bounds =
+        (0..<DurationHistogram.boundCount).map {
+            MetricLabel("le", seconds(DurationHistogram.bound($0)))
+        } + [MetricLabel("le", "+Inf")]
 
     private mutating func start(_ name: String, _ labels: [MetricLabel]) {
         append(name)

@@ -13,6 +13,9 @@ public enum ProcessMetrics {
         registry.gauge(
             "process_resident_memory_bytes", "Resident memory, in bytes.", value: residentBytes)
         registry.gauge(
+            "process_virtual_memory_bytes", "Virtual memory, in bytes.", value: virtualBytes)
+        registry.gauge("process_threads", "Threads of the process.", value: threads)
+        registry.gauge(
             "process_open_fds", "Open file descriptors.", value: openFileDescriptors)
         registry.gauge(
             "process_max_fds", "Most file descriptors that may be open.",
@@ -33,6 +36,10 @@ public enum ProcessMetrics {
         guard let fields = stat(), let pages = Double(fields[21]) else { return nil }
         return pages * Double(sysconf(Int32(_SC_PAGESIZE)))
     }
+
+    @Sendable public static func virtualBytes() -> Double? { stat().flatMap { Double($0[20]) } }
+
+    @Sendable public static func threads() -> Double? { stat().flatMap { Double($0[17]) } }
 
     @Sendable public static func openFileDescriptors() -> Double? {
         guard let directory = opendir("/proc/self/fd") else { return nil }

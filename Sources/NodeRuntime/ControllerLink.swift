@@ -27,6 +27,8 @@ final class ControllerLink {
             delegate: self)
     }
 
+    var isConnected: Bool { client?.connection != nil }
+
     func close() { client?.close() }
 
     func sendHeartbeat() {
@@ -134,7 +136,11 @@ extension ControllerLink: RPCConnectionDelegate {
         if let reason, wasRegistered || reason != lastError {
             node.log.warning(
                 "controller connection closed",
-                [LogField("address", connection.remoteAddress), LogField("reason", reason.message)])
+                [
+                    LogField("address", connection.remoteAddress),
+                    LogField("reason", reason.message),
+                ],
+                event: .controllerLost)
         }
         lastError = reason
     }

@@ -5,6 +5,7 @@ import EventLoop
 import Glibc
 import KVBase
 import LSMEngine
+import Metrics
 import NodeCore
 import ReplicatedLog
 import ReplicationCore
@@ -23,6 +24,8 @@ final class Disk {
     let probes: DiskProbes
     private(set) var failure: DatabaseError?
     private(set) var size = (totalBytes: UInt64(0), freeBytes: UInt64(0), dataBytes: UInt64(0))
+    /// All engines together, as of the last measurement.
+    private(set) var engineFigures = EngineStatistics()
     /// Calls the node once when the disk fails.
     var didFail: (Disk) -> Void = { _ in }
     /// A store below this was handed out before.
@@ -31,6 +34,7 @@ final class Disk {
     var bytesSinceCheckpoint = 0
     var isCheckpointing = false
 
+    private let metrics: NodeMetrics
     private let lock: DirectoryLock
     private let engines: [(kind: EngineKind, engine: any StorageEngine)]
     /// Waiting for the next submission of the log.
@@ -50,11 +54,12 @@ final class Disk {
     /// Opens log and engines; blocking, before the loop runs. `progress` hears how far the replay of
     /// the log is.
     init(
-        index: Int, path: String, expectExisting: Bool, cache: LSMCache,
+        index: Int, path: String, expectExisting: Bool, cache: LSMCache, metrics: NodeMetrics,
         progress: (_ done: UInt64, _ total: UInt64) -> Void
     ) throws(DatabaseError) {
         self.index = index
         self.path = path
+        self.metrics = metrics
         lock = try DirectoryLock(directory: path)
         var lsmOptions = LSMOptions()
         lsmOptions.expectExisting = expectExisting
@@ -111,6 +116,11 @@ final class Disk {
             for result in results { didPersist(result) }
         }
         log.onDurable = { result in _ = mailbox.post(result) }
+        let (waited, synced) = (metrics.logWait, metrics.syncDuration)
+        log.onWritten = { wait, sync in
+            waited.observe(wait)
+            synced.observe(sync)
+        }
         checkpoints = Completions(loop) { [unowned self] error in fail(error) }
     }
 
@@ -209,14 +219,23 @@ final class Disk {
         guard failure == nil, let checkpoints else { return }
         let number = checkpoints.add(completion)
         let mailbox = checkpoints.mailbox
+        let duration = metrics.checkpointDuration
         worker.submit {
             do throws(DatabaseError) {
+                let began = Self.monotonicNow()
                 for engine in engines { try engine.checkpoint() }
+                duration.observe(Self.monotonicNow() - began)
                 _ = mailbox.post((number, nil))
             } catch {
                 _ = mailbox.post((number, error))
             }
         }
+    }
+
+    private static func monotonicNow() -> Instant {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Instant(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
     }
 
     // MARK: Health
@@ -235,9 +254,11 @@ final class Disk {
             size.freeBytes = UInt64(status.f_bavail) * UInt64(status.f_frsize)
         }
         size.dataBytes = log.totalBytes
+        engineFigures = EngineStatistics()
         for engine in allEngines {
             let statistics = engine.statistics
             size.dataBytes += statistics.diskBytes
+            engineFigures.add(statistics)
         }
     }
 

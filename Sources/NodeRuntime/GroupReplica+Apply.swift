@@ -15,6 +15,8 @@ extension GroupReplica {
         var error: DatabaseError?
         var found: Bool
         var sequencer: Sequencer
+        /// When the entry with it was proposed.
+        var proposed = Instant.origin
     }
 
     /// Writes everything committed to the engine, as a rule in one atomic batch, and answers. What is
@@ -52,6 +54,8 @@ extension GroupReplica {
         let scratch = node.applyScratch
         scratch.reset()
         var count = 0
+        let began = node.now
+        node.metrics.applyWait.observe(began - committedFirst)
         do throws(DatabaseError) {
             while count < committed.count, scratch.verified.isEmpty, room > 0 {
                 let entry = committed[count]
@@ -90,8 +94,11 @@ extension GroupReplica {
             disk.fail(error)
             return false
         }
+        let ended = node.now
+        node.metrics.applyDuration.observe(ended - began)
         node.metrics.appliedEntries.increment(by: UInt64(count))
         node.metrics.engineBatches.increment()
+        keepSlow(scratch.outcomes, applying: began, applied: ended)
         if count == committed.count {
             committed.removeAll(keepingCapacity: true)
         } else {
@@ -108,6 +115,19 @@ extension GroupReplica {
         if changedState || movedCursor { continueCopies() }
         if changedState { node.reportSoon() }
         return true
+    }
+
+    /// Notes the stages of the writes that took long.
+    private func keepSlow(_ outcomes: [Outcome], applying: Instant, applied: Instant) {
+        let end = node.microseconds(applied)
+        for outcome in outcomes where outcome.waiter.slot >= 0 {
+            let took = Nanoseconds.microseconds(UInt64(end &- outcome.waiter.received))
+            guard node.slow.isSlow(took) else { continue }
+            node.slow.keep(
+                WriteStages(
+                    group: group, proposed: outcome.proposed, committed: committedLast,
+                    applying: applying, applied: applied), of: outcome.waiter)
+        }
     }
 
     /// State besides records, for the batch under construction.
@@ -136,6 +156,7 @@ extension GroupReplica {
     /// Who waits for a command that is about to be applied. Ends those whose entries `entry` rules out.
     private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
         var waiters: [Waiter]?
+        node.applyScratch.proposed = .origin
         while inFlightHead < inFlight.count, inFlight[inFlightHead].index <= entry.index {
             let candidate = inFlight[inFlightHead]
             // One of an older term is left to `refuseReplaced`.
@@ -144,6 +165,8 @@ extension GroupReplica {
             inFlightHead += 1
             if candidate.index == entry.index {
                 waiters = candidate.waiters
+                node.applyScratch.proposed = candidate.proposed
+                node.metrics.commitDuration.observe(committedLast - candidate.proposed)
             } else {
                 // Passed over by a snapshot: nothing is known of it.
                 for waiter in candidate.waiters {
@@ -302,7 +325,8 @@ extension GroupReplica {
             scratch.outcomes.append(
                 Outcome(
                     waiter: waiter, error: decision.error, found: decision.previous != .zero,
-                    sequencer: decision.error == nil ? decision.sequencer : decision.previous))
+                    sequencer: decision.error == nil ? decision.sequencer : decision.previous,
+                    proposed: scratch.proposed))
         }
     }
 
@@ -357,6 +381,8 @@ final class ApplyScratch {
     var batch = EngineBatch()
     var touched = TouchedKeys()
     var outcomes: [GroupReplica.Outcome] = []
+    /// When the entry at hand was proposed here, if it was.
+    var proposed = Instant.origin
     /// Ranges that the batch deletes before it writes to them.
     var cleared: [KeyRange] = []
     /// Something of the group's state besides the cursor of a copy changed.

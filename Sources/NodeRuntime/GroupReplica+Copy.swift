@@ -357,6 +357,7 @@ extension GroupReplica {
             else { return false }
         }
         guard copies.waitingOperations < ShardCopies.waitingOperationsMax else {
+            node.metrics.copyQueueFull.increment()
             throw DatabaseError(
                 .overloaded, "too many operations wait for shard \(operation.shard)")
         }

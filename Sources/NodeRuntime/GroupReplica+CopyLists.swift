@@ -1,6 +1,7 @@
 // Lists over shards that are being copied: the former owner's records are merged into the page.
 
 import KVBase
+import Metrics
 import NodeCore
 import ReplicationCore
 import ShardCore
@@ -29,6 +30,7 @@ extension GroupReplica {
         }
         guard !asked.isEmpty else { return false }
         guard copies.pages.count < ShardCopies.waitingPagesMax else {
+            node.metrics.copyQueueFull.increment()
             throw DatabaseError(.overloaded, "too many lists wait for shards that are being copied")
         }
         copies.pages.append(

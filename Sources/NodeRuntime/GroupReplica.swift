@@ -65,6 +65,9 @@ final class GroupReplica {
     var nextReadToken: UInt64 = 1
 
     var committed: [LogEntry] = []
+    /// When the first and the last of `committed` came.
+    private(set) var committedFirst = Instant.origin
+    private(set) var committedLast = Instant.origin
     /// The rest of `committed` waits for the next turn.
     var isPostponed = false
     /// Nothing was postponed since the replica was opened.
@@ -109,6 +112,7 @@ final class GroupReplica {
     struct InFlightEntry {
         var index: LogIndex
         var term: Term
+        var proposed: Instant
         var waiters: [Waiter]
     }
 
@@ -231,6 +235,8 @@ final class GroupReplica {
             }
         }
         if !effects.committed.isEmpty {
+            committedLast = node.now
+            if committed.isEmpty { committedFirst = committedLast }
             committed.append(contentsOf: effects.committed)
             markDirty()
         }
@@ -296,6 +302,7 @@ final class GroupReplica {
         _ operation: UnsafeRawBufferPointer, keyHash: UInt64?, waiter: Waiter
     ) throws(DatabaseError) {
         guard pendingBytes + operation.count <= Self.pendingBytesMax else {
+            node.metrics.groupQueueFull.increment()
             throw DatabaseError(.overloaded, "too many bytes wait in group \(group)")
         }
         if pending.count > 0, pending.writer.count + operation.count > Self.entryBytes {
@@ -334,7 +341,12 @@ final class GroupReplica {
             return
         }
         var payloads: [Bytes] = []
+        let now = node.microseconds(node.now)
         for position in fullBatches.indices {
+            if let oldest = fullBatches[position].waiters.first, oldest.slot >= 0 {
+                node.metrics.proposeWait.observe(
+                    .microseconds(UInt64(now &- oldest.received)))
+            }
             let count = fullBatches[position].count
             let base = clock.issue(count, wallClock: EventLoop.wallClockNanoseconds())
             var writer = fullBatches[position].writer
@@ -372,10 +384,12 @@ final class GroupReplica {
                     deferredReads[position].index.rawValue + shift)
             }
         }
+        let now = node.now
         for batch in fullBatches {
             for hash in batch.hashes { pendingKeys.note(hash: hash, index: index) }
             inFlight.append(
-                InFlightEntry(index: index, term: proposed.term, waiters: batch.waiters))
+                InFlightEntry(
+                    index: index, term: proposed.term, proposed: now, waiters: batch.waiters))
             index = index.next()
         }
         fullBatches.removeAll(keepingCapacity: true)

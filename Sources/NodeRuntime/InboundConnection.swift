@@ -49,6 +49,8 @@ final class InboundConnection: RPCConnectionDelegate {
             node.receive(try ShardReadRequest(from: &reader), from: sender)
         case (.shardRecords, .node):
             node.receive(try ShardRecords(from: &reader))
+        case (.holdingsRequest, .operatorTool):
+            node.tellHoldings(to: connection)
         default:
             throw DatabaseError(.malformed, "\(kind) is not for a node")
         }

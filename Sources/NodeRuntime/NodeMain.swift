@@ -42,6 +42,10 @@ public enum NodeMain {
         Setting(
             "cache", .bytes(1 << 20...1 << 40), default: "128MiB",
             help: "Memory for blocks of LSM engines, all disks together."),
+        Setting(
+            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms",
+            help: "A request that takes longer is told in the log with where its time went; 0 tells"
+                + " none."),
     ]
 
     /// Runs the daemon; never returns.
@@ -59,6 +63,7 @@ public enum NodeMain {
             let metrics = NodeMetrics(daemon.metrics)
             status.register(in: daemon.metrics)
             daemon.addReadinessCheck("node") { status.problem() }
+            status.addPages(to: daemon)
             try daemon.startAdmin()
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try NodeServer(
@@ -96,6 +101,7 @@ extension NodeSettings {
         copyBytesPerSecond = UInt64(settings.integer("copy.rate"))
         retainedBytes = settings.integer("log.retain")
         cacheBytes = settings.integer("cache")
+        slowRequest = settings.duration("slow.request")
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
         }

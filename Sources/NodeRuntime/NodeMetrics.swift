@@ -1,13 +1,13 @@
-// The figures of the data path: how much came, and how much one batch carried at each stage.
+// The figures of the data path: what came, how it ended, and where the time went.
 
 import KVBase
 import Metrics
+import ShardCore
 
 /// Requests per frame, operations per entry and entries per engine batch are the quotients of
-/// neighbouring counters.
+/// neighbouring counters. Every instrument is safe on every thread and takes no lock.
 struct NodeMetrics: Sendable {
     let requestFrames: Counter
-    let requests: Counter
     let gets: Counter
     let lists: Counter
     let proposedEntries: Counter
@@ -17,12 +17,51 @@ struct NodeMetrics: Sendable {
     let peerMessages: Counter
     let leaderChanges: Counter
     let snapshotsSent: Counter
+    let snapshotsNotSent: Counter
     let snapshotsReceived: Counter
+    let snapshotsNotReceived: Counter
+    let snapshotBytesSent: Counter
+    let snapshotBytesReceived: Counter
+    let groupQueueFull: Counter
+    let copyQueueFull: Counter
+    let engineChecksumFailures: Counter
+    let networkChecksumFailures: Counter
+    /// From proposing an entry to its commit.
+    let commitDuration: DurationHistogram
+    /// One batch into an engine.
+    let applyDuration: DurationHistogram
+    let syncDuration: DurationHistogram
+    let checkpointDuration: DurationHistogram
+    let loopWait: DurationHistogram
+    let proposeWait: DurationHistogram
+    let logWait: DurationHistogram
+    let applyWait: DurationHistogram
+    /// By `RequestKind`, and within it by `RequestResult`.
+    private let requests: [Counter]
+    /// By `RequestKind`.
+    private let durations: [DurationHistogram]
+    private let slow: [Counter]
 
     init(_ registry: MetricsRegistry) {
         requestFrames = registry.counter(
             "kvnode_request_frames_total", "Frames of requests received from routers.")
-        requests = registry.counter("kvnode_requests_total", "Requests received from routers.")
+        requests = RequestKind.allCases.flatMap { kind in
+            RequestResult.allCases.map { result in
+                registry.counter(
+                    "kvnode_requests_total", "Requests of routers answered.",
+                    MetricLabel("op", kind.name), MetricLabel("result", result.name))
+            }
+        }
+        durations = RequestKind.allCases.map {
+            registry.histogram(
+                "kvnode_request_duration_seconds", "From a request's arrival to its answer.",
+                MetricLabel("op", $0.name))
+        }
+        slow = RequestKind.allCases.map {
+            registry.counter(
+                "kvnode_slow_requests_total", "Requests that took longer than slow.request.",
+                MetricLabel("op", $0.name))
+        }
         gets = registry.counter("kvnode_gets_total", "Records looked up for clients.")
         lists = registry.counter("kvnode_lists_total", "Pages of sorted lists read for clients.")
         proposedEntries = registry.counter(
@@ -37,10 +76,97 @@ struct NodeMetrics: Sendable {
             "kvnode_peer_messages_total", "Replication messages received from other nodes.")
         leaderChanges = registry.counter(
             "kvnode_leader_changes_total", "Leaderships that began or ended on this node.")
-        snapshotsSent = registry.counter(
-            "kvnode_snapshots_total", "Snapshots that ended.", MetricLabel("direction", "sent"))
-        snapshotsReceived = registry.counter(
-            "kvnode_snapshots_total", "Snapshots that ended.", MetricLabel("direction", "received")
-        )
+        func snapshots(_ direction: String, _ result: String) -> Counter {
+            registry.counter(
+                "kvnode_snapshots_total", "Snapshots that ended.",
+                MetricLabel("direction", direction), MetricLabel("result", result))
+        }
+        snapshotsSent = snapshots("sent", "done")
+        snapshotsNotSent = snapshots("sent", "failed")
+        snapshotsReceived = snapshots("received", "done")
+        snapshotsNotReceived = snapshots("received", "failed")
+        func snapshotBytes(_ direction: String) -> Counter {
+            registry.counter(
+                "kvnode_snapshot_bytes_total", "Keys and values in snapshot chunks.",
+                MetricLabel("direction", direction))
+        }
+        snapshotBytesSent = snapshotBytes("sent")
+        snapshotBytesReceived = snapshotBytes("received")
+        func shed(_ reason: String) -> Counter {
+            registry.counter(
+                "kvnode_requests_shed_total", "Requests refused because a queue was full.",
+                MetricLabel("reason", reason))
+        }
+        groupQueueFull = shed("group_queue")
+        copyQueueFull = shed("copy_queue")
+        func checksumFailures(_ source: String) -> Counter {
+            registry.counter(
+                "kvnode_checksum_failures_total", "Bytes that did not match their checksum.",
+                MetricLabel("source", source))
+        }
+        engineChecksumFailures = checksumFailures("engine")
+        networkChecksumFailures = checksumFailures("network")
+        commitDuration = registry.histogram(
+            "kvnode_commit_duration_seconds", "From proposing a log entry to its commit.")
+        applyDuration = registry.histogram(
+            "kvnode_apply_duration_seconds", "Applying one batch of entries to an engine.")
+        syncDuration = registry.histogram(
+            "kvnode_wal_fsync_duration_seconds", "Syncs of the log, all disks.")
+        checkpointDuration = registry.histogram(
+            "kvnode_checkpoint_duration_seconds", "Making engines durable.")
+        func wait(_ stage: String) -> DurationHistogram {
+            registry.histogram(
+                "kvnode_queue_wait_seconds", "Waiting at a stage.", MetricLabel("stage", stage))
+        }
+        loopWait = wait("loop")
+        proposeWait = wait("propose")
+        logWait = wait("log")
+        applyWait = wait("apply")
+    }
+
+    /// Counts an answer.
+    func count(_ kind: RequestKind, _ result: RequestResult, took: Nanoseconds) {
+        requests[Int(kind.rawValue) * RequestResult.allCases.count + Int(result.rawValue)]
+            .increment()
+        durations[Int(kind.rawValue)].observe(took)
+    }
+
+    func countSlow(_ kind: RequestKind) { slow[Int(kind.rawValue)].increment() }
+}
+
+/// The kinds of requests that metrics tell apart.
+enum RequestKind: UInt8, CaseIterable {
+    case get, put, delete, list
+
+    var name: String { "\(self)" }
+
+    init(_ code: OperationCode) {
+        switch code {
+        case .get: self = .get
+        case .list: self = .list
+        case .delete: self = .delete
+        default: self = .put
+        }
+    }
+}
+
+/// How a request ended, as metrics tell it.
+enum RequestResult: UInt8, CaseIterable {
+    case ok, condition, invalid, notLeader, stale, unavailable, overloaded, unknown, failed
+
+    var name: String { self == .notLeader ? "not_leader" : "\(self)" }
+
+    init(_ code: ErrorCode) {
+        switch code {
+        case .conditionFailed: self = .condition
+        case .invalidRequest, .tooLarge, .tableNotFound, .tableExists, .unauthenticated, .refused:
+            self = .invalid
+        case .notLeader: self = .notLeader
+        case .staleEpoch: self = .stale
+        case .unavailable, .deadlineExceeded: self = .unavailable
+        case .overloaded: self = .overloaded
+        case .unknownOutcome: self = .unknown
+        case .storageFailed, .fenced, .malformed: self = .failed
+        }
     }
 }

@@ -139,24 +139,58 @@ extension NodeServer {
     /// Peers must be reachable when no controller is.
     func readAddressBook() throws(DatabaseError) {
         guard let bytes = try DurableFile.read(addressBookPath) else { return }
-        let nodes = try? ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
-            try reader.readList(elementBytesMin: 18) { (reader) throws(DatabaseError) in
-                try Node(from: &reader)
-            }
+        let known = try? ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
+            try AddressBook(from: &reader)
         }
-        guard let nodes else {
+        guard let known else {
             // Only a convenience: the controllers send it again.
             log.warning("address book is damaged", [LogField("path", addressBookPath)])
             return
         }
-        updatePeers(nodes)
+        book = known
+        updatePeers(known.nodes)
     }
 
     func writeAddressBook() {
+        book = AddressBook(
+            revision: map.revision, nodes: Array(map.nodes.elements),
+            tables: Array(map.tables.elements))
         var writer = ByteWriter()
-        writer.write(list: map.nodes.elements) { writer, node in node.encode(into: &writer) }
+        book.encode(into: &writer)
         let bytes = writer.bytes
         let path = addressBookPath
         disks[0].worker.submit { try? DurableFile.replace(path, with: bytes) }
+    }
+}
+
+/// What a node keeps of the cluster map for times without a controller: where its peers are, and what
+/// the tables are called, so that the map can be rebuilt from the nodes alone.
+struct AddressBook {
+    var revision = Revision.none
+    var nodes: [Node] = []
+    var tables: [Table] = []
+
+    init(revision: Revision = .none, nodes: [Node] = [], tables: [Table] = []) {
+        self.revision = revision
+        self.nodes = nodes
+        self.tables = tables
+    }
+
+    func encode(into writer: inout ByteWriter) {
+        writer.write(list: nodes) { writer, node in node.encode(into: &writer) }
+        writer.write(revision)
+        writer.write(list: tables) { writer, table in table.encode(into: &writer) }
+    }
+
+    init(from reader: inout ByteReader) throws(DatabaseError) {
+        nodes = try reader.readList(elementBytesMin: 18) { (reader) throws(DatabaseError) in
+            try Node(from: &reader)
+        }
+        // Earlier versions wrote the nodes only.
+        guard !reader.isAtEnd else { return }
+        revision = try reader.read()
+        tables = try reader.readList(elementBytesMin: 12) { (reader) throws(DatabaseError) in
+            try Table(from: &reader)
+        }
     }
 }

@@ -15,16 +15,19 @@ extension NodeServer {
     ) throws(DatabaseError) {
         metrics.requestFrames.increment()
         let received = arrival()
+        let waited = Nanoseconds.microseconds(UInt64(microseconds(now) &- received))
+        var count: UInt64 = 0
+        defer { metrics.loopWait.observe(waited, count: count) }
         while !reader.isAtEnd {
             let token = try reader.readUInt32()
             let operation = try Operation(from: &reader)
             guard !operation.code.isControl, !operation.flags.contains(.previousImported) else {
                 throw DatabaseError(.malformed, "\(operation.code) from a router")
             }
-            metrics.requests.increment()
+            count += 1
             let waiter = Waiter(
                 slot: session.slot, generation: session.generation, token: UInt64(token),
-                received: received)
+                received: received, kind: RequestKind(operation.code))
             guard let replica = replicas[operation.group], !replica.isFailed else {
                 answer(
                     waiter,
@@ -42,20 +45,6 @@ extension NodeServer {
         let busy = Nanoseconds(loop.busyNanoseconds) - Nanoseconds(busyBefore)
         let waited = now - lastTurnEnd <= busy ? busy : .zero
         return microseconds(now) &- UInt32(truncatingIfNeeded: waited.count / 1_000)
-    }
-
-    private func microseconds(_ instant: Instant) -> UInt32 {
-        UInt32(truncatingIfNeeded: instant.nanoseconds / 1_000)
-    }
-
-    /// The turn's answers are about to leave.
-    func measureAnswers() {
-        lastTurnEnd = now
-        busyBefore = loop.busyNanoseconds
-        guard !answered.isEmpty else { return }
-        let end = microseconds(lastTurnEnd)
-        for received in answered { foreground.add(microseconds: end &- received) }
-        answered.removeAll(keepingCapacity: true)
     }
 
     /// Whether requests here may be slower than they are without copies of shards.

@@ -31,6 +31,8 @@ struct NodeSettings: Sendable {
     var retainedBytes: Int
     /// Memory for decompressed blocks of all LSM engines of the node together.
     var cacheBytes: Int
+    /// A request that takes longer is told in the log; zero tells none.
+    var slowRequest: Nanoseconds
 }
 
 /// Owns all state of the node; every method runs on the loop's thread.
@@ -61,6 +63,8 @@ final class NodeServer: LoopService {
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
     private(set) var map = ClusterMap()
+    /// What the newest map said of nodes and tables; kept over restarts.
+    var book = AddressBook()
     /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
@@ -80,10 +84,11 @@ final class NodeServer: LoopService {
     var creating: [GroupID] = []
     /// Replicas removed whose records are still to be deleted.
     var removed: [RemovedReplica] = []
-    /// How long requests take here, and what tells: when the answered ones of this turn came, and
-    /// how busy the loop was before.
+    /// How long requests take here, and what tells: those that this turn answered, and how busy the
+    /// loop was before.
     var foreground = ForegroundLatency()
-    var answered: [UInt32] = []
+    var answered: [AnsweredRequest] = []
+    var slow: SlowRequests
     var lastTurnEnd = Instant.origin
     var busyBefore: UInt64 = 0
     /// Requests may suffer from a copy until then.
@@ -98,7 +103,7 @@ final class NodeServer: LoopService {
     var sweepNotBefore = Instant.origin
 
     private var server: RPCServer?
-    private var controllers: [ControllerLink] = []
+    private(set) var controllers: [ControllerLink] = []
     private var inbound: [InboundConnection] = []
     private var sessions: [RouterSession?] = []
     private var nextGeneration: UInt32 = 1
@@ -117,6 +122,7 @@ final class NodeServer: LoopService {
         self.tuning = tuning
         self.loop = loop
         load = LoadMeter(seed: UInt64.random(in: 0 ... .max), now: loop.now)
+        slow = SlowRequests(threshold: settings.slowRequest)
         self.log = log
         self.metrics = metrics
         self.status = status
@@ -130,8 +136,12 @@ final class NodeServer: LoopService {
         for (index, path) in settings.dataDirectories.enumerated() {
             progress("opening the engines of \(path)")
             opened.append(
-                try Disk(index: index, path: path, expectExisting: known != nil, cache: cache) {
-                    done, total in
+                try Disk(
+                    index: index, path: path, expectExisting: known != nil, cache: cache,
+                    metrics: metrics
+                ) { done, total in
+                    status.recovered(
+                        disk: index, of: settings.dataDirectories.count, done: done, total: total)
                     let percent = total == 0 ? 100 : done * 100 / total
                     progress("replaying the log of \(path): \(percent) % of \(total) bytes")
                 })
@@ -152,12 +162,14 @@ final class NodeServer: LoopService {
         }
         progress("bringing back the replicas")
         try recoverReplicas()
+        status.endRecovery()
         peers.didLose = { [unowned self] in peerLost($0, $1) }
         try readAddressBook()
     }
 
     /// Starts to serve.
     func start() throws(DatabaseError) {
+        LSMReadCounts.countOnThisThread()
         server = try RPCServer(
             transport: transport, address: settings.rpcAddress,
             hello: { [unowned self] in hello() },
@@ -227,6 +239,9 @@ final class NodeServer: LoopService {
     }
 
     func replica(_ group: GroupID) -> GroupReplica? { replicas[group] }
+
+    /// A controller that acts has taken this node in.
+    var isControlled: Bool { controllers.contains(where: \.isRegistered) }
 
     // MARK: The turn
 
@@ -314,7 +329,8 @@ final class NodeServer: LoopService {
         guard let error = disk.failure else { return }
         log.error(
             "disk failed: its replicas stop until the node is restarted",
-            [LogField("path", disk.path), LogField("reason", error.message)])
+            [LogField("path", disk.path), LogField("reason", error.message)], event: .diskFailed)
+        if error.isCorruption { metrics.engineChecksumFailures.increment() }
         for replica in replicas.elements where replica.disk === disk { replica.fail(error) }
         isHeartbeatDue = true
     }
@@ -366,6 +382,8 @@ final class NodeServer: LoopService {
         session.connection.send(.leaderNotice) { leader.encode(into: &$0) }
     }
 
+    var sessionCount: Int { sessions.count { $0 != nil } }
+
     func closeSession(_ session: RouterSession) { sessions[Int(session.slot)] = nil }
 
     func forget(_ connection: InboundConnection) { inbound.removeAll { $0 === connection } }
@@ -378,7 +396,7 @@ final class NodeServer: LoopService {
         if waiter.slot == Waiter.commandSlot {
             finishCommand(waiter, error: nil, floor: sequencer)
         } else {
-            respond(waiter) {
+            respond(waiter, .ok) {
                 $0.writeResponse(
                     token: UInt32(truncatingIfNeeded: waiter.token), flags: flags,
                     sequencer: sequencer,
@@ -395,7 +413,7 @@ final class NodeServer: LoopService {
             answerNotLeader(waiter, LeaderHint(term: .none, node: .none))
         } else {
             let message = Bytes(error.message.utf8)
-            respond(waiter) { writer in
+            respond(waiter, RequestResult(error.code)) { writer in
                 message.withUnsafeBytes {
                     writer.writeResponse(
                         token: UInt32(truncatingIfNeeded: waiter.token), error: error.code,
@@ -412,7 +430,7 @@ final class NodeServer: LoopService {
             var writer = ByteWriter()
             hint.encode(into: &writer)
             let payload = writer.bytes
-            respond(waiter) { writer in
+            respond(waiter, .notLeader) { writer in
                 payload.withUnsafeBytes {
                     writer.writeResponse(
                         token: UInt32(truncatingIfNeeded: waiter.token), error: .notLeader,
@@ -422,7 +440,9 @@ final class NodeServer: LoopService {
         }
     }
 
-    private func respond(_ waiter: Waiter, _ body: (inout ByteWriter) -> Void) {
+    private func respond(
+        _ waiter: Waiter, _ result: RequestResult, _ body: (inout ByteWriter) -> Void
+    ) {
         guard waiter.slot >= 0, let session = sessions[Int(waiter.slot)],
             session.generation == waiter.generation
         else { return }
@@ -430,7 +450,7 @@ final class NodeServer: LoopService {
             session.isDirty = true
             dirtySessions.append(waiter.slot)
         }
-        answered.append(waiter.received)
+        answered.append(AnsweredRequest(waiter: waiter, result: result))
         session.respond(body)
     }
 
@@ -456,7 +476,8 @@ final class NodeServer: LoopService {
         identity.node = admission.node
         identity.cluster = admission.cluster
         publishStatus()
-        log.notice("admitted to the cluster", [LogField("node", admission.node)])
+        log.notice(
+            "admitted to the cluster", [LogField("node", admission.node)], event: .nodeAdmitted)
     }
 
     func registration() -> NodeRegistration {
@@ -472,13 +493,15 @@ final class NodeServer: LoopService {
         guard map.apply(update) else { return false }
         updatePeers(Array(map.nodes.elements))
         // Of a whole map in pieces the nodes are known with the last.
-        let touchesNodes =
+        let touchesBook =
             (update.isFull && update.isLast)
             || update.changes.contains {
-                if case .node = $0 { return true }
-                return false
+                switch $0 {
+                case .node, .nodeRemoved, .table, .tableRemoved: true
+                default: false
+                }
             }
-        if touchesNodes { writeAddressBook() }
+        if touchesBook { writeAddressBook() }
         return true
     }
 

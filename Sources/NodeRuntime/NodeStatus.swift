@@ -1,11 +1,15 @@
 // A picture of the node for other threads: metrics and readiness.
 
+import Glibc
 import KVBase
+import LSMEngine
 import Metrics
 import NodeCore
+import RPC
 import ReplicatedLog
 import ReplicationCore
 import ShardCore
+import StorageAPI
 import Synchronization
 
 /// Published by the loop every second; read by the admin server's thread.
@@ -31,6 +35,45 @@ final class NodeStatus: Sendable {
         var groups: [LoadMeter.GroupTotals] = []
         /// Keys that were too long to be sampled.
         var keysSkipped: UInt64 = 0
+        /// When this was published, by the loop's clock.
+        var time = Instant.origin
+        var replicas: [ReplicaPicture] = []
+        var peers: [PeerPicture] = []
+        var controllersConnected = 0
+        var routers = 0
+        /// Requests that wait for their answer.
+        var requestsInFlight = 0
+        /// Log entries proposed here and not applied.
+        var proposalsPending = 0
+        var readCounts = LSMReadCounts()
+    }
+
+    /// What there is to know of one replica.
+    struct ReplicaPicture: Sendable {
+        var group: GroupID
+        var replica: ReplicaID
+        var role: String
+        var leader: ReplicaID
+        var term: Term
+        var last: LogIndex
+        var commit: LogIndex
+        var applied: LogIndex
+        var disk: Int
+        var shards: Int
+        /// Writes and reads that wait, and the bytes of those not yet logged.
+        var writesWaiting: Int
+        var readsWaiting: Int
+        var pendingBytes: Int
+        var retainedBytes: Int
+        var snapshotsSending: Int
+        var isReceivingSnapshot: Bool
+    }
+
+    struct PeerPicture: Sendable {
+        var node: NodeID
+        var isOpen: Bool
+        var sendFailures: UInt64
+        var pendingBytes: Int
     }
 
     struct DiskStatus: Sendable {
@@ -45,6 +88,7 @@ final class NodeStatus: Sendable {
         var dataBytes: UInt64
         var logBytes: UInt64
         var log: LogStatistics
+        var engines: EngineStatistics
     }
 
     private let current = Mutex(Snapshot())
@@ -53,6 +97,37 @@ final class NodeStatus: Sendable {
     /// Looks of the loop at its replicas so far.
     var ticks: UInt64 { tickCount.load(ordering: .relaxed) }
     func countTick() { tickCount.wrappingAdd(1, ordering: .relaxed) }
+
+    private let recovery = Mutex(Recovery())
+
+    /// How far the start is.
+    private struct Recovery {
+        var began = NodeStatus.monotonicNow()
+        var ended: Instant?
+        var done: [UInt64] = []
+        var total: [UInt64] = []
+    }
+
+    /// The replay of one disk's log went on.
+    func recovered(disk: Int, of disks: Int, done: UInt64, total: UInt64) {
+        recovery.withLock { recovery in
+            if recovery.done.count != disks {
+                recovery.done = Array(repeating: 0, count: disks)
+                recovery.total = Array(repeating: 0, count: disks)
+            }
+            recovery.done[disk] = done
+            recovery.total[disk] = total
+        }
+    }
+
+    /// Disks and replicas are there.
+    func endRecovery() { recovery.withLock { $0.ended = Self.monotonicNow() } }
+
+    private static func monotonicNow() -> Instant {
+        var time = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &time)
+        return Instant(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
+    }
 
     func publish(_ snapshot: Snapshot) { current.withLock { $0 = snapshot } }
     func read() -> Snapshot { current.withLock { $0 } }
@@ -91,9 +166,76 @@ final class NodeStatus: Sendable {
         registry.gauge(
             "kvnode_retained_log_bytes", "Payload bytes of log entries held in memory."
         ) { [self] in Double(read().retainedBytes) }
+        registerRecovery(in: registry)
+        registerTraffic(in: registry)
         registerLoad(in: registry)
         registerDisks(in: registry)
     }
+
+    private func registerRecovery(in registry: MetricsRegistry) {
+        registry.gauge(
+            "kvnode_recovery_progress_ratio",
+            "How much of the logs is replayed at the start; 1 when it is over."
+        ) { [self] in
+            recovery.withLock { recovery in
+                guard recovery.ended == nil else { return 1 }
+                let total = recovery.total.reduce(0, +)
+                return total == 0 ? 0 : Double(recovery.done.reduce(0, +)) / Double(total)
+            }
+        }
+        registry.gauge(
+            "kvnode_recovery_duration_seconds",
+            "What opening the disks and replaying the logs took at the start, so far."
+        ) { [self] in
+            recovery.withLock { recovery in
+                let end = recovery.ended ?? Self.monotonicNow()
+                return Double((end - recovery.began).count) / 1e9
+            }
+        }
+    }
+
+    private func registerTraffic(in registry: MetricsRegistry) {
+        registry.gauge("kvnode_requests_in_flight", "Requests that wait for their answer.") {
+            [self] in Double(read().requestsInFlight)
+        }
+        registry.gauge(
+            "kvnode_proposals_pending", "Log entries proposed here and not yet applied."
+        ) { [self] in Double(read().proposalsPending) }
+        registry.gauge(
+            "kvnode_controllers_connected", "Controllers that this node has a connection to."
+        ) { [self] in Double(read().controllersConnected) }
+        registry.collector(
+            "kvnode_peer_send_failures_total", .counter,
+            "Messages to a node that were dropped: no connection, or too much unsent."
+        ) { [self] in
+            read().peers.prefix(Self.peersMax).map {
+                MetricSample(
+                    labels: [MetricLabel("peer", "\($0.node)")], value: Double($0.sendFailures))
+            }
+        }
+        registry.collector(
+            "kvnode_peers", .gauge,
+            "Other nodes of the cluster by the state of the connection to them."
+        ) { [self] in
+            let peers = read().peers
+            let open = peers.count(where: \.isOpen)
+            return [("connected", open), ("lost", peers.count - open)].map { state, count in
+                MetricSample(labels: [MetricLabel("state", state)], value: Double(count))
+            }
+        }
+        registry.collector(
+            "kvnode_cache_requests_total", .counter,
+            "Blocks of LSM engines that reads found in the cache, or read from disk."
+        ) { [self] in
+            let counts = read().readCounts
+            return [("hit", counts.hits), ("miss", counts.misses)].map { result, count in
+                MetricSample(labels: [MetricLabel("result", result)], value: Double(count))
+            }
+        }
+    }
+
+    /// Peers that have series of their own.
+    private static let peersMax = 64
 
     private func registerDisks(in registry: MetricsRegistry) {
         func family(
@@ -141,8 +283,42 @@ final class NodeStatus: Sendable {
         family("kvnode_wal_records_total", .counter, "Records written to the log.") {
             Double($0.log.records)
         }
-        family("kvnode_wal_sync_seconds_total", .counter, "Time spent in log writes.") {
+        family("kvnode_wal_sync_seconds_total", .counter, "Time spent in syncs of the log.") {
             Double($0.log.syncNanoseconds) / 1e9
+        }
+        family(
+            "kvnode_wal_queued_bytes", .gauge,
+            "Bytes handed to the log's writer and not yet durable."
+        ) { Double($0.log.queuedBytes) }
+        family(
+            "kvnode_unflushed_bytes", .gauge,
+            "Bytes of the engines that only the log has on disk."
+        ) { Double($0.engines.unflushedBytes) }
+        family(
+            "kvnode_compaction_pending_bytes", .gauge,
+            "What the LSM engine still has to compact, by its own estimate."
+        ) { Double($0.engines.compactionPendingBytes) }
+        family(
+            "kvnode_compactions_running", .gauge, "Compactions of the LSM engine under way."
+        ) { Double($0.engines.compactionsRunning) }
+        family(
+            "kvnode_write_stall_seconds_total", .counter,
+            "Time for which the LSM engine held writes back."
+        ) { Double($0.engines.stallTime.count) / 1e9 }
+        family("kvnode_engine_memory_bytes", .gauge, "Memory of the engines.") {
+            Double($0.engines.memoryBytes)
+        }
+        registry.collector(
+            "kvnode_write_stalled", .gauge,
+            "1 while the LSM engine slows writes down, or takes none."
+        ) { [self] in
+            read().disks.flatMap { disk in
+                [("slowed", disk.engines.isSlowed), ("stopped", disk.engines.isStopped)].map {
+                    MetricSample(
+                        labels: [MetricLabel("disk", disk.path), MetricLabel("state", $0.0)],
+                        value: $0.1 ? 1 : 0)
+                }
+            }
         }
     }
 }
@@ -151,7 +327,13 @@ extension NodeServer {
     func publishStatus() {
         var snapshot = NodeStatus.Snapshot()
         snapshot.isAdmitted = identity.node != .none
+        snapshot.time = now
+        snapshot.replicas.reserveCapacity(replicas.elements.count)
         for replica in replicas.elements {
+            let picture = replica.picture
+            snapshot.replicas.append(picture)
+            snapshot.requestsInFlight += picture.writesWaiting + picture.readsWaiting
+            snapshot.proposalsPending += replica.inFlight.count - replica.inFlightHead
             if replica.isFailed {
                 snapshot.failed += 1
                 continue
@@ -180,8 +362,20 @@ extension NodeServer {
                 logDelay: disk.probes.logDelay, engineDelay: disk.probes.engineDelay,
                 totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
-                logBytes: disk.log.totalBytes, log: disk.log.statistics)
+                logBytes: disk.log.totalBytes, log: disk.log.statistics,
+                engines: disk.engineFigures)
         }
+        snapshot.peers = peers.pictures.map {
+            NodeStatus.PeerPicture(
+                node: $0.node, isOpen: $0.isOpen, sendFailures: $0.sendFailures,
+                pendingBytes: $0.pendingBytes)
+        }
+        snapshot.controllersConnected = controllers.count(where: \.isConnected)
+        snapshot.routers = sessionCount
+        snapshot.readCounts = LSMReadCounts.ofThisThread()
+        let failures = transport.checksumFailures
+        metrics.networkChecksumFailures.increment(
+            by: failures - min(failures, metrics.networkChecksumFailures.value))
         snapshot.load = loadReport
         snapshot.groups = NodeStatus.busiest(groupTotals, by: loadReport)
         snapshot.keysSkipped = load.keysSkipped

@@ -22,6 +22,8 @@ final class PeerLink {
     private(set) var isQueued = false
     /// The last thing that was seen of the peer is a connection refused or broken.
     fileprivate(set) var isLost = false
+    /// Messages that were dropped: no connection, or too much unsent.
+    fileprivate(set) var sendFailures: UInt64 = 0
 
     init(target: NodeID, address: SocketAddress, links: PeerLinks) {
         self.target = target
@@ -34,7 +36,10 @@ final class PeerLink {
     func append(_ message: PeerMessage) {
         guard let connection = client?.connection,
             connection.pendingBytes < Self.backlogBytesMax
-        else { return }
+        else {
+            sendFailures += 1
+            return
+        }
         if frameStart < 0 { frameStart = Frame.begin(.peerMessages, in: &output) }
         message.encode(into: &output)
         if output.count - frameStart > Self.frameBytes { endFrame() }
@@ -42,7 +47,10 @@ final class PeerLink {
     }
 
     func append(_ kind: FrameKind, _ body: (inout ByteWriter) -> Void) {
-        guard isOpen else { return }
+        guard isOpen else {
+            sendFailures += 1
+            return
+        }
         endFrame()
         Frame.append(kind, to: &output, body)
         queue()
@@ -106,6 +114,8 @@ final class PeerLinks {
         for (node, address) in addresses where links[node]?.address != address {
             links[node]?.client?.close()
             let link = PeerLink(target: node, address: address, links: self)
+            // Counters do not go back when a node has a new address.
+            link.sendFailures = links[node]?.sendFailures ?? 0
             links[node] = link
             link.client = RPCClient(
                 transport: transport, address: address, hello: { [hello] in hello(node) },
@@ -120,6 +130,15 @@ final class PeerLinks {
     var lost: [NodeID] { links.keys.sorted().filter { links[$0]?.isLost == true } }
 
     func isOpen(_ node: NodeID) -> Bool { links[node]?.isOpen ?? false }
+
+    /// Every other node, in order.
+    var pictures: [(node: NodeID, isOpen: Bool, sendFailures: UInt64, pendingBytes: Int)] {
+        links.keys.sorted().compactMap { node in
+            links[node].map {
+                (node, $0.isOpen, $0.sendFailures, $0.client?.connection?.pendingBytes ?? 0)
+            }
+        }
+    }
 
     func send(
         _ message: Message, group: GroupID, from: ReplicaID, to: ReplicaID, node: NodeID

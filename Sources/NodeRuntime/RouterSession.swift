@@ -13,6 +13,8 @@ struct Waiter {
     var token: UInt64
     /// When the request came, in microseconds of the loop's clock, cut to 32 bits.
     var received: UInt32 = 0
+    /// What metrics count it as.
+    var kind = RequestKind.get
 
     /// The waiter is a controller command: `token` is its id, unique within the controller's term,
     /// whose low half is `generation`.

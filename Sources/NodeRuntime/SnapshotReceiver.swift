@@ -17,6 +17,7 @@ final class SnapshotReceiver {
     let position: LogPosition
     let store: StoreID
     private(set) var next: UInt32 = 0
+    private(set) var receivedBytes: UInt64 = 0
     private(set) var state: GroupState
     /// Everything came; the engine is being made durable and nothing may be applied.
     fileprivate(set) var isInstalling = false
@@ -49,6 +50,7 @@ final class SnapshotReceiver {
             }
         }
         try engine.apply(batch)
+        receivedBytes += UInt64(batch.byteCount)
         next += 1
     }
 }
@@ -63,7 +65,9 @@ extension GroupReplica {
                 acknowledge(chunk, next: 0, isRefused: true)
                 return
             }
+            let before = receiver.receivedBytes
             try receiver.install(chunk, into: engine)
+            node.metrics.snapshotBytesReceived.increment(by: receiver.receivedBytes - before)
             acknowledge(chunk, next: receiver.next, isRefused: false)
             if chunk.isLast, receiver.next == chunk.sequence + 1, !receiver.isInstalling {
                 try install(receiver)
@@ -81,7 +85,10 @@ extension GroupReplica {
             core.needsSnapshot(at: chunk.position), snapshotReceiver?.isInstalling != true
         else { return nil }
         let receiver = try SnapshotReceiver(first: chunk, store: disk.allocateStore())
-        if let old = snapshotReceiver { discard(old.store) }
+        if let old = snapshotReceiver {
+            node.metrics.snapshotsNotReceived.increment()
+            discard(old.store)
+        }
         snapshotReceiver = receiver
         node.log.notice(
             "receiving a snapshot",
@@ -131,7 +138,8 @@ extension GroupReplica {
             node.metrics.snapshotsReceived.increment()
             node.log.notice(
                 "snapshot installed",
-                [LogField("group", group), LogField("index", receiver.position.index)])
+                [LogField("group", group), LogField("index", receiver.position.index)],
+                event: .snapshotInstalled)
             markDirty()
         }
     }
@@ -142,6 +150,7 @@ extension GroupReplica {
             !core.needsSnapshot(at: receiver.position)
         else { return }
         snapshotReceiver = nil
+        node.metrics.snapshotsNotReceived.increment()
         discard(receiver.store)
         node.reportSoon()
     }

@@ -122,6 +122,7 @@ final class SnapshotSender {
         }
         isRead = ranges.isEmpty
         sentBytes += bytes
+        replica.node.metrics.snapshotBytesSent.increment(by: UInt64(bytes))
         defer { nextSequence += 1 }
         return SnapshotChunk(
             group: replica.group, from: replica.id, to: target, term: replica.core.term,
@@ -165,13 +166,13 @@ extension GroupReplica {
         guard snapshotSenders[sender.target] === sender else { return }
         snapshotSenders[sender.target] = nil
         sender.cancel()
-        node.metrics.snapshotsSent.increment()
+        (succeeded ? node.metrics.snapshotsSent : node.metrics.snapshotsNotSent).increment()
         node.log.notice(
             succeeded ? "snapshot received" : "snapshot not received",
             [
                 LogField("group", group), LogField("to", sender.target),
                 LogField("bytes", sender.sentBytes),
-            ])
+            ], event: .snapshotSent)
         step(
             .snapshotSent(to: sender.target, position: sender.position, succeeded: succeeded))
     }

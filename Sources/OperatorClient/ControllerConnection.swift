@@ -14,23 +14,8 @@ public final class ControllerConnection {
     /// Connects to `address` (`host:port`) and exchanges hellos.
     public init(address: String, deadline: Deadline) throws(ClientError) {
         let socket = try BlockingSocket(address: address, deadline: deadline)
-        var writer = ByteWriter()
-        Frame.append(.hello, to: &writer) {
-            Hello(role: .operatorTool, cluster: 0, name: "kvctl").encode(into: &$0)
-        }
-        try socket.send(writer.take(), deadline: deadline)
         var received: Bytes = []
-        let (kind, body) = try Self.readFrame(socket, &received, deadline)
-        guard kind == .hello else {
-            throw ClientError(.malformed, "\(address) answered hello with \(kind)")
-        }
-        do throws(DatabaseError) {
-            peer = try ByteReader.decode(body) { (reader) throws(DatabaseError) in
-                try Hello(from: &reader)
-            }
-        } catch {
-            throw ClientError(.malformed, "hello of \(address): \(error.message)")
-        }
+        peer = try ToolGreeting.exchange(socket, &received, deadline: deadline)
         guard peer.role == .controller else {
             throw ClientError(
                 .answered(.invalidRequest), "\(address) is no controller but a \(peer.role)")
@@ -59,7 +44,7 @@ public final class ControllerConnection {
         }
         try socket.send(writer.take(), deadline: deadline)
         while true {
-            let (kind, body) = try Self.readFrame(socket, &received, deadline)
+            let (kind, body) = try ToolGreeting.readFrame(socket, &received, deadline)
             guard kind == .adminResponse, body.count >= 4 else {
                 throw ClientError(.malformed, "\(socket.address) answered with \(kind)")
             }
@@ -79,44 +64,5 @@ public final class ControllerConnection {
         throw ClientError(
             .answered(code), document["message"].string ?? name,
             redirect: document["acting"].string ?? "")
-    }
-
-    private static func readFrame(
-        _ socket: BlockingSocket, _ received: inout Bytes, _ deadline: Deadline
-    ) throws(ClientError) -> (FrameKind, Bytes) {
-        while true {
-            if let (kind, body, count) = try parse(received, from: socket.address) {
-                received.removeFirst(count)
-                guard kind == .goodbye else { return (kind, body) }
-                throw goodbye(body, from: socket.address)
-            }
-            guard try socket.receive(into: &received, deadline: deadline) else {
-                throw ClientError(.unreachable, "\(socket.address) closed the connection")
-            }
-        }
-    }
-
-    private static func parse(
-        _ received: Bytes, from address: String
-    ) throws(ClientError) -> (FrameKind, Bytes, Int)? {
-        do throws(DatabaseError) {
-            return try received.withRawBytes { (buffer) throws(DatabaseError) in
-                try Frame.parse(buffer).map { ($0.kind, Bytes($0.body), $0.byteCount) }
-            }
-        } catch {
-            throw ClientError(
-                .malformed, "\(address) does not speak the protocol: \(error.message)")
-        }
-    }
-
-    private static func goodbye(_ body: Bytes, from address: String) -> ClientError {
-        let decoded = try? ByteReader.decode(body) { (reader) throws(DatabaseError) in
-            (try reader.readUInt8(), try reader.readString())
-        }
-        guard let (code, message) = decoded else {
-            return ClientError(.unreachable, "\(address) said goodbye")
-        }
-        return ClientError(
-            .answered(ErrorCode(rawValue: code) ?? .unavailable), "\(address): \(message)")
     }
 }

@@ -106,6 +106,12 @@ extension JSONValue {
         self = value
     }
 
+    /// What `value` is encoded as; null when it cannot be.
+    public init(encoding value: some Encodable) {
+        self =
+            (try? JSONEncoder().encode(value)).flatMap { JSONValue(parsing: [UInt8]($0)) } ?? .null
+    }
+
     /// The document as text, object keys sorted.
     public func encoded(pretty: Bool) -> String {
         let encoder = JSONEncoder()

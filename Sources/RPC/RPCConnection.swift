@@ -145,6 +145,7 @@ extension RPCConnection: TCPConnectionDelegate {
                 try consumeInput()
             }
         } catch {
+            if Frame.isChecksumMismatch(error) { transport.checksumFailures += 1 }
             close(error)
         }
     }

@@ -9,6 +9,8 @@ public final class RPCTransport {
     public let loop: EventLoop
     /// An accepted connection whose hello has not come by then is closed.
     public var helloTimeout = Nanoseconds.seconds(10)
+    /// Frames that came with other bytes than they were sent with; their connections were closed.
+    public internal(set) var checksumFailures: UInt64 = 0
     private var dirty: [RPCConnection] = []
 
     public init(loop: EventLoop) {

@@ -17,6 +17,8 @@ struct Submission {
     var startsSegment: Bool
     /// Segments that nobody needs once this submission is durable.
     var obsolete: ClosedRange<UInt64>?
+    /// When the writer got it.
+    var handed = Instant.origin
 }
 
 /// Counters of the writer; they only rise, except `syncStartedAt`.
@@ -73,6 +75,7 @@ final class LogWriter: @unchecked Sendable {
     private var durableSegment: UInt64
     private var durableOffset: Int
     private var onDurable: (@Sendable (Result<UInt64, DatabaseError>) -> Void)?
+    private var onWritten: (@Sendable (Nanoseconds, Nanoseconds) -> Void)?
 
     // The writer thread's own.
     private let directory: SegmentDirectory
@@ -84,6 +87,7 @@ final class LogWriter: @unchecked Sendable {
     private var offset: Int
     private var nextBatch: UInt64
     private var taken: [Submission] = []
+    private var takenAt = Instant.origin
     private var parts: [iovec] = []
     private let headerBytes: UnsafeMutableRawBufferPointer
     private let padding: UnsafeMutableRawBufferPointer
@@ -140,6 +144,10 @@ final class LogWriter: @unchecked Sendable {
         locked { onDurable = body }
     }
 
+    func setOnWritten(_ body: @escaping @Sendable (Nanoseconds, Nanoseconds) -> Void) {
+        locked { onWritten = body }
+    }
+
     /// Hands a submission over. Returns an empty buffer for the next one and about how many bytes
     /// `segment`, the newest, takes once all that is queued is written.
     func hand(
@@ -149,6 +157,7 @@ final class LogWriter: @unchecked Sendable {
         defer { pthread_mutex_unlock(mutex) }
         if let failure { throw failure }
         queue.append(submission)
+        queue[queue.count - 1].handed = Self.monotonicNow()
         statistics.queuedBytes += submission.buffer.count
         pthread_cond_signal(wake)
         let written = segment == durableSegment ? durableOffset : LogFormat.alignment
@@ -234,6 +243,7 @@ final class LogWriter: @unchecked Sendable {
         let now = Self.monotonicNow()
         statistics.writeStartedAt = now
         pace.startedAt = now
+        takenAt = now
         return true
     }
 
@@ -268,11 +278,14 @@ final class LogWriter: @unchecked Sendable {
         let written = try writeBatch(hasStateTable: first.startsSegment)
         let path = directory.path(of: segment)
         let began = Self.monotonicNow()
+        let waited = takenAt - first.handed
         try check(directory.operations.synchronize(file), "sync", path)
         let took = Self.monotonicNow() - began
         offset += written
         nextBatch += 1
-        finish(written: written, syncTook: took)?(.success(last.number))
+        let (report, tell) = finish(written: written, syncTook: took)
+        report?(.success(last.number))
+        tell?(waited, took)
         // Removal comes after the report: it is only clean-up, and nothing waits for it.
         if let obsolete = first.obsolete {
             try directory.remove(obsolete)
@@ -348,7 +361,10 @@ final class LogWriter: @unchecked Sendable {
     /// Counts the batch, gives its buffers back, and returns whom to tell.
     private func finish(
         written: Int, syncTook: Nanoseconds
-    ) -> (@Sendable (Result<UInt64, DatabaseError>) -> Void)? {
+    ) -> (
+        durable: (@Sendable (Result<UInt64, DatabaseError>) -> Void)?,
+        written: (@Sendable (Nanoseconds, Nanoseconds) -> Void)?
+    ) {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
         durableSegment = segment
@@ -371,7 +387,7 @@ final class LogWriter: @unchecked Sendable {
             }
         }
         taken.removeAll(keepingCapacity: true)
-        return onDurable
+        return (onDurable, onWritten)
     }
 
     private static func monotonicNow() -> Instant {

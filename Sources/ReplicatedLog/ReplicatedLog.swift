@@ -61,6 +61,15 @@ public final class ReplicatedLog {
         didSet { writer.setOnDurable(onDurable) }
     }
 
+    /// Hears of each batch that became durable how long its oldest submission had waited for the writer
+    /// and how long the sync took; on the writer's thread.
+    public var onWritten: @Sendable (_ wait: Nanoseconds, _ sync: Nanoseconds) -> Void = {
+        _, _ in
+    }
+    {
+        didSet { writer.setOnWritten(onWritten) }
+    }
+
     /// Opens the log in `directory`, creating both when they are not there, and reads it back.
     /// `progress` is called as segments are read, on this thread. Groups come sorted by id.
     ///

@@ -120,6 +120,7 @@ public struct RequestRouter {
             + value.count
         guard pendingBytes + byteCount <= tuning.pendingBytesMax else {
             counters.failed += 1
+            counters.refusedFull += 1
             return DatabaseError(.overloaded, "the router holds too many unanswered requests")
         }
         let client = Int(destination.client)
@@ -130,6 +131,7 @@ public struct RequestRouter {
         if link != PendingOperation.none {
             guard links[Int(link)].pendingBytes + byteCount <= tuning.nodePendingBytesMax else {
                 counters.failed += 1
+                counters.refusedNodeFull += 1
                 return DatabaseError(
                     .overloaded,
                     "\(nodeName(links[Int(link)].node)) has too many unanswered requests")

@@ -62,6 +62,9 @@ public struct RouterCounters: Sendable {
     public internal(set) var operationsPerFrameMax: UInt64 = 0
     /// Operations answered with an error by the router itself: deadline, lost connection, overload.
     public internal(set) var failed: UInt64 = 0
+    /// Operations not taken over: too much unanswered in the router, or by one node.
+    public internal(set) var refusedFull: UInt64 = 0
+    public internal(set) var refusedNodeFull: UInt64 = 0
     /// Answers that came after the client had been told something else.
     public internal(set) var lateResponses: UInt64 = 0
     private var byReason: [UInt64] = Array(repeating: 0, count: RetryReason.allCases.count)

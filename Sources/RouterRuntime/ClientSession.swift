@@ -245,8 +245,9 @@ final class ClientSession {
 
     /// Counts a command that has ended.
     func count(_ operation: OperationClass, _ error: ErrorCode?, slot: UInt32) {
-        router.statistics.count(operation, error.map { CommandResult($0) } ?? .ok)
-        router.observe(operation, since: ring[slot].opened)
+        let result = error.map { CommandResult($0) } ?? .ok
+        router.statistics.count(operation, result)
+        router.observe(operation, since: ring[slot].opened, result)
     }
 
     /// Writes the reply of slot `serial`, or keeps it until those before it are written.

@@ -28,6 +28,8 @@ final class NodeClient: RPCConnectionDelegate {
 
     var isOpen: Bool { client?.connection != nil }
 
+    var unsentBytes: Int { client?.connection?.pendingBytes ?? 0 }
+
     func send(_ body: UnsafeRawBufferPointer) {
         client?.connection?.send(.requests) { $0.writeRaw(body) }
     }

@@ -28,6 +28,8 @@ struct RouterOptions: Sendable {
     var upstreamDurations: [DurationHistogram] = []
     /// By operation class.
     var requestDurations: [DurationHistogram] = []
+    /// A command that takes longer is told in the log; zero tells none.
+    var slowRequest = Nanoseconds.zero
 }
 
 /// Everything of a router that lives on its loop's thread.
@@ -63,6 +65,8 @@ final class RouterLoop: LoopService {
     private var timerAt = Instant.distantFuture
     private var isControllerTimerArmed = false
     private var lastPublished = Instant.origin
+    /// Who answered the operation at hand, and when it was taken over; nil when no node did.
+    private var answering: (node: NodeID, submitted: Instant)?
     private var isStopping = false
     /// Sessions end as soon as they have answered; the loop ends with the last of them.
     private var isDraining = false
@@ -176,6 +180,8 @@ final class RouterLoop: LoopService {
                 continue
             }
             observe(code, took: now - submitted)
+            answering = (node, submitted)
+            defer { answering = nil }
             guard let session = sessions[Int(destination.client)] else {
                 preconditionFailure("an answer for a client that is gone")
             }
@@ -200,9 +206,33 @@ final class RouterLoop: LoopService {
     }
 
     /// Notes how long a command took that was read at `since`.
-    func observe(_ operation: OperationClass, since: Instant) {
+    func observe(_ operation: OperationClass, since: Instant, _ result: CommandResult) {
+        let took = now - since
+        if options.slowRequest > .zero, took > options.slowRequest {
+            tellSlow(operation, since: since, result)
+        }
         guard operation.rawValue < options.requestDurations.count else { return }
-        options.requestDurations[operation.rawValue].observe(now - since)
+        options.requestDurations[operation.rawValue].observe(took)
+    }
+
+    /// Of a command with several operations the times are those of the last that was answered.
+    private func tellSlow(_ operation: OperationClass, since: Instant, _ result: CommandResult) {
+        statistics.countSlow(operation)
+        func milliseconds(_ name: String, _ duration: Nanoseconds) -> LogField {
+            LogField("\(name)_ms", duration.count / 1_000_000)
+        }
+        var fields = [
+            LogField("op", operation.name), LogField("result", result.name),
+            milliseconds("took", now - since),
+        ]
+        if let (node, submitted) = answering {
+            fields += [
+                milliseconds("queue", submitted - since),
+                milliseconds("upstream", now - submitted),
+                LogField("node", core.map.nodes[node]?.name ?? "\(node)"),
+            ]
+        }
+        log.warning("slow request", fields, event: .slowRequest)
     }
 
     // MARK: Map
@@ -360,7 +390,9 @@ final class RouterLoop: LoopService {
         if core.map.revision == .none {
             problems.append("no cluster map yet: no controller has answered")
         }
+        var groupsUnroutable = 0
         for group in core.map.groups.elements {
+            groupsUnroutable += 1
             guard let leader = core.map.leader(of: group.id), leader.node != .none else {
                 problems.append("group \(group.id) has no leader")
                 continue
@@ -368,6 +400,8 @@ final class RouterLoop: LoopService {
             if !core.isOpen(leader.node) {
                 let name = core.map.nodes[leader.node]?.name ?? "\(leader.node)"
                 problems.append("no connection to \(name), which leads group \(group.id)")
+            } else {
+                groupsUnroutable -= 1
             }
         }
         status.publish(
@@ -376,6 +410,12 @@ final class RouterLoop: LoopService {
                 revision: core.map.revision, clients: sessionCount,
                 nodesOpen: nodes.values.count { $0.isOpen }, nodes: nodes.count,
                 controllerIsConnected: controllers.isConnected,
-                pendingOperations: core.pendingOperations, pendingBytes: core.pendingBytes))
+                pendingOperations: core.pendingOperations, pendingBytes: core.pendingBytes,
+                groupsUnroutable: groupsUnroutable,
+                links: nodes.sorted { $0.key < $1.key }.map { id, client in
+                    RouterSnapshot.NodePicture(
+                        node: id, name: core.map.nodes[id]?.name ?? "\(id)",
+                        isOpen: client.isOpen, unsentBytes: client.unsentBytes)
+                }))
     }
 }

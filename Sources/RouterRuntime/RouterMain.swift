@@ -27,6 +27,10 @@ public enum RouterMain {
         Setting(
             "auth.password", .string, secret: true,
             help: "Password of the user `default`; without it clients need none."),
+        Setting(
+            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms",
+            help: "A command that takes longer is told in the log with where its time went; 0 tells"
+                + " none."),
     ]
 
     /// Runs the daemon; never returns.
@@ -39,6 +43,7 @@ public enum RouterMain {
         do throws(DatabaseError) {
             RouterMetrics.register(in: daemon.metrics, status)
             daemon.addReadinessCheck("map") { status.current.problems.first }
+            status.addPages(to: daemon)
             let adminPort = try daemon.startAdmin()
             var options = try RouterOptions(daemon.settings, adminPort: adminPort)
             let inherited = ServiceManager.listeningSockets
@@ -78,6 +83,7 @@ extension RouterOptions {
         clientsMax = settings.integer("clients.max")
         password = settings.optionalString("auth.password").map { Bytes($0.utf8) }
         tuning.requestDeadline = settings.duration("request.deadline")
+        slowRequest = settings.duration("slow.request")
         advertisedAdmin = ""
         if let admin = try settings.address("listen.admin") {
             advertisedAdmin =

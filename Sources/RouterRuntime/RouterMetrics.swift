@@ -50,6 +50,25 @@ enum RouterMetrics {
             }
             return samples
         }
+        registry.collector(
+            "kvrouter_requests_shed_total", .counter,
+            "Operations refused: too much unanswered in this router, or by one node."
+        ) {
+            let core = status.current.core
+            return [("router_full", core.refusedFull), ("node_full", core.refusedNodeFull)].map {
+                MetricSample(labels: [MetricLabel("reason", $0.0)], value: Double($0.1))
+            }
+        }
+        registry.collector(
+            "kvrouter_slow_requests_total", .counter,
+            "Commands that took longer than slow.request."
+        ) {
+            let statistics = status.current.statistics
+            return OperationClass.allCases.map {
+                MetricSample(
+                    labels: [MetricLabel("op", $0.name)], value: Double(statistics.slowCount($0)))
+            }
+        }
         registry.counter(
             "kvrouter_operations_total", "Operations taken over from clients, retries not counted."
         ) { Double(status.current.core.submitted) }
@@ -100,6 +119,13 @@ enum RouterMetrics {
             Double(status.current.revision.rawValue)
         }
         registry.counter(
+            "kvrouter_map_updates_total", "Updates of the cluster map taken over."
+        ) { Double(status.current.statistics.mapUpdates) }
+        registry.gauge(
+            "kvrouter_groups_unroutable",
+            "Groups that have no known leader, or no connection to it."
+        ) { Double(status.current.groupsUnroutable) }
+        registry.counter(
             "kvrouter_late_responses_total",
             "Answers of nodes that came after the client had been told something else."
         ) { Double(status.current.core.lateResponses) }
@@ -124,6 +150,9 @@ enum RouterMetrics {
                     labels: [MetricLabel("state", "down")],
                     value: Double(current.nodes - current.nodesOpen)),
             ]
+        }
+        registry.gauge("kvrouter_controller_connected", "1 while a controller is connected.") {
+            status.current.controllerIsConnected ? 1 : 0
         }
         registry.counter("kvrouter_clients_refused_total", "Connections above clients.max.") {
             Double(status.current.statistics.refusedClients)

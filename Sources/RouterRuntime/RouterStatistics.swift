@@ -41,6 +41,10 @@ struct RouterStatistics: Sendable {
     var busyTurns: UInt64 = 0
     /// Commands for a table that the map does not have.
     var unknownTables: UInt64 = 0
+    private var slow = [UInt64](repeating: 0, count: OperationClass.allCases.count)
+
+    mutating func countSlow(_ operation: OperationClass) { slow[operation.rawValue] += 1 }
+    func slowCount(_ operation: OperationClass) -> UInt64 { slow[operation.rawValue] }
 
     mutating func count(_ operation: OperationClass, _ result: CommandResult, by amount: UInt64 = 1)
     {
@@ -67,6 +71,17 @@ struct RouterSnapshot: Sendable {
     var controllerIsConnected = false
     var pendingOperations = 0
     var pendingBytes = 0
+    /// Groups without a known leader, or without a connection to it.
+    var groupsUnroutable = 0
+    /// By node, in order.
+    var links: [NodePicture] = []
+
+    struct NodePicture: Sendable {
+        var node: NodeID
+        var name: String
+        var isOpen: Bool
+        var unsentBytes: Int
+    }
 
     /// One line for `systemctl status`.
     var sentence: String {

@@ -75,8 +75,32 @@ public struct EngineStatistics: Hashable, Sendable {
     public var isSlowed = false
     /// Writes stand still because the disk does not keep up.
     public var isStopped = false
+    /// How long writes were held back for that, ever since the engine was opened.
+    public var stallTime = Nanoseconds.zero
+    /// Compactions under way.
+    public var compactionsRunning: UInt64 = 0
 
     public init() {}
+
+    /// Both engines together.
+    public mutating func add(_ other: EngineStatistics) {
+        liveBytes += other.liveBytes
+        diskBytes += other.diskBytes
+        memoryBytes += other.memoryBytes
+        unflushedBytes += other.unflushedBytes
+        compactionPendingBytes += other.compactionPendingBytes
+        isSlowed = isSlowed || other.isSlowed
+        isStopped = isStopped || other.isStopped
+        stallTime = stallTime + other.stallTime
+        compactionsRunning += other.compactionsRunning
+    }
+}
+
+extension DatabaseError {
+    /// An engine found bytes that do not match their checksum, or files that contradict each other.
+    public var isCorruption: Bool {
+        code == .storageFailed && message.contains("Corruption")
+    }
 }
 
 extension EngineReader {

@@ -1,4 +1,4 @@
-// The structured log: one message, some fields, to wherever standard error goes.
+// The structured log: one message, some fields, to wherever standard error goes, and never a flood.
 
 import Glibc
 import KVBase
@@ -33,21 +33,28 @@ public final class Log: Sendable {
     private let format: Format
     private let descriptor: Int32
     private let levelMax: Atomic<UInt8>
+    private let burstMax: Atomic<Int>
     private let counts: [LevelCount]
+    private let limiter = LogLimiter()
 
     private final class LevelCount: Sendable {
         let count = Atomic<UInt64>(0)
+        let leftOut = Atomic<UInt64>(0)
     }
+
+    /// Messages that one place in the sources may write in ten seconds, unless told otherwise.
+    public static let burstDefault = 200
 
     /// Writes to `descriptor`, standard error unless told otherwise.
     public init(
         program: String, format: Format = .automatic, level: LogLevel = .info,
-        descriptor: Int32 = STDERR_FILENO
+        burst: Int = burstDefault, descriptor: Int32 = STDERR_FILENO
     ) {
         self.program = program
         self.descriptor = descriptor
         self.format = format == .automatic ? Self.choose(descriptor) : format
         levelMax = Atomic(level.rawValue)
+        burstMax = Atomic(burst)
         counts = LogLevel.allCases.map { _ in LevelCount() }
     }
 
@@ -57,9 +64,21 @@ public final class Log: Sendable {
         set { levelMax.store(newValue.rawValue, ordering: .relaxed) }
     }
 
+    /// Messages that one place in the sources may write in ten seconds; 0 is no limit. May change at
+    /// any time.
+    public var burst: Int {
+        get { burstMax.load(ordering: .relaxed) }
+        set { burstMax.store(newValue, ordering: .relaxed) }
+    }
+
     /// Messages written at this level so far.
     public func count(_ level: LogLevel) -> UInt64 {
         counts[Self.index(level)].count.load(ordering: .relaxed)
+    }
+
+    /// Messages of this level that the rate limit left out so far.
+    public func countLeftOut(_ level: LogLevel) -> UInt64 {
+        counts[Self.index(level)].leftOut.load(ordering: .relaxed)
     }
 
     /// A log that names its part of the program in every message.
@@ -67,16 +86,42 @@ public final class Log: Sendable {
         ComponentLog(log: self, component: name)
     }
 
-    /// Writes one message; fields are built only if it is written.
+    /// Writes one message; fields are built only if it is written. A place in the sources that writes
+    /// more than `burst` in ten seconds is held back, and what was left out is told with its next
+    /// message.
     public func write(
         _ level: LogLevel, component: String, _ message: @autoclosure () -> String,
-        _ fields: @autoclosure () -> [LogField] = []
+        _ fields: @autoclosure () -> [LogField] = [], event: LogEvent? = nil,
+        file: StaticString = #fileID, line: UInt = #line
     ) {
         guard level.rawValue <= levelMax.load(ordering: .relaxed) else { return }
+        let site = LogLimiter.Site(file: UInt(bitPattern: file.utf8Start), line: line)
+        switch limiter.judge(site, burst: burst, now: LogLimiter.now()) {
+        case .write: break
+        case .writeAfter(let leftOut):
+            emit(
+                .warning, component, "messages were left out", [LogField("count", leftOut)],
+                .messagesLeftOut)
+        case .leaveOutFirst:
+            counts[Self.index(level)].leftOut.wrappingAdd(1, ordering: .relaxed)
+            return emit(
+                .warning, component, "more messages of this kind are left out for up to 10 s",
+                [LogField("example", message())], .messagesLeftOut)
+        case .leaveOut:
+            counts[Self.index(level)].leftOut.wrappingAdd(1, ordering: .relaxed)
+            return
+        }
+        emit(level, component, message(), fields(), event)
+    }
+
+    private func emit(
+        _ level: LogLevel, _ component: String, _ message: String, _ fields: [LogField],
+        _ event: LogEvent?
+    ) {
         counts[Self.index(level)].count.wrappingAdd(1, ordering: .relaxed)
         let record = LogRecord(
-            program: program, level: level, component: component, message: message(),
-            fields: fields())
+            program: program, level: level, component: component, message: message,
+            fields: fields, event: event)
         switch format {
         case .journal:
             // A journal that does not take it must not silence an error.
@@ -120,32 +165,44 @@ public struct ComponentLog: Sendable {
     public let component: String
 
     public func error(
-        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = []
+        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = [],
+        event: LogEvent? = nil, file: StaticString = #fileID, line: UInt = #line
     ) {
-        log.write(.error, component: component, message(), fields())
+        log.write(
+            .error, component: component, message(), fields(), event: event, file: file, line: line)
     }
 
     public func warning(
-        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = []
+        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = [],
+        event: LogEvent? = nil, file: StaticString = #fileID, line: UInt = #line
     ) {
-        log.write(.warning, component: component, message(), fields())
+        log.write(
+            .warning, component: component, message(), fields(), event: event, file: file,
+            line: line)
     }
 
     public func notice(
-        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = []
+        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = [],
+        event: LogEvent? = nil, file: StaticString = #fileID, line: UInt = #line
     ) {
-        log.write(.notice, component: component, message(), fields())
+        log.write(
+            .notice, component: component, message(), fields(), event: event, file: file, line: line
+        )
     }
 
     public func info(
-        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = []
+        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = [],
+        event: LogEvent? = nil, file: StaticString = #fileID, line: UInt = #line
     ) {
-        log.write(.info, component: component, message(), fields())
+        log.write(
+            .info, component: component, message(), fields(), event: event, file: file, line: line)
     }
 
     public func debug(
-        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = []
+        _ message: @autoclosure () -> String, _ fields: @autoclosure () -> [LogField] = [],
+        event: LogEvent? = nil, file: StaticString = #fileID, line: UInt = #line
     ) {
-        log.write(.debug, component: component, message(), fields())
+        log.write(
+            .debug, component: component, message(), fields(), event: event, file: file, line: line)
     }
 }

@@ -10,6 +10,7 @@ struct LogRecord {
     let component: String
     let message: String
     let fields: [LogField]
+    let event: LogEvent?
 
     /// `2026-01-31T12:00:00.123Z warning raft: message key=value`
     func textLine() -> Bytes {
@@ -40,19 +41,24 @@ struct LogRecord {
         }
         append("program", program)
         append("component", component)
+        if let event { append("event", event.name) }
         append("message", message)
         for field in fields { append(field.key, field.value) }
         line.append(contentsOf: "}\n".utf8)
         return line
     }
 
-    /// Fields as the journal knows them: `KV_COMPONENT=`, `KV_` and the key in capitals. False when
-    /// the journal refused.
+    /// Fields as the journal knows them: `KV_COMPONENT=`, `KV_` and the key in capitals; an event has
+    /// its `MESSAGE_ID=` and `KV_EVENT=`. False when the journal refused.
     func sendToJournal() -> Bool {
         var parts = [
             "MESSAGE=\(message)", "PRIORITY=\(level.rawValue)", "SYSLOG_IDENTIFIER=\(program)",
             "KV_COMPONENT=\(component)",
         ]
+        if let event {
+            parts.append("MESSAGE_ID=\(event.id)")
+            parts.append("KV_EVENT=\(event.name)")
+        }
         for field in fields { parts.append("KV_\(field.key.uppercased())=\(field.value)") }
         // One buffer for all, since the vector points into it.
         var bytes: Bytes = []

@@ -41,6 +41,10 @@ public enum FrameKind: UInt8, Sendable {
     /// Node to node: reading records of a shard that moves, and the answer.
     case shardRead = 21
     case shardRecords = 22
+    /// Operators' tool to node: what do you know of the cluster by yourself (no body); the answer is
+    /// one frame with the head of `NodeHoldings`, one for each `ReplicaHolding`, and an empty one.
+    case holdingsRequest = 23
+    case holdings = 24
     /// Controller to node or router: whether it acts, and if not, who does (`ControllerStanding`).
     case standing = 40
     /// Controller to controller: who dials and which replica it means to reach, and the answer of one
@@ -107,9 +111,16 @@ public enum Frame {
         let expected = UInt32(
             littleEndian: buffer.loadUnaligned(fromByteOffset: 4, as: UInt32.self))
         guard crc32c(UnsafeRawBufferPointer(rebasing: buffer[8..<total])) == expected else {
-            throw DatabaseError(.malformed, "frame checksum of \(kind) does not match")
+            throw DatabaseError(.malformed, "\(checksumMismatch) \(kind)")
         }
         return (kind, UnsafeRawBufferPointer(rebasing: buffer[headerByteCount..<total]), total)
+    }
+
+    private static let checksumMismatch = "wrong checksum of a frame of kind"
+
+    /// Whether `parse` threw the error because a frame came with other bytes than it was sent with.
+    public static func isChecksumMismatch(_ error: DatabaseError) -> Bool {
+        error.code == .malformed && error.message.hasPrefix(checksumMismatch)
     }
 
     /// Bytes the frame at the start of `buffer` needs in all, once its header is there.

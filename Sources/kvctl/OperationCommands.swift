@@ -1,4 +1,4 @@
-// `replace`, `drain`, `transfer`, `ops`, `why`, `doctor`: changing where replicas live, and the reasons.
+// `replace`, `replica`, `drain`, `transfer`, `ops`, `why`, `doctor`: changing where replicas live, and the reasons.
 
 import OperatorClient
 
@@ -23,6 +23,18 @@ extension Command {
                 "replace --group 1 --replica node-2 --dir /tmp/rk",
             ],
             run: replace),
+        Command(
+            path: ["replica", "add"],
+            summary: "give a group that lacks replicas one more",
+            details: """
+                Of as many as its tables ask for, see REPLICAS in: kvctl groups. Unasked, the rule \
+                repair does it.
+                Without --to the controller chooses the node; --dry-run shows which.
+                """,
+            positionals: [Positional(name: "GROUP", kind: .group)],
+            flags: [.option("to", "NODE", "the node that gets it")] + planFlags,
+            examples: ["replica add 3 --dir /tmp/rk", "replica add 3 --to node-4 --dir /tmp/rk"],
+            run: addReplica),
         Command(
             path: ["drain"], summary: "move every replica off a node and give it none",
             details: "A drained node is given no replica until: kvctl drain NODE --end",
@@ -108,6 +120,12 @@ extension Command {
         }
         if let spare = invocation.string("with") { arguments["with"] = .string(spare) }
         return try start("replace", arguments, invocation)
+    }
+
+    private static func addReplica(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        var arguments = ["group": try number(invocation.positionals[0], "GROUP", invocation)]
+        if let node = invocation.string("to") { arguments["node"] = .string(node) }
+        return try start("replica.add", arguments, invocation)
     }
 
     private static func drain(_ invocation: Invocation) throws(Failure) -> ExitCode {

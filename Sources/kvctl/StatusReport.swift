@@ -107,13 +107,16 @@ struct StatusReport {
                     + (state == "active" ? "" : " (\(palette.state(state)))")
                     + (lag > 0 ? " (\(Quantity.count(lag)) behind)" : "")
             }
+            let count = group["replicas"].elements.count { $0["role"].string != "learner" }
+            let lacking = (group["replicasWanted"].int ?? count) - count
+            let rest = lacking > 0 ? [palette.bad("\(lacking) lacking")] : []
             table.add(
                 [
                     group["id"].text, group["engine"].text, palette.state(group["state"].text),
                     group["term"].text, Quantity.count(group["reads"].int),
                     Quantity.count(group["writes"].int),
                     group["leader"].string ?? palette.bad("none"),
-                    replicas.joined(separator: ", "),
+                    (replicas + rest).joined(separator: ", "),
                 ])
         }
         return table.lines(palette)

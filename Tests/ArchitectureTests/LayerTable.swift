@@ -19,8 +19,9 @@ enum LayerTable {
         Layer(
             name: "parts",
             targets: [
-                "Checksum", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
-                "WireProtocol", "RESP", "MetadataStore",
+                "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
+                "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
+                "EtcdMetadata", "ObjectStore", "MetadataBackup",
             ]),
         Layer(
             name: "shells",
@@ -40,7 +41,8 @@ enum LayerTable {
     static let ownerOfCModule = [
         "CRocksDB": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
-        "CINIH": "Configuration",
+        "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
+        "CRevision": "Daemon", "CZstd": "Compression", "CCurl": "HTTPClient",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.

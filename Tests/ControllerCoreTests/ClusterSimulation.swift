@@ -520,7 +520,11 @@ final class ClusterSimulation {
         guard hasMajority(group, of: voters) else {
             return DatabaseError(.refused, "would stop the group")
         }
-        if voters.count != before.voters.count { violations.append("number of voters changed") }
+        let isGrowth =
+            voters.count == before.voters.count + 1 && before.voters.allSatisfy(voters.contains)
+        if voters.count != before.voters.count, !isGrowth {
+            violations.append("voters \(before.voters) were changed to \(voters)")
+        }
         memberships[group] = Members(
             voters: voters, learners: before.learners.filter { !voters.contains($0) })
         let own = nodes[index].replicas.first { $0.group.id == group }?.replica.id

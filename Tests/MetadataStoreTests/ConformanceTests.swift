@@ -148,7 +148,7 @@ import Testing
         _ = try harness.store.watch(prefix: [], from: Revision(6)) {
             if case .success(let event) = $0 { deleted.append(event) }
         }
-        harness.pass(.seconds(1))
+        harness.pass(.seconds(1), until: { !deleted.isEmpty })
         #expect(
             deleted == [
                 MetadataEvent(
@@ -165,7 +165,8 @@ import Testing
         #expect(harness.value("d") == "1")
     }
 
-    @Test(arguments: StoreForm.allCases.filter(\.isDurable))
+    /// Those of etcd go on where they stood.
+    @Test(arguments: StoreForm.allCases.filter { $0.isDurable && !$0.isOutside })
     func leasesRunAnewAfterARestart(form: StoreForm) throws {
         let harness = try StoreHarness(form)
         let lease = harness.grant(.seconds(3))
@@ -177,6 +178,92 @@ import Testing
         harness.pass(.seconds(1))
         #expect(harness.get("a") == nil)
         #expect(harness.grant(.seconds(1)) > lease)
+    }
+
+    /// More records than a page of any form, written in transactions larger than a request to etcd.
+    @Test(arguments: StoreForm.allCases)
+    func largeTransactionsAndRanges(form: StoreForm) throws {
+        let harness = try StoreHarness(form)
+        var events: [MetadataEvent] = []
+        _ = try harness.store.watch(prefix: Bytes("s/".utf8), from: Revision(1)) {
+            if case .success(let event) = $0 { events.append(event) }
+        }
+        func key(_ number: Int) -> String { "s/" + String(100_000 + number) }
+        for start in stride(from: 0, to: 6_000, by: 1_500) {
+            let changes = (start..<start + 1_500).map {
+                MetadataChange.put(key($0), String(repeating: "v", count: $0 % 2_000))
+            }
+            #expect(
+                harness.commit(MetadataTransaction(changes: changes))
+                    == .success(Revision(UInt64(start / 1_500 + 1))))
+        }
+        // A comparison that fails keeps all of a large one away.
+        let refused = MetadataTransaction(
+            comparisons: [.init(key(7), at: Revision(2))],
+            changes: (0..<1_500).map { MetadataChange.delete(key: Bytes(key($0).utf8)) })
+        #expect(harness.commit(refused) == .failure(.conditionFailed(at: Revision(4))))
+        #expect(
+            harness.commit(
+                MetadataTransaction(
+                    comparisons: [.init(key(7), at: Revision(1))], changes: refused.changes))
+                == .success(Revision(5)))
+        #expect(events.map(\.changes.count) == [1_500, 1_500, 1_500, 1_500, 1_500])
+        try harness.reopen()
+        let records = try #require(harness.range("s/")).records
+        #expect(records.count == 4_500)
+        #expect(
+            records.map { String(decoding: $0.key, as: UTF8.self) }
+                == (1_500..<6_000).map { key($0) })
+        #expect(records.allSatisfy { $0.value.count == (Self.number($0.key) - 100_000) % 2_000 })
+        #expect(records.first?.modRevision == Revision(2))
+        #expect(records.last?.createRevision == Revision(4))
+        #expect(harness.put("t", "") == .success(Revision(6)))
+    }
+
+    private static func number(_ key: Bytes) -> Int {
+        Int(String(decoding: key.dropFirst(2), as: UTF8.self)) ?? 0
+    }
+
+    /// Writers that each read and then compare and put: none of their additions is lost or made twice.
+    @Test(arguments: StoreForm.allCases)
+    func concurrentWritersLoseNothing(form: StoreForm) throws {
+        final class Writer {
+            let store: any MetadataStore
+            var left = 8
+            var conflicts = 0
+            init(_ store: any MetadataStore) { self.store = store }
+
+            func add() {
+                guard left > 0 else { return }
+                store.get(Bytes("sum".utf8)) { [self] result in
+                    guard case .success(let record) = result else { return }
+                    let sum = record.map { Int(String(decoding: $0.value, as: UTF8.self)) ?? 0 }
+                    store.commit(
+                        MetadataTransaction(
+                            comparisons: [.init("sum", at: record?.modRevision ?? .none)],
+                            changes: [.put("sum", String((sum ?? 0) + 1))])
+                    ) { [self] result in
+                        switch result {
+                        case .success: left -= 1
+                        case .failure(.conditionFailed): conflicts += 1
+                        case .failure: return
+                        }
+                        add()
+                    }
+                }
+            }
+        }
+        let harness = try StoreHarness(form)
+        let writers = try (0..<4).map { _ in Writer(try harness.another()) }
+        for writer in writers { writer.add() }
+        let end = monotonicNow() + .seconds(120)
+        while writers.contains(where: { $0.left > 0 }), monotonicNow() < end {
+            // Those of etcd send on only, so that the requests of the others come in between.
+            for writer in writers { harness.sendOn(writer.store) }
+        }
+        #expect(writers.map(\.left) == [0, 0, 0, 0], "conflicts \(writers.map(\.conflicts))")
+        #expect(harness.value("sum") == "32")
+        #expect(harness.get("sum")?.modRevision == Revision(32))
     }
 
     /// Random operations against a dictionary, with restarts in between.

@@ -1,5 +1,6 @@
 // Stores under test, and answers taken out of their completions.
 
+import EtcdMetadata
 import Glibc
 import KVBase
 import MetadataStore
@@ -12,8 +13,17 @@ enum StoreForm: CaseIterable, Sendable {
     /// The replicated form, with simulated disks and network.
     case quorumOfOne
     case quorumOfThree
+    /// Against a process of its own.
+    case etcd
+
+    /// All that can be tried here; see `EtcdStoreTests.etcdIsInstalled`.
+    static let allCases: [StoreForm] =
+        [.memory, .file, .fileWithSnapshots, .quorumOfOne, .quorumOfThree]
+        + (EtcdServer.isInstalled ? [.etcd] : [])
 
     var isDurable: Bool { self != .memory }
+    /// Its clock is another process's.
+    var isOutside: Bool { self == .etcd }
     var members: Int? {
         switch self {
         case .quorumOfOne: 1
@@ -75,13 +85,17 @@ final class StoreHarness {
     private(set) var store: any MetadataStore
     private var ownNow = Instant(nanoseconds: 1)
     private let world: QuorumWorld?
+    private var others: [any MetadataStore] = []
+    /// Below which the keys in etcd stand.
+    private let prefix: String
 
     var now: Instant { world?.now ?? ownNow }
 
     init(_ form: StoreForm) throws {
         self.form = form
         world = form.members.map { QuorumWorld(members: $0, seed: 7) }
-        store = try Self.open(form, directory.path, ownNow)
+        prefix = form == .etcd ? EtcdServer.shared.newPrefix() : ""
+        store = try Self.open(form, directory.path, prefix, ownNow)
         if let world { store = try Self.leader(of: world) }
     }
 
@@ -92,10 +106,28 @@ final class StoreHarness {
         return store
     }
 
+    deinit { for store in others + [store] { (store as? WaitingEtcdStore)?.close() } }
+
     /// Sends on what was submitted, and lets the answers come.
     func flush() {
         store.flush()
         world?.settle()
+    }
+
+    /// Sends on what was submitted to one of several stores, without waiting for others' processes.
+    func sendOn(_ store: any MetadataStore) {
+        guard let store = store as? WaitingEtcdStore else { return flush() }
+        store.inner.flush()
+        usleep(100)
+    }
+
+    /// Another store on the same records, as another process would open it; the same one where a form has
+    /// only one.
+    func another() throws -> any MetadataStore {
+        guard form == .etcd else { return store }
+        let other = try Self.open(form, directory.path, prefix, ownNow)
+        others.append(other)
+        return other
     }
 
     /// Closes and opens again; a memory store only goes on.
@@ -107,13 +139,14 @@ final class StoreHarness {
             store = try Self.leader(of: world)
             return
         }
+        (store as? WaitingEtcdStore)?.close()
         store = MemoryMetadataStore(now: now)
-        store = try Self.open(form, directory.path, now)
+        store = try Self.open(form, directory.path, prefix, now)
     }
 
-    private static func open(_ form: StoreForm, _ path: String, _ now: Instant) throws
-        -> any MetadataStore
-    {
+    private static func open(
+        _ form: StoreForm, _ path: String, _ prefix: String, _ now: Instant
+    ) throws -> any MetadataStore {
         switch form {
         case .memory, .quorumOfOne, .quorumOfThree: return MemoryMetadataStore(now: now)
         case .file: return try FileMetadataStore(directory: path, now: now)
@@ -121,6 +154,9 @@ final class StoreHarness {
             var options = FileMetadataStore.Options()
             options.snapshotAfterLogBytes = 100
             return try FileMetadataStore(directory: path, now: now, options: options)
+        case .etcd:
+            return try WaitingEtcdStore(
+                EtcdSettings(endpoints: [EtcdServer.shared.endpoint], prefix: prefix))
         }
     }
 
@@ -161,8 +197,24 @@ final class StoreHarness {
         answer { store.keepAlive(lease, now: now, $0) }
     }
 
+    /// Lets at least `time` pass, and more where the clock is not ours, until `condition` holds.
+    func pass(_ time: Nanoseconds, until condition: () -> Bool) {
+        pass(time)
+        guard form.isOutside else { return }
+        let end = monotonicNow() + .seconds(20)
+        while !condition(), monotonicNow() < end { pass(.milliseconds(50)) }
+    }
+
     func pass(_ time: Nanoseconds) {
         if let world { return world.pass(time) }
+        if form.isOutside {
+            let end = monotonicNow() + time
+            while monotonicNow() < end {
+                usleep(10_000)
+                store.tick(now: monotonicNow())
+            }
+            return
+        }
         ownNow = ownNow + time
         store.tick(now: now)
         store.flush()
@@ -188,4 +240,10 @@ extension MetadataTransaction.Comparison {
     init(_ key: String, at revision: Revision) {
         self.init(key: Bytes(key.utf8), modRevision: revision)
     }
+}
+
+func monotonicNow() -> Instant {
+    var time = timespec()
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return Instant(nanoseconds: UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec))
 }

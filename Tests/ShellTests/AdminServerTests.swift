@@ -43,7 +43,11 @@ private func get(_ port: UInt16, _ path: String, method: String = "GET") throws 
                 "/ill": { _ in .json("{\"ready\":false}", status: 503) },
                 "/echo": { .text("\($0.parameter("a") ?? "-") \($0.parameter("b") ?? "-")") },
                 "/empty": { _ in .text("") },
-            ])
+                "/fields": { .text("\($0.accept ?? "-")|\($0.acceptEncoding ?? "-")") },
+                "/packed": { _ in
+                    AdminResponse(contentType: "text/x", contentEncoding: "gzip", body: [1])
+                },
+            ], actions: ["/act": { .text("did \($0.parameter("what") ?? "-")") }])
     }
 
     @Test func servesPages() throws {
@@ -75,6 +79,36 @@ private func get(_ port: UInt16, _ path: String, method: String = "GET") throws 
         #expect(posted.hasPrefix("HTTP/1.1 405 "))
         #expect(
             try exchange(port: server.port, "nonsense\r\n\r\n").hasPrefix("HTTP/1.1 2") == false)
+    }
+
+    @Test func handsOutFieldsAndEncodings() throws {
+        let server = try server()
+        defer { server.stop() }
+        let fields = try exchange(
+            port: server.port,
+            "GET /fields HTTP/1.1\r\nHost: x\r\naccept: a/b\r\nAccept-Encoding: gzip\r\n"
+                + "Connection: close\r\n\r\n")
+        #expect(fields.hasSuffix("\r\n\r\na/b|gzip"))
+        #expect(try get(server.port, "/fields").hasSuffix("\r\n\r\n-|-"))
+        let packed = try get(server.port, "/packed")
+        #expect(packed.contains("Content-Encoding: gzip\r\n"))
+        #expect(packed.contains("Vary: Accept, Accept-Encoding\r\n"))
+    }
+
+    @Test func actsOnPostAlone() throws {
+        let server = try server()
+        defer { server.stop() }
+        let acted = try get(server.port, "/act?what=this", method: "POST")
+        #expect(acted.hasPrefix("HTTP/1.1 200 OK\r\n"))
+        #expect(acted.hasSuffix("\r\n\r\ndid this"))
+        let withBody = try exchange(
+            port: server.port,
+            "POST /act?what=that HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+                + "Connection: close\r\n\r\nabcde")
+        #expect(withBody.hasSuffix("\r\n\r\ndid that"))
+        let read = try get(server.port, "/act")
+        #expect(read.hasPrefix("HTTP/1.1 405 "))
+        #expect(read.contains("Allow: POST\r\n"))
     }
 
     @Test func stopFreesThePort() throws {

@@ -1,15 +1,16 @@
 import Glibc
 import KVBase
-import SystemdSupport
 import Testing
+
+@testable import SystemdSupport
 
 /// What `body` writes to the log, by a pipe.
 private func written(
-    _ format: Log.Format, level: LogLevel = .info, _ body: (Log) -> Void
+    _ format: Log.Format, level: LogLevel = .info, burst: Int = 0, _ body: (Log) -> Void
 ) -> String {
     var ends: [Int32] = [0, 0]
     precondition(pipe(&ends) == 0)
-    body(Log(program: "kvtest", format: format, level: level, descriptor: ends[1]))
+    body(Log(program: "kvtest", format: format, level: level, burst: burst, descriptor: ends[1]))
     close(ends[1])
     var text: [UInt8] = []
     var buffer = [UInt8](repeating: 0, count: 4096)
@@ -65,5 +66,57 @@ private func written(
 
     @Test func aPipeIsNoTerminal() {
         #expect(written(.automatic) { $0.component("x").info("m") }.hasPrefix("{"))
+    }
+
+    @Test func eventsAreNamed() {
+        let text = written(.json) { log in
+            log.component("daemon").notice("ready", event: .started)
+        }
+        #expect(text.contains(",\"component\":\"daemon\",\"event\":\"started\",\"message\":"))
+    }
+
+    @Test func eventIdsAreUniqueAndWellFormed() {
+        let ids = LogEvent.all.map(\.id)
+        #expect(Set(ids).count == ids.count)
+        #expect(Set(LogEvent.all.map(\.name)).count == ids.count)
+        for id in ids {
+            #expect(id.utf8.count == 32)
+            #expect(id.allSatisfy { "0123456789abcdef".contains($0) }, "\(id)")
+        }
+    }
+
+    @Test func oneKindOfMessageDoesNotDrownTheOthers() {
+        let text = written(.text, burst: 3) { log in
+            for number in 1...50 { log.component("x").info("often \(number)") }
+            log.component("x").info("another")
+            #expect(log.count(.info) == 4)
+            #expect(log.countLeftOut(.info) == 47)
+            #expect(log.countLeftOut(.error) == 0)
+        }
+        let lines = text.split(separator: "\n")
+        #expect(lines.count == 5)
+        #expect(lines[2].hasSuffix(" info x: often 3"))
+        #expect(
+            lines[3].hasSuffix(
+                " warning x: more messages of this kind are left out for up to 10 s"
+                    + " example=\"often 4\""))
+        #expect(lines[4].hasSuffix(" info x: another"))
+    }
+
+    @Test func whatWasLeftOutIsToldWithTheNextWindow() {
+        let limiter = LogLimiter()
+        let site = LogLimiter.Site(file: 1, line: 2)
+        let start = Instant(nanoseconds: 1_000)
+        #expect(limiter.judge(site, burst: 2, now: start) == .write)
+        #expect(limiter.judge(site, burst: 2, now: start) == .write)
+        #expect(limiter.judge(site, burst: 2, now: start) == .leaveOutFirst)
+        #expect(limiter.judge(site, burst: 2, now: start) == .leaveOut)
+        let other = LogLimiter.Site(file: 1, line: 3)
+        #expect(limiter.judge(other, burst: 2, now: start) == .write)
+        #expect(limiter.judge(site, burst: 0, now: start) == .write, "0 is no limit")
+        let later = start + LogLimiter.windowLength
+        #expect(limiter.judge(site, burst: 2, now: later) == .writeAfter(leftOut: 2))
+        #expect(limiter.judge(site, burst: 2, now: later) == .write)
+        #expect(limiter.judge(site, burst: 2, now: later) == .leaveOutFirst)
     }
 }

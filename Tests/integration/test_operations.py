@@ -334,3 +334,45 @@ def test_spare_killed_during_a_replace(spares_cluster, delay):
     inserts.check()
     assert "node-1" not in holders(cluster)[1]
     cluster.wait_until_equal()
+
+
+def test_a_group_formed_short_is_filled(tmp_path):
+    """Three nodes for a table that asks for five replicas: refused, then allowed; filled by hand
+    and by repair from the spares, under load."""
+    def sizes():
+        return {group["id"]: (len(group["replicas"]), group["replicasWanted"])
+                for group in cluster.groups()}
+
+    for cluster in _running(tmp_path / "cluster", "--nodes", "5", "--spares", "2", "--groups", "1"):
+        assert "needs 5 live nodes" in cluster.kvctl("table", "create", "five", "--replicas",
+                                                     "5").stderr
+        for setting in [("repair", "off"), ("replicas.min", "3")]:
+            assert cluster.kvctl("config", "set", *setting).returncode == 0
+        create(cluster, "five", "REPLICAS", 5)
+        group = cluster.group_of("five")["id"]
+        assert sizes() == {1: (3, 3), group: (3, 5)}
+        assert "2 lacking" in cluster.kvctl("groups").stdout
+        finding = next(one for one in cluster.json("doctor")["findings"] if one["code"] == "RK011")
+        assert f"kvctl replica add {group}" in finding["advice"], finding
+        assert f"replicas are lacking in {group}" in refusal(cluster, "replica", "add", 1)
+        with Inserts(cluster, "five") as inserts:
+            wait_for_progress(inserts)
+            plan = cluster.json("replica", "add", group, "--to", "node-5", "--dry-run")
+            assert plan["replacements"][0]["to"] == "node-5", plan
+            assert sizes()[group] == (3, 5)
+            file = tmp_path / "plan.json"
+            file.write_text(json.dumps(plan))
+            applied = cluster.kvctl("apply", file, "--wait")
+            assert applied.returncode == 0, applied.stdout + applied.stderr
+            assert sizes()[group] == (4, 5)
+            assert cluster.kvctl("config", "set", "repair", "auto").returncode == 0
+            wait_for(lambda: sizes()[group] == (5, 5), 30, "a whole group")
+            wait_for_progress(inserts)
+            cluster.wait_until_healthy()
+            # Two of five may die now.
+            cluster.kill(*[node for node in holders(cluster)[group]
+                           if node != cluster.group_of("five")["leader"]][:2])
+            wait_for_progress(inserts)
+        inserts.check()
+        kinds = [one["kind"] for one in operations(cluster)]
+        assert kinds.count("addReplica") == 2, kinds

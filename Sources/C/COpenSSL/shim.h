@@ -1,0 +1,3 @@
+// OpenSSL's digests, imported only by Digest.
+#pragma once
+#include <openssl/sha.h>

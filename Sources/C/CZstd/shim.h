@@ -1,0 +1,3 @@
+// zstd, imported only by Compression.
+#pragma once
+#include <zstd.h>

@@ -1,0 +1,359 @@
+// Keeps the backup of the metadata up to date, on a thread of its own: whatever the destination does,
+// the controller's loop is not delayed.
+
+import EventLoop
+import Glibc
+import KVBase
+import MetadataBackup
+import Metrics
+import ObjectStore
+import Synchronization
+import SystemdSupport
+
+/// The loop feeds it with events while the controller acts; it asks the loop for a watch and for
+/// snapshots.
+final class BackupService: Sendable {
+    /// From the thread to the loop. `session` is that of the `begin` it belongs to.
+    enum Wish: Sendable {
+        /// Events from this revision on; nil: none before a snapshot.
+        case watch(session: UInt64, from: Revision?)
+        case snapshot(session: UInt64)
+        /// What `force` was called for has ended.
+        case forced(job: UInt64, DatabaseError?)
+    }
+
+    /// What operators see. Times in milliseconds since 1970.
+    struct Status: Sendable {
+        var isRunning = false
+        var writer = BackupWriter.Status()
+        /// The oldest change that is not in the backup came then; nil: it holds everything.
+        var behindSince: UInt64?
+        var lastSuccess: UInt64 = 0
+        var problem: String?
+        var failures: UInt64 = 0
+    }
+
+    private struct Inbox {
+        var session: UInt64 = 0
+        /// Nil while this controller does not act.
+        var cluster: UInt64?
+        var events: [BackupEvent] = []
+        var changeCount = 0
+        var hasLost = false
+        var refusal: DatabaseError?
+        var snapshot: (@Sendable () -> MetadataSnapshot)?
+        var forced: [UInt64] = []
+        var isClosing = false
+    }
+
+    /// Changes that wait for the thread; beyond it they are dropped, and a snapshot closes the gap.
+    private static let changesMax = 100_000
+    /// A change waits this long for others to be stored with it: the greater part of the recovery
+    /// point of 1 s.
+    private static let gatherMillis: UInt64 = 400
+    private static let retryMillisMax: UInt64 = 15_000
+
+    let destination: any ObjectStore
+    let settings: BackupSettings
+    private let log: ComponentLog
+    private let metrics: BackupMetrics
+    private let mailbox: Mailbox<Wish>
+    private let inbox = Mutex(Inbox())
+    private let wakeUp = TimedSignal()
+    private let published = Mutex(Status())
+    private let thread: Mutex<NamedThread?> = Mutex(nil)
+
+    /// `receive` is called on the loop's thread.
+    init(
+        to destination: any ObjectStore, settings: BackupSettings, loop: EventLoop,
+        log: ComponentLog, metrics: BackupMetrics, receive: @escaping (Wish) -> Void
+    ) throws(DatabaseError) {
+        self.destination = destination
+        self.settings = settings
+        self.log = log
+        self.metrics = metrics
+        mailbox = loop.makeMailbox(capacity: 64) { for wish in $0 { receive(wish) } }
+        let started = try NamedThread(name: "backup") { [self] in run() }
+        thread.withLock { $0 = started }
+    }
+
+    // MARK: The loop's side
+
+    var status: Status { published.withLock { $0 } }
+
+    /// This controller acts. Answers the session's number.
+    func begin(cluster: UInt64) -> UInt64 {
+        tell { inbox in
+            let forced = inbox.forced
+            inbox = Inbox(session: inbox.session + 1, cluster: cluster)
+            inbox.forced = forced
+            return inbox.session
+        }
+    }
+
+    /// It acts no more.
+    func end() {
+        tell { inbox in inbox = Inbox(session: inbox.session + 1, forced: inbox.forced) }
+    }
+
+    func append(_ event: BackupEvent) {
+        tell { inbox in
+            guard inbox.cluster != nil else { return }
+            if inbox.changeCount + event.changes.count > Self.changesMax {
+                inbox.events = []
+                inbox.changeCount = 0
+                inbox.hasLost = true
+            }
+            guard !inbox.hasLost else { return }
+            inbox.events.append(event)
+            inbox.changeCount += event.changes.count
+        }
+    }
+
+    /// Events before those that come from now on cannot be had any more.
+    func loseEvents() {
+        tell { inbox in
+            inbox.events = []
+            inbox.changeCount = 0
+            inbox.hasLost = true
+        }
+    }
+
+    /// The backup cannot be continued by this cluster.
+    func refuse(_ error: DatabaseError) { tell { $0.refusal = error } }
+
+    /// The answer to a wish for a snapshot; `make` is called on the thread.
+    func take(snapshot make: @escaping @Sendable () -> MetadataSnapshot) {
+        tell { $0.snapshot = make }
+    }
+
+    /// Stores everything and a snapshot now; `.forced` follows.
+    func force(job: UInt64) { tell { $0.forced.append(job) } }
+
+    /// Ends the thread.
+    func close() {
+        tell { $0.isClosing = true }
+        destination.abort()
+        let ending = thread.withLock { thread in
+            defer { thread = nil }
+            return thread
+        }
+        ending?.join()
+    }
+
+    private func tell<Answer>(_ body: (inout Inbox) -> Answer) -> Answer {
+        let answer = inbox.withLock { body(&$0) }
+        wakeUp.signal()
+        return answer
+    }
+
+    // MARK: The thread's side
+
+    /// What the thread knows besides the writer.
+    private struct Work {
+        var session: UInt64 = 0
+        var writer: BackupWriter?
+        var hasBegun = false
+        var isSnapshotAsked = false
+        var snapshot: (@Sendable () -> MetadataSnapshot)?
+        var refusal: DatabaseError?
+        var forced: [UInt64] = []
+        /// To be told when the status that they led to is published.
+        var ended: [(job: UInt64, error: DatabaseError?)] = []
+        var behindSince: UInt64?
+        var retryAt: UInt64 = 0
+        var retryMillis: UInt64 = 250
+        var lastSuccess: UInt64 = 0
+        var problem: String?
+        var failures: UInt64 = 0
+        /// Already in the counters.
+        var bytes: UInt64 = 0
+        var objects: UInt64 = 0
+    }
+
+    private static var now: UInt64 { EventLoop.wallClockNanoseconds() / 1_000_000 }
+
+    private func run() {
+        var work = Work()
+        while true {
+            let isBusy = work.writer?.hasEvents == true || work.retryAt > 0
+            wakeUp.wait(milliseconds: isBusy ? 100 : 1_000)
+            guard receive(&work) else { return }
+            let now = Self.now
+            if work.writer == nil {
+                end(&work, DatabaseError(.notLeader, "this controller stands by"))
+            } else if now >= work.retryAt {
+                attempt(&work, now: now)
+            }
+            publish(&work)
+            for ended in work.ended { post(.forced(job: ended.job, ended.error)) }
+            work.ended = []
+        }
+    }
+
+    private func end(_ work: inout Work, _ error: DatabaseError?) {
+        work.ended += work.forced.map { ($0, error) }
+        work.forced = []
+    }
+
+    /// Takes over what the loop has told; false at the end.
+    private func receive(_ work: inout Work) -> Bool {
+        let told = inbox.withLock { inbox in
+            let told = inbox
+            inbox.events = []
+            inbox.changeCount = 0
+            inbox.hasLost = false
+            inbox.snapshot = nil
+            inbox.refusal = nil
+            inbox.forced = []
+            return told
+        }
+        guard !told.isClosing else { return false }
+        if told.session != work.session {
+            let (forced, lastSuccess) = (work.forced, work.lastSuccess)
+            let failures = work.failures
+            work = Work(session: told.session, forced: forced, lastSuccess: lastSuccess)
+            work.failures = failures
+            work.writer = told.cluster.map {
+                BackupWriter(BackupArchive(destination), cluster: $0, settings: settings)
+            }
+        }
+        work.forced += told.forced
+        if let refusal = told.refusal { work.refusal = refusal }
+        if told.hasLost { work.writer?.loseEvents() }
+        for event in told.events { work.writer?.append(event) }
+        if let snapshot = told.snapshot { work.snapshot = snapshot }
+        if let writer = work.writer, writer.isBehind {
+            work.behindSince = work.behindSince ?? told.events.first?.at ?? Self.now
+        }
+        return true
+    }
+
+    /// Does what is due; after a failure nothing for a while.
+    private func attempt(_ work: inout Work, now: UInt64) {
+        do throws(DatabaseError) {
+            try proceed(&work, now: now)
+            if work.problem != nil { log.notice("the backup goes on") }
+            work.problem = nil
+            work.retryAt = 0
+            work.retryMillis = 250
+        } catch {
+            metrics.failed(error)
+            work.failures += 1
+            if work.problem != error.message {
+                log.warning(
+                    "the backup fails",
+                    [
+                        LogField("destination", destination.description),
+                        LogField("reason", error.message),
+                    ])
+            }
+            work.problem = error.message
+            work.retryAt = Self.now + work.retryMillis
+            work.retryMillis = min(work.retryMillis * 2, Self.retryMillisMax)
+            work.snapshot = nil
+            work.isSnapshotAsked = false
+            end(&work, error)
+        }
+    }
+
+    private func proceed(_ work: inout Work, now: UInt64) throws(DatabaseError) {
+        guard work.writer != nil else { return }
+        if let refusal = work.refusal { throw refusal }
+        if !work.hasBegun {
+            let from = try work.writer?.begin() ?? nil
+            work.hasBegun = true
+            post(.watch(session: work.session, from: from))
+        }
+        if let make = work.snapshot {
+            try work.writer?.store(make(), at: Self.now)
+            work.snapshot = nil
+            work.isSnapshotAsked = false
+            end(&work, nil)
+            try work.writer?.prune(now: Self.now)
+        }
+        let isDue = work.behindSince.map { now >= $0 + Self.gatherMillis } ?? true
+        if isDue || !work.forced.isEmpty { try work.writer?.flush() }
+        let isWanted = work.writer?.wantsSnapshot(now: now) == true || !work.forced.isEmpty
+        if isWanted, !work.isSnapshotAsked {
+            work.isSnapshotAsked = true
+            post(.snapshot(session: work.session))
+        }
+        if work.writer?.isBehind == false {
+            work.behindSince = nil
+            work.lastSuccess = Self.now
+        }
+    }
+
+    private func post(_ wish: Wish) {
+        // Full only while the loop stands still for long, or when it has ended.
+        while !mailbox.post(wish), !inbox.withLock({ $0.isClosing }) { usleep(10_000) }
+    }
+
+    private func publish(_ work: inout Work) {
+        var status = Status()
+        status.isRunning = work.writer != nil
+        status.writer = work.writer?.status ?? BackupWriter.Status()
+        status.behindSince = work.writer == nil ? nil : work.behindSince
+        status.lastSuccess = work.lastSuccess
+        status.problem = work.problem
+        status.failures = work.failures
+        let final = status
+        published.withLock { $0 = final }
+        let now = Self.now
+        let lag = status.behindSince.map { now - min(now, $0) } ?? 0
+        metrics.lag.set(Int64((lag + 500) / 1_000))
+        metrics.lastSuccess.set(Int64(work.lastSuccess / 1_000))
+        metrics.revision.set(Int64(status.writer.revision.rawValue))
+        metrics.bytes.increment(by: status.writer.bytes - work.bytes)
+        metrics.objects.increment(by: status.writer.objects - work.objects)
+        work.bytes = status.writer.bytes
+        work.objects = status.writer.objects
+    }
+}
+
+/// One thread waits, others wake it; wake-ups before a wait count as one.
+private final class TimedSignal: @unchecked Sendable {
+    private let mutex: UnsafeMutablePointer<pthread_mutex_t> = .allocate(capacity: 1)
+    private let condition: UnsafeMutablePointer<pthread_cond_t> = .allocate(capacity: 1)
+    /// Under the mutex.
+    private var isSet = false
+
+    init() {
+        pthread_mutex_init(mutex, nil)
+        var attributes = pthread_condattr_t()
+        pthread_condattr_init(&attributes)
+        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
+        pthread_cond_init(condition, &attributes)
+        pthread_condattr_destroy(&attributes)
+    }
+
+    deinit {
+        pthread_cond_destroy(condition)
+        pthread_mutex_destroy(mutex)
+        condition.deallocate()
+        mutex.deallocate()
+    }
+
+    func signal() {
+        pthread_mutex_lock(mutex)
+        isSet = true
+        pthread_cond_signal(condition)
+        pthread_mutex_unlock(mutex)
+    }
+
+    func wait(milliseconds: Int) {
+        var until = timespec()
+        clock_gettime(CLOCK_MONOTONIC, &until)
+        until.tv_sec += milliseconds / 1_000
+        until.tv_nsec += milliseconds % 1_000 * 1_000_000
+        if until.tv_nsec >= 1_000_000_000 {
+            until.tv_sec += 1
+            until.tv_nsec -= 1_000_000_000
+        }
+        pthread_mutex_lock(mutex)
+        while !isSet, pthread_cond_timedwait(condition, mutex, &until) != ETIMEDOUT {}
+        isSet = false
+        pthread_mutex_unlock(mutex)
+    }
+}

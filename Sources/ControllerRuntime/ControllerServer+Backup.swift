@@ -1,0 +1,231 @@
+// The backup of the metadata as the acting controller feeds it, and as operators see it.
+
+import ControllerCore
+import EventLoop
+import KVBase
+import MetadataBackup
+import MetadataCore
+import MetadataStore
+import ObjectStore
+
+struct BackupStatusView: Encodable {
+    var destination: String
+    var revision: UInt64
+    /// Milliseconds since 1970, here and below; 0 for never.
+    var revisionAt: UInt64
+    var snapshot: UInt64
+    var snapshotAt: UInt64
+    var lastSuccess: UInt64
+    var lagSeconds: UInt64
+    /// Written by this process since it acts.
+    var objects: UInt64
+    var bytes: UInt64
+    var failures: UInt64
+    /// Why the newest attempt failed; empty when it did not.
+    var problem: String
+    var snapshotEverySeconds: UInt64
+    var keepSeconds: UInt64
+}
+
+/// Everything about the backup that lives on the loop's thread.
+final class BackupKeeper {
+    let service: BackupService
+    let jobs = BackupJobs()
+    let threads: BackgroundJobs
+    /// Of the service; 0 while this controller does not act.
+    var session: UInt64 = 0
+    var watch: WatchID?
+
+    init(_ service: BackupService, _ loop: EventLoop) {
+        self.service = service
+        threads = BackgroundJobs(loop)
+    }
+}
+
+extension ControllerServer {
+    static let backupVerbs = [
+        "backup.status", "backup.now", "backup.list", "backup.show", "backup.verify", "backup.job",
+    ]
+    /// A backup that is behind for longer is worth a finding.
+    static let backupLagMillis: UInt64 = 10_000
+    /// And for longer, or with no backup ever, a critical one.
+    static let backupLagCriticalMillis: UInt64 = 600_000
+
+    // MARK: Feeding
+
+    func startBackup() {
+        guard let backup, let controller else { return }
+        backup.session = backup.service.begin(cluster: controller.cluster)
+    }
+
+    func stopBackup() {
+        guard let backup, backup.session != 0 else { return }
+        backup.session = 0
+        backup.service.end()
+        if let watch = backup.watch { quorum.store?.cancel(watch) }
+        backup.watch = nil
+    }
+
+    func receive(_ wish: BackupService.Wish) {
+        guard let backup else { return }
+        switch wish {
+        case .watch(let session, let from):
+            guard session == backup.session else { return }
+            watchForBackup(backup, from: from)
+        case .snapshot(let session):
+            guard session == backup.session, let state = quorum.store?.state else { return }
+            // A copy shares its memory: the records are gathered on the backup's thread.
+            backup.service.take {
+                MetadataSnapshot(revision: state.revision, records: state.range(prefix: []))
+            }
+        case .forced(let job, let error):
+            if let error {
+                backup.jobs.end(job, .failure(error))
+            } else {
+                backup.jobs.end(job, .success(backupStatus(backup)))
+            }
+        }
+    }
+
+    private func watchForBackup(_ backup: BackupKeeper, from: Revision?) {
+        guard let store = quorum.store else { return }
+        if let watch = backup.watch { store.cancel(watch) }
+        backup.watch = nil
+        let next = store.state.revision.next()
+        if let from, from > next {
+            return backup.service.refuse(
+                DatabaseError(
+                    .refused,
+                    "the backup holds revision \(from.rawValue - 1) and the metadata is at "
+                        + "\(store.state.revision): it was written by another history of this "
+                        + "cluster; give the backup another destination"))
+        }
+        let session = backup.session
+        let handler: (Result<MetadataEvent, MetadataError>) -> Void = { [unowned self] result in
+            guard session == backup.session else { return }
+            switch result {
+            case .success(let event):
+                backup.service.append(
+                    BackupEvent(
+                        revision: event.revision,
+                        at: EventLoop.wallClockNanoseconds() / 1_000_000, changes: event.changes))
+            case .failure:
+                backup.watch = nil
+                watchForBackup(backup, from: nil)
+            }
+        }
+        if let from, let watch = try? store.watch(prefix: [], from: from, handler) {
+            backup.watch = watch
+            return
+        }
+        // What lies between is forgotten: a snapshot takes its place.
+        backup.service.loseEvents()
+        backup.watch = try? store.watch(prefix: [], from: next, handler)
+    }
+
+    // MARK: What operators see
+
+    func backupStatus(_ backup: BackupKeeper) -> BackupStatusView {
+        let status = backup.service.status
+        let writer = status.writer
+        let now = EventLoop.wallClockNanoseconds() / 1_000_000
+        return BackupStatusView(
+            destination: backup.service.destination.description,
+            revision: writer.revision.rawValue, revisionAt: writer.revisionAt,
+            snapshot: writer.snapshot.rawValue, snapshotAt: writer.snapshotAt,
+            lastSuccess: status.lastSuccess,
+            lagSeconds: (status.behindSince.map { now - min(now, $0) } ?? 0) / 1_000,
+            objects: writer.objects, bytes: writer.bytes, failures: status.failures,
+            problem: status.problem ?? "",
+            snapshotEverySeconds: backup.service.settings.snapshotEvery / 1_000,
+            keepSeconds: backup.service.settings.keep / 1_000)
+    }
+
+    /// What is wrong with the backup.
+    func backupFinding() -> FindingView? {
+        guard let backup else { return nil }
+        let status = backup.service.status
+        let now = EventLoop.wallClockNanoseconds() / 1_000_000
+        let lag = status.behindSince.map { now - min(now, $0) } ?? 0
+        guard lag >= Self.backupLagMillis || status.problem != nil && lag > 1_000 else {
+            return nil
+        }
+        let place = backup.service.destination.description
+        return FindingView(
+            code: "RK060",
+            severity: lag >= Self.backupLagCriticalMillis ? "critical" : "warning",
+            text: "the backup of the metadata in \(place) is \(lag / 1_000) s behind"
+                + (status.problem.map { ": \($0)" } ?? ""),
+            advice: "kvctl backup status; see to the destination: the backup catches up by itself")
+    }
+
+    // MARK: Verbs
+
+    func serveBackup(
+        _ request: AdminRequest, _ token: UInt32, _ session: ControllerSession
+    ) throws(DatabaseError) {
+        guard let backup else {
+            throw DatabaseError(
+                .refused,
+                "this cluster has no backup: set backup.to of every controller to a directory or "
+                    + "s3://...")
+        }
+        let arguments = request.arguments ?? AdminRequest.Arguments()
+        let destination = backup.service.destination
+        let archive = BackupArchive(destination)
+        let moment: BackupMoment
+        if let text = arguments.at {
+            guard let named = BackupMoment(text) else {
+                throw DatabaseError(
+                    .invalidRequest, "at is newest, revision:N or time:MILLISECONDS, not '\(text)'")
+            }
+            moment = named
+        } else {
+            moment = .newest
+        }
+        switch request.verb {
+        case "backup.status": session.adminSuccess(token, backupStatus(backup))
+        case "backup.job":
+            let id = try required(arguments.job, "job")
+            guard let view = backup.jobs.view(id) else {
+                throw DatabaseError(
+                    .refused, "there is no job \(id) on the backup; the controller changed, perhaps"
+                )
+            }
+            session.adminSuccess(token, view)
+        case "backup.now":
+            let (id, _) = try backup.jobs.add(request.verb)
+            backup.service.force(job: id)
+            session.adminSuccess(token, backup.jobs.view(id))
+        case "backup.list":
+            try start(request.verb, backup, token, session) { (_) throws(DatabaseError) in
+                BackupListView(try archive.catalog(), destination: destination.description)
+            }
+        case "backup.show":
+            try start(request.verb, backup, token, session) { (_) throws(DatabaseError) in
+                let state = try archive.state(at: moment)
+                return MetadataSummary.InBackup(
+                    destination: destination.description, revision: state.revision.rawValue,
+                    at: state.at, summary: try MetadataSummary(state.records))
+            }
+        default:
+            try start(request.verb, backup, token, session) { (progress) throws(DatabaseError) in
+                let result = try archive.verify { progress.set(done: $0, total: $1) }
+                return BackupVerificationView(result, destination: destination.description)
+            }
+        }
+    }
+
+    private func start<View: Encodable & Sendable>(
+        _ verb: String, _ backup: BackupKeeper, _ token: UInt32, _ session: ControllerSession,
+        _ work: @escaping @Sendable (BackupProgress) throws(DatabaseError) -> View
+    ) throws(DatabaseError) {
+        let (id, progress) = try backup.jobs.add(verb)
+        backup.threads.run("backup-job") { () throws(DatabaseError) -> View in
+            try work(progress)
+        } _: { result in
+            backup.jobs.end(id, result.map { $0 as any Encodable & Sendable })
+        }
+        session.adminSuccess(token, backup.jobs.view(id))
+    }
+}

@@ -1,0 +1,169 @@
+// Everything below the prefix at one etcd revision, read page by page.
+
+import KVBase
+import MetadataCore
+
+/// What a mirror begins with.
+struct EtcdImage: Sendable {
+    /// The etcd revision that it shows; a watch goes on behind it.
+    var revision: UInt64 = 0
+    /// Of the etcd cluster.
+    var cluster: UInt64 = 0
+    var head = EtcdHead()
+    var headModRevision: UInt64 = 0
+    /// Nil when it is known already: the head has the sequence that was asked about.
+    var state: RevisionedState?
+    var leases: [LeaseID: EtcdLease] = [:]
+    var alive: Set<LeaseID> = []
+    var parts: [EtcdMirror.PartSet] = []
+    var controllers: [EtcdPlace] = []
+    var election: EtcdElectionRecord?
+}
+
+/// Reads an image. Blocks; runs on a worker's thread.
+struct EtcdImageReader {
+    let gateway: EtcdGateway
+    let layout: EtcdLayout
+    /// The mutation whose state the caller holds; nil when it holds none.
+    let known: UInt64?
+
+    private static let pageRecordsMax = 5_000
+    private static let pageBytesWanted = 8 << 20
+
+    /// A failure of the code `outOfRange`: etcd was compacted while it was read; begin anew.
+    func read() throws(EtcdFailure) -> EtcdImage {
+        do throws(DatabaseError) {
+            return try readImage()
+        } catch {
+            if let refused = refusal { throw refused }
+            throw .unavailable(error.message)
+        }
+    }
+
+    /// What etcd refused, to be told apart from what could not be read.
+    private let refusals = Refusals()
+    private final class Refusals { var last: EtcdFailure? }
+    private var refusal: EtcdFailure? { refusals.last }
+
+    init(gateway: EtcdGateway, layout: EtcdLayout, known: UInt64?) {
+        self.gateway = gateway
+        self.layout = layout
+        self.known = known
+    }
+
+    private func call(_ path: String, _ body: Bytes) throws(DatabaseError) -> JSONTree {
+        do throws(EtcdFailure) {
+            return try gateway.call(path, body)
+        } catch {
+            refusals.last = error
+            throw DatabaseError(.unavailable, error.message)
+        }
+    }
+
+    private func readImage() throws(DatabaseError) -> EtcdImage {
+        var image = EtcdImage()
+        let first = try EtcdTransactionAnswer(
+            try call(
+                EtcdPath.transaction,
+                EtcdRequest.transaction(
+                    EtcdTransaction(success: [.get(key: layout.head), .get(key: layout.election)]))
+            ))
+        image.revision = first.header.revision
+        image.cluster = first.header.cluster
+        if let record = first.records.first?.first {
+            image.head = try EtcdHead(record.value)
+            image.headModRevision = record.modRevision
+        }
+        if first.records.count > 1, let record = first.records[1].first {
+            image.election = EtcdElectionRecord(record)
+        }
+        try readAside(into: &image)
+        if image.head.sequence != known || known == nil {
+            image.state = try readState(image)
+        }
+        return image
+    }
+
+    private func readAside(into image: inout EtcdImage) throws(DatabaseError) {
+        for prefix in [layout.alive, layout.controller, layout.lease, layout.part] {
+            try pages(prefix, image.revision) { (record) throws(DatabaseError) in
+                switch layout.place(of: record.key) {
+                case .alive(let id): image.alive.insert(id)
+                case .lease(let id): image.leases[id] = try EtcdLease(record.value)
+                case .controller:
+                    if let place = try? EtcdPlace(record.value) { image.controllers.append(place) }
+                case .part(let writer, let sequence, let index):
+                    let at = image.parts.firstIndex {
+                        $0.writer == writer && $0.sequence == sequence
+                    }
+                    if let at {
+                        image.parts[at].parts[index] = record.value
+                    } else {
+                        image.parts.append(
+                            EtcdMirror.PartSet(
+                                writer: writer, sequence: sequence,
+                                parts: [index: record.value]))
+                    }
+                default: break
+                }
+            }
+        }
+        image.controllers.sort { $0.name < $1.name }
+    }
+
+    private func readState(_ image: EtcdImage) throws(DatabaseError) -> RevisionedState {
+        var records: [MetadataRecord] = []
+        try pages(layout.data, image.revision) { (record) throws(DatabaseError) in
+            let key = Bytes(record.key[layout.data.count...])
+            records.append(try EtcdValue.decode(record.value, key: key))
+        }
+        let leases = image.leases.sorted { $0.key < $1.key }.map { ($0.key, $0.value.ttl) }
+        func state(_ revision: Revision) -> RevisionedState {
+            RevisionedState(
+                revision: revision, records: records, leases: leases,
+                leaseHighest: image.head.leaseHighest, now: .origin)
+        }
+        guard let staged = image.head.staged else { return state(image.head.revision) }
+        // Some parts of the newest mutation are not in their places: as if they were.
+        var changes: [MetadataChange] = []
+        let set = image.parts.first {
+            $0.writer == image.head.writer && $0.sequence == image.head.sequence
+        }
+        for index in Int(staged.next)..<max(Int(staged.next), Int(staged.count)) {
+            guard let bytes = set?.parts[index] else {
+                throw DatabaseError(
+                    .storageFailed,
+                    "metadata in etcd: part \(index) of mutation \(image.head.sequence) is gone")
+            }
+            changes += try EtcdPart.decode(bytes)
+        }
+        var whole = state(Revision(image.head.revision.rawValue - 1))
+        whole.apply(.changes(changes), now: .origin)
+        // The event would hold what is left of the mutation only.
+        whole.compact(below: image.head.revision.next())
+        return whole
+    }
+
+    private func pages(
+        _ prefix: Bytes, _ revision: UInt64,
+        _ body: (EtcdRecord) throws(DatabaseError) -> Void
+    ) throws(DatabaseError) {
+        var from = prefix
+        var limit = 32
+        while true {
+            let page = try EtcdRangeAnswer(
+                try call(
+                    EtcdPath.range,
+                    EtcdRequest.range(
+                        from: from, prefix: prefix, limit: limit, revision: revision)))
+            var bytes = 1
+            for record in page.records {
+                bytes += record.key.count + record.value.count
+                try body(record)
+            }
+            guard page.hasMore, let last = page.records.last else { return }
+            from = last.key + [0]
+            limit = max(8, min(Self.pageRecordsMax, limit * Self.pageBytesWanted / bytes))
+        }
+    }
+}

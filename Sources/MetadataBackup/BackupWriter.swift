@@ -1,0 +1,194 @@
+// Keeps a backup up to date: takes the events of the metadata store, stores them as logs, asks for
+// snapshots, and removes what retention no longer wants. Blocks where its destination does, so it
+// lives on a thread of its own; time comes in by arguments.
+
+import KVBase
+import ObjectStore
+
+public struct BackupSettings: Hashable, Sendable {
+    /// Milliseconds between two snapshots.
+    public var snapshotEvery: UInt64 = 3_600_000
+    /// A snapshot is taken earlier when so many logs follow the last one, to bound a restore.
+    public var logsMax = 2_000
+    /// Revisions of this many milliseconds can be restored.
+    public var keep: UInt64 = 7 * 86_400_000
+    /// Changes held while the destination does not take them; beyond it they are dropped, and a
+    /// snapshot closes the gap.
+    public var changesHeldMax = 200_000
+
+    public init() {}
+}
+
+public struct BackupWriter: Sendable {
+    /// What an operator wants to know.
+    public struct Status: Hashable, Sendable {
+        /// Everything up to here is in the backup, and when it was made (wall clock, milliseconds).
+        public var revision: Revision = .none
+        public var revisionAt: UInt64 = 0
+        public var snapshot: Revision = .none
+        public var snapshotAt: UInt64 = 0
+        /// Written since the start.
+        public var objects: UInt64 = 0
+        public var bytes: UInt64 = 0
+        public var failures: UInt64 = 0
+        /// Why the last attempt failed; nil when it did not.
+        public var problem: String?
+
+        public init() {}
+    }
+
+    private let archive: BackupArchive
+    private let settings: BackupSettings
+    private let cluster: UInt64
+    public private(set) var status = Status()
+    /// Waiting to be stored; revisions rise.
+    private var events: [BackupEvent] = []
+    private var changeCount = 0
+    /// The revision after the last one stored or dropped.
+    private var next: Revision = .none
+    private var logsSinceSnapshot = 0
+    private var hasGap = false
+    private var isReady = false
+
+    public init(_ archive: BackupArchive, cluster: UInt64, settings: BackupSettings) {
+        self.archive = archive
+        self.cluster = cluster
+        self.settings = settings
+    }
+
+    /// Looks at what the destination holds. Answers the revision from which it wants events; nil: it
+    /// wants a snapshot first.
+    public mutating func begin() throws(DatabaseError) -> Revision? {
+        try attempt { (writer) throws(DatabaseError) in
+            let catalog = try writer.archive.catalog()
+            writer.isReady = true
+            guard let newest = catalog.newest, let last = catalog.snapshots.last else {
+                writer.hasGap = true
+                return nil
+            }
+            let object = try writer.archive.read(last)
+            guard object.cluster == writer.cluster else {
+                throw DatabaseError(
+                    .refused,
+                    "\(writer.archive.destination.description) holds the backup of another cluster "
+                        + "(\(String(object.cluster, radix: 16)))")
+            }
+            writer.status.snapshot = last.to
+            writer.status.snapshotAt = last.at
+            writer.status.revision = newest
+            writer.status.revisionAt = catalog.objects.last { $0.to == newest }?.at ?? last.at
+            writer.logsSinceSnapshot = catalog.logs.count { $0.to > last.to }
+            writer.next = newest.next()
+            return newest.next()
+        }
+    }
+
+    /// Takes an event; those that are stored already are ignored.
+    public mutating func append(_ event: BackupEvent) {
+        guard event.revision >= next else { return }
+        if changeCount + event.changes.count > settings.changesHeldMax {
+            loseEvents()
+        }
+        next = event.revision.next()
+        // Until a snapshot closes the gap, events lead nowhere.
+        guard !hasGap else { return }
+        events.append(event)
+        changeCount += event.changes.count
+    }
+
+    /// Events were lost before they came here: a snapshot must close the gap.
+    public mutating func loseEvents() {
+        events.removeAll()
+        changeCount = 0
+        hasGap = true
+    }
+
+    /// Whether something that happened is not in the backup yet.
+    public var isBehind: Bool { !isReady || hasGap || hasEvents }
+
+    /// Whether a snapshot is due at the wall clock `now`.
+    public func wantsSnapshot(now: UInt64) -> Bool {
+        isReady
+            && (hasGap || logsSinceSnapshot >= settings.logsMax
+                || now >= status.snapshotAt + settings.snapshotEvery)
+    }
+
+    /// Whether there is something to store.
+    public var hasEvents: Bool { !events.isEmpty }
+
+    /// Stores what waits as one log.
+    public mutating func flush() throws(DatabaseError) {
+        guard let last = events.last else { return }
+        let from = status.revision.next()
+        try store(
+            BackupObject(
+                name: BackupName(logFrom: from, to: last.revision, at: last.at), cluster: cluster,
+                contents: .log(events)))
+        status.revision = last.revision
+        status.revisionAt = last.at
+        logsSinceSnapshot += 1
+        events.removeAll()
+        changeCount = 0
+    }
+
+    /// Stores everything as of one revision, taken at the wall clock `at`.
+    public mutating func store(_ snapshot: MetadataSnapshot, at: UInt64) throws(DatabaseError) {
+        // Logs go on from whatever was stored before, so that no revision in between is lost.
+        if !hasGap { try flush() }
+        var records = snapshot.records
+        for index in records.indices { records[index].lease = .none }
+        try store(
+            BackupObject(
+                name: BackupName(snapshotAt: snapshot.revision, at: at), cluster: cluster,
+                contents: .snapshot(records)))
+        status.snapshot = snapshot.revision
+        status.snapshotAt = at
+        if hasGap || snapshot.revision >= status.revision {
+            status.revision = snapshot.revision
+            status.revisionAt = at
+        }
+        if hasGap {
+            hasGap = false
+            next = max(next, snapshot.revision.next())
+        }
+        events.removeAll { $0.revision <= status.revision }
+        changeCount = events.reduce(0) { $0 + $1.changes.count }
+        logsSinceSnapshot = 0
+    }
+
+    /// Deletes what retention does not want any more, as of the wall clock `now`. Answers how many
+    /// objects went.
+    @discardableResult
+    public mutating func prune(now: UInt64) throws(DatabaseError) -> Int {
+        try attempt { (writer) throws(DatabaseError) in
+            let surplus = try writer.archive.catalog()
+                .surplus(keepingSince: now - min(now, writer.settings.keep))
+            for name in surplus { try writer.archive.destination.delete(name.text) }
+            return surplus.count
+        }
+    }
+
+    // MARK: Helpers
+
+    private mutating func store(_ object: BackupObject) throws(DatabaseError) {
+        try attempt { (writer) throws(DatabaseError) in
+            writer.status.bytes += UInt64(try writer.archive.store(object))
+            writer.status.objects += 1
+        }
+    }
+
+    /// Notes how an access to the destination ended.
+    private mutating func attempt<Value>(
+        _ body: (inout BackupWriter) throws(DatabaseError) -> Value
+    ) throws(DatabaseError) -> Value {
+        do throws(DatabaseError) {
+            let value = try body(&self)
+            status.problem = nil
+            return value
+        } catch {
+            status.failures += 1
+            status.problem = error.message
+            throw error
+        }
+    }
+}

@@ -1,0 +1,22 @@
+// Named bytes in one place: a directory, or a bucket.
+
+import KVBase
+
+/// A flat set of immutable objects. Calls block: they belong on a thread of their own.
+public protocol ObjectStore: AnyObject, Sendable {
+    /// For messages: a path or a URL, without secrets.
+    var description: String { get }
+    /// Durable when it returns. An object of that name is replaced.
+    func put(_ name: String, _ bytes: Bytes) throws(DatabaseError)
+    func get(_ name: String) throws(DatabaseError) -> Bytes
+    /// Every name, in order.
+    func list() throws(DatabaseError) -> [String]
+    /// No error when there is none of that name.
+    func delete(_ name: String) throws(DatabaseError)
+    /// From another thread: ends the call under way, as far as it can, and refuses later ones.
+    func abort()
+}
+
+extension ObjectStore {
+    public func abort() {}
+}

@@ -1,0 +1,207 @@
+// `backup status|now|list|show|verify`: the backup of the metadata.
+
+import MetadataBackup
+import OperatorClient
+
+extension Command {
+    static let backupCommands: [Command] = [
+        Command(
+            path: ["backup", "status"], summary: "how current the backup of the metadata is",
+            details: "Exits 5 when the backup is behind for more than 10 s, or fails.",
+            examples: ["backup status --dir /tmp/rk"], run: backupStatus),
+        Command(
+            path: ["backup", "now"], summary: "store everything and a full snapshot now",
+            details: "Returns when it is stored and was read back.",
+            examples: ["backup now --dir /tmp/rk"], run: backupNow),
+        Command(
+            path: ["backup", "list"], summary: "the snapshots, and what can be restored",
+            flags: BackupSource.flags,
+            examples: [
+                "backup list --dir /tmp/rk", "backup list --from /var/backups/rangekeeper",
+                "backup list --from 's3://backups/prod?endpoint=https://s3.example.com' -o json",
+            ], run: listBackup),
+        Command(
+            path: ["backup", "show"], summary: "what a state in the backup is about",
+            flags: BackupSource.flags + [BackupSource.momentFlag],
+            examples: [
+                "backup show --from /var/backups/rangekeeper",
+                "backup show --from /var/backups/rangekeeper --at 2026-03-01T12:00:00Z",
+                "backup show --dir /tmp/rk --at 4711",
+            ], run: showBackup),
+        Command(
+            path: ["backup", "verify"], summary: "read every object and name what is damaged",
+            details: "Exits 5 when something is damaged or missing.",
+            flags: BackupSource.flags,
+            examples: [
+                "backup verify --dir /tmp/rk", "backup verify --from /var/backups/rangekeeper",
+            ], run: verifyBackup),
+    ]
+
+    private static func backupStatus(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let status = try Cluster(invocation).call("backup.status")
+        print(status, invocation, BackupReport.status)
+        let isBehind = (status["lagSeconds"].int ?? 0) >= 10
+        return isBehind || status["problem"].string?.isEmpty == false ? .unhealthy : .ok
+    }
+
+    private static func backupNow(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        print(try job("backup.now", [:], invocation), invocation, BackupReport.status)
+        return .ok
+    }
+
+    private static func listBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let list =
+            if let source = try BackupSource(invocation) { try source.list() } else {
+                try job("backup.list", [:], invocation)
+            }
+        print(list, invocation, BackupReport.list)
+        return .ok
+    }
+
+    private static func showBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let moment = try invocation.moment()
+        let contents =
+            if let source = try BackupSource(invocation) { try source.show(moment) } else {
+                try job("backup.show", ["at": .string(moment.text)], invocation)
+            }
+        print(contents, invocation, BackupReport.contents)
+        return .ok
+    }
+
+    private static func verifyBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {
+        let result: JSONValue
+        if let source = try BackupSource(invocation) {
+            result = try source.verify { progress($0, $1) }
+            endProgress()
+        } else {
+            result = try job("backup.verify", [:], invocation)
+        }
+        print(result, invocation, BackupReport.verification)
+        return result["findings"].elements.isEmpty ? .ok : .unhealthy
+    }
+
+    // MARK: Helpers
+
+    /// Starts a job at the acting controller and waits for its result.
+    private static func job(
+        _ verb: String, _ arguments: JSONValue, _ invocation: Invocation
+    ) throws(Failure) -> JSONValue {
+        let cluster = try Cluster(invocation)
+        var job = try cluster.call(verb, arguments)
+        let signals = SignalWatch()
+        while job["state"].string == "running" {
+            guard !signals.waitForStop(milliseconds: 100) else {
+                throw Failure(.failure, "stopped waiting; the job goes on at the controller")
+            }
+            job = try cluster.call("backup.job", ["job": job["job"]])
+            progress(job["done"].int ?? 0, job["total"].int ?? 0)
+        }
+        endProgress()
+        guard job["state"].string == "done" else {
+            throw Failure(
+                .failure, job["message"].string ?? "the job on the backup failed")
+        }
+        return job["result"]
+    }
+
+    private static func progress(_ done: Int, _ total: Int) {
+        guard Terminal.errorIsTTY, total > 0 else { return }
+        Terminal.redrawMessage("\(done) of \(total) objects")
+    }
+
+    private static func endProgress() {
+        if Terminal.errorIsTTY { Terminal.redrawMessage("") }
+    }
+
+    static func print(
+        _ document: JSONValue, _ invocation: Invocation,
+        _ render: (JSONValue, Palette) -> [String]
+    ) {
+        if invocation.wantsJSON {
+            Terminal.data(document.encoded(pretty: true))
+        } else {
+            for line in render(document, Palette(invocation)) { Terminal.data(line) }
+        }
+    }
+}
+
+enum BackupReport {
+    static func status(_ status: JSONValue, _ palette: Palette) -> [String] {
+        let lag = status["lagSeconds"].int ?? 0
+        let problem = status["problem"].string ?? ""
+        var lines = [
+            "destination  \(status["destination"].text)",
+            "holds        revision \(status["revision"].text), "
+                + (lag == 0
+                    ? palette.good("everything")
+                    : palette.warning("\(lag) s behind")),
+            "snapshot     revision \(status["snapshot"].text) of "
+                + Clock.text(status["snapshotAt"].int),
+            "written      \(status["objects"].text) objects, "
+                + "\(Quantity.bytes(status["bytes"].int)), \(status["failures"].text) failures",
+        ]
+        if !problem.isEmpty { lines.append("problem      " + palette.bad(problem)) }
+        return lines
+    }
+
+    static func list(_ list: JSONValue, _ palette: Palette) -> [String] {
+        var table = TextTable([
+            .number("REVISION"), .text("SNAPSHOT OF"), .number("LOGS"), .number("THROUGH"),
+            .text("OF"),
+        ])
+        for snapshot in list["snapshots"].elements {
+            table.add([
+                snapshot["revision"].text, Clock.text(snapshot["at"].int), snapshot["logs"].text,
+                snapshot["through"].text, Clock.text(snapshot["throughAt"].int),
+            ])
+        }
+        var lines = table.lines(palette) + [spans(list)]
+        for name in list["strangers"].elements {
+            lines.append(palette.warning("\(name.text) is not a backup object"))
+        }
+        return lines
+    }
+
+    static func contents(_ contents: JSONValue, _ palette: Palette) -> [String] {
+        let summary = contents["summary"]
+        let nodes = summary["nodes"].elements.map(\.text).joined(separator: ", ")
+        var lines = [
+            "revision \(contents["revision"].text) of \(Clock.text(contents["at"].int)) in "
+                + contents["destination"].text,
+            "cluster \(summary["cluster"].text), controller term \(summary["controllerTerm"].text), "
+                + "\(summary["records"].text) records, \(summary["groups"].text) groups, "
+                + "\(summary["openOperations"].text) operations under way",
+            "nodes: \(nodes)",
+        ]
+        var table = TextTable([
+            .text("TABLE"), .number("ID"), .text("STATE"), .number("SHARDS"),
+        ])
+        for entry in summary["tables"].elements {
+            table.add([
+                entry["name"].text, entry["id"].text, entry["state"].text, entry["shards"].text,
+            ])
+        }
+        lines += table.lines(palette)
+        return lines
+    }
+
+    static func verification(_ result: JSONValue, _ palette: Palette) -> [String] {
+        let findings = result["findings"].elements
+        var lines = findings.map {
+            palette.bad("\($0["name"].text): \($0["problem"].text)")
+        }
+        lines.append(
+            "\(result["objects"].text) objects, \(Quantity.bytes(result["bytes"].int)) read: "
+                + (findings.isEmpty
+                    ? palette.good("all sound") : palette.bad("\(findings.count) not sound")))
+        lines.append(spans(result))
+        return lines
+    }
+
+    private static func spans(_ document: JSONValue) -> String {
+        let spans = document["spans"].elements.map { "\($0["from"].text) to \($0["to"].text)" }
+        return spans.isEmpty
+            ? "nothing can be restored"
+            : "revisions that can be restored: " + spans.joined(separator: ", ")
+    }
+}

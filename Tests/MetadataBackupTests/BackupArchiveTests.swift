@@ -1,0 +1,166 @@
+import Foundation
+import KVBase
+import ObjectStore
+import Testing
+
+@testable import MetadataBackup
+
+/// A store of keys with its whole history, to compare restored states with.
+private struct Model {
+    var states: [BackupState]
+    var events: [BackupEvent] = []
+    private var random: SeededRandom
+
+    init(seed: UInt64) {
+        random = SeededRandom(seed: seed)
+        states = [BackupState(cluster: 7, revision: .none, at: 1_000, records: [])]
+    }
+
+    mutating func step() {
+        var state = states[states.count - 1]
+        state.revision = state.revision.next()
+        state.at += UInt64(random.below(3_000))
+        var changes: [MetadataChange] = []
+        for _ in 0..<(1 + random.below(3)) {
+            let key = Bytes("key/\(random.below(30))".utf8)
+            guard !changes.contains(where: { $0.key == key }) else { continue }
+            let old = state.records.first { $0.key == key }
+            state.records.removeAll { $0.key == key }
+            if random.below(4) == 0 {
+                changes.append(.delete(key: key))
+            } else {
+                let value = Bytes("\(random.next())".utf8)
+                changes.append(.put(key: key, value: value, lease: .none))
+                state.records.append(
+                    MetadataRecord(
+                        key: key, value: value,
+                        createRevision: old?.createRevision ?? state.revision,
+                        modRevision: state.revision, lease: .none))
+            }
+        }
+        state.records.sort { compareBytes($0.key, $1.key) < 0 }
+        events.append(BackupEvent(revision: state.revision, at: state.at, changes: changes))
+        states.append(state)
+    }
+
+    func snapshot(at index: Int) -> BackupObject {
+        let state = states[index]
+        return BackupObject(
+            name: BackupName(snapshotAt: state.revision, at: state.at), cluster: 7,
+            contents: .snapshot(state.records))
+    }
+
+    func log(_ range: ClosedRange<Int>) -> BackupObject {
+        let events = Array(events[(range.lowerBound - 1)...(range.upperBound - 1)])
+        return BackupObject(
+            name: BackupName(
+                logFrom: events[0].revision, to: events[events.count - 1].revision,
+                at: events[events.count - 1].at),
+            cluster: 7, contents: .log(events))
+    }
+}
+
+@Suite struct BackupArchiveTests {
+    private let directory = FileManager.default.temporaryDirectory
+        .appendingPathComponent("rangekeeper-backup-\(UUID().uuidString)").path
+
+    private func archive() throws -> BackupArchive {
+        BackupArchive(DirectoryStore(path: directory))
+    }
+
+    /// Snapshots at 10 and 60, logs in pieces of up to 9 revisions to 100.
+    private func fill(_ archive: BackupArchive, seed: UInt64) throws -> Model {
+        var model = Model(seed: seed)
+        for _ in 0..<100 { model.step() }
+        try archive.store(model.snapshot(at: 10))
+        try archive.store(model.snapshot(at: 60))
+        var random = SeededRandom(seed: seed)
+        var from = 11
+        while from <= 100 {
+            let to = min(100, from + Int(random.below(9)))
+            try archive.store(model.log(from...to))
+            from = to + 1
+        }
+        return model
+    }
+
+    @Test(arguments: [1, 2, 3] as [UInt64])
+    func everyRevisionComesBack(seed: UInt64) throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        let model = try fill(archive, seed: seed)
+        #expect(try archive.catalog().spans == [Revision(10)...Revision(100)])
+        for index in 10...100 {
+            #expect(try archive.state(at: Revision(UInt64(index))) == model.states[index])
+        }
+        let error = #expect(throws: DatabaseError.self) { try archive.state(at: Revision(9)) }
+        #expect(error?.message.contains("it leads to 10 to 100") == true)
+    }
+
+    @Test(arguments: [4, 5] as [UInt64])
+    func everyTimeComesBack(seed: UInt64) throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        let model = try fill(archive, seed: seed)
+        for index in 10...100 {
+            let expected = model.states.last { $0.at <= model.states[index].at }
+            #expect(try archive.state(asOf: model.states[index].at) == expected)
+        }
+        #expect(throws: DatabaseError.self) {
+            try archive.state(asOf: model.states[10].at - 1)
+        }
+    }
+
+    @Test func damageAndGapsAreNamed() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        _ = try fill(archive, seed: 6)
+        #expect(try archive.verify().findings.isEmpty)
+        let logs = try archive.catalog().logs
+        let damaged = logs[2].text
+        var bytes = try archive.destination.get(damaged)
+        bytes[bytes.count / 2] ^= 4
+        try archive.destination.put(damaged, bytes)
+        try archive.destination.put("notes.txt", [1])
+        let result = try archive.verify()
+        #expect(result.findings.contains { $0.name == damaged })
+        #expect(result.findings.contains { $0.name == "notes.txt" })
+        // What follows the damage up to the next snapshot leads nowhere; the snapshot does.
+        #expect(result.spans.map(\.upperBound).last == Revision(100))
+        #expect(result.spans.first == Revision(10)...Revision(logs[1].to.rawValue))
+        try archive.destination.delete(logs[0].text)
+        #expect(throws: DatabaseError.self) { try archive.state(at: logs[1].to) }
+    }
+
+    @Test func surplusLeavesEveryKeptRevision() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        let model = try fill(archive, seed: 8)
+        for name in try archive.catalog().surplus(keepingSince: model.states[59].at) {
+            try archive.destination.delete(name.text)
+        }
+        #expect(try archive.state(at: Revision(30)) == model.states[30])
+        for name in try archive.catalog().surplus(keepingSince: model.states[75].at) {
+            try archive.destination.delete(name.text)
+        }
+        #expect(throws: DatabaseError.self) { try archive.state(at: Revision(59)) }
+        for index in 60...100 {
+            #expect(try archive.state(at: Revision(UInt64(index))) == model.states[index])
+        }
+        #expect(try archive.verify().findings.isEmpty)
+    }
+
+    @Test func overlappingLogsAreRead() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        var model = Model(seed: 9)
+        for _ in 0..<30 { model.step() }
+        try archive.store(model.snapshot(at: 1))
+        try archive.store(model.log(2...12))
+        try archive.store(model.log(8...20))
+        try archive.store(model.log(21...30))
+        for index in 1...30 {
+            #expect(try archive.state(at: Revision(UInt64(index))) == model.states[index])
+        }
+    }
+}

@@ -1,0 +1,241 @@
+import KVBase
+import ObjectStore
+import Synchronization
+import Testing
+
+@testable import MetadataBackup
+
+/// Objects in memory; refuses when it is told to.
+private final class MemoryStore: ObjectStore {
+    let objects = Mutex<[String: Bytes]>([:])
+    let isDown = Mutex(false)
+    /// Every so many calls fail on their way back, after they were carried out.
+    let losesAnswers = Mutex((every: 0, count: 0))
+    let description = "memory"
+
+    private func call() throws(DatabaseError) {
+        if isDown.withLock({ $0 }) { throw DatabaseError(.unavailable, "memory is down") }
+    }
+
+    private func answer() throws(DatabaseError) {
+        let lost = losesAnswers.withLock { state in
+            state.count += 1
+            return state.every > 0 && state.count % state.every == 0
+        }
+        if lost { throw DatabaseError(.unavailable, "the answer was lost") }
+    }
+
+    func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
+        try call()
+        objects.withLock { $0[name] = bytes }
+        try answer()
+    }
+
+    func get(_ name: String) throws(DatabaseError) -> Bytes {
+        try call()
+        guard let bytes = objects.withLock({ $0[name] }) else {
+            throw DatabaseError(.storageFailed, "no \(name)")
+        }
+        return bytes
+    }
+
+    func list() throws(DatabaseError) -> [String] {
+        try call()
+        return objects.withLock { $0.keys.sorted() }
+    }
+
+    func delete(_ name: String) throws(DatabaseError) {
+        try call()
+        objects.withLock { $0[name] = nil }
+        try answer()
+    }
+}
+
+/// A metadata store with its history, and a controller that backs it up and may be replaced.
+private struct Bench {
+    let store = MemoryStore()
+    var settings = BackupSettings()
+    var states: [MetadataSnapshot] = [MetadataSnapshot(revision: .none, records: [])]
+    var times: [UInt64] = [1_000]
+    var events: [BackupEvent] = []
+    var writer: BackupWriter
+    var now: UInt64 = 1_000
+
+    init(_ settings: BackupSettings = BackupSettings()) {
+        self.settings = settings
+        writer = BackupWriter(BackupArchive(store), cluster: 7, settings: settings)
+    }
+
+    /// A new controller: it begins where the backup ends, and gets the store's events from there.
+    mutating func replaceController(historyFrom: Int = 1) throws {
+        writer = BackupWriter(BackupArchive(store), cluster: 7, settings: settings)
+        let wanted = try writer.begin()
+        guard let wanted, wanted.rawValue >= UInt64(historyFrom) else { return try snapshot() }
+        for event in events where event.revision >= wanted { writer.append(event) }
+    }
+
+    mutating func change() {
+        now += 100
+        var state = states[states.count - 1]
+        state.revision = state.revision.next()
+        let key = Bytes("key/\(state.revision.rawValue % 13)".utf8)
+        let value = Bytes("\(state.revision)".utf8)
+        let created =
+            state.records.first { $0.key == key }?.createRevision ?? state.revision
+        state.records.removeAll { $0.key == key }
+        state.records.append(
+            MetadataRecord(
+                key: key, value: value, createRevision: created, modRevision: state.revision,
+                lease: .none))
+        state.records.sort { compareBytes($0.key, $1.key) < 0 }
+        states.append(state)
+        times.append(now)
+        let event = BackupEvent(
+            revision: state.revision, at: now,
+            changes: [.put(key: key, value: value, lease: .none)])
+        events.append(event)
+        writer.append(event)
+    }
+
+    mutating func snapshot() throws {
+        try writer.store(states[states.count - 1], at: now)
+    }
+
+    func restored(_ revision: Int) throws -> [MetadataRecord] {
+        try BackupArchive(store).state(at: Revision(UInt64(revision))).records
+    }
+}
+
+@Suite struct BackupWriterTests {
+    @Test func everyRevisionIsThereAfterEachFlush() throws {
+        var bench = Bench()
+        #expect(try bench.writer.begin() == nil)
+        #expect(bench.writer.wantsSnapshot(now: bench.now))
+        try bench.snapshot()
+        for round in 1...40 {
+            bench.change()
+            if round % 3 == 0 {
+                try bench.writer.flush()
+                #expect(try bench.restored(round) == bench.states[round].records)
+                #expect(bench.writer.status.revision == Revision(UInt64(round)))
+            }
+        }
+        try bench.writer.flush()
+        for revision in 0...40 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+    }
+
+    @Test func newControllerGoesOnWithoutAGap() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for round in 1...60 {
+            bench.change()
+            if round % 4 == 0 { try bench.writer.flush() }
+            // What was not flushed dies with the old controller.
+            if round % 7 == 0 { try bench.replaceController() }
+        }
+        try bench.writer.flush()
+        for revision in 0...60 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        #expect(try BackupArchive(bench.store).catalog().snapshots.count == 1)
+    }
+
+    @Test func forgottenHistoryIsReplacedByASnapshot() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...10 { bench.change() }
+        try bench.writer.flush()
+        for _ in 11...20 { bench.change() }
+        try bench.replaceController(historyFrom: 15)
+        bench.change()
+        try bench.writer.flush()
+        #expect(try bench.restored(10) == bench.states[10].records)
+        #expect(throws: DatabaseError.self) { try bench.restored(15) }
+        for revision in 20...21 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+    }
+
+    @Test func destinationThatIsDownLosesNothingUntilTheBound() throws {
+        var settings = BackupSettings()
+        settings.changesHeldMax = 10
+        var bench = Bench(settings)
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        bench.store.isDown.withLock { $0 = true }
+        for _ in 1...10 {
+            bench.change()
+            #expect(throws: DatabaseError.self) { try bench.writer.flush() }
+        }
+        #expect(bench.writer.status.problem == "memory is down")
+        bench.store.isDown.withLock { $0 = false }
+        try bench.writer.flush()
+        #expect(bench.writer.status.problem == nil)
+        for revision in 0...10 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        // Beyond the bound only a snapshot helps, and it is asked for.
+        bench.store.isDown.withLock { $0 = true }
+        for _ in 11...30 { bench.change() }
+        bench.store.isDown.withLock { $0 = false }
+        try bench.writer.flush()
+        #expect(bench.writer.wantsSnapshot(now: bench.now))
+        try bench.snapshot()
+        bench.change()
+        try bench.writer.flush()
+        for revision in [10, 30, 31] {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+    }
+
+    @Test func lostAnswersDoNoHarm() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        bench.store.losesAnswers.withLock { $0 = (every: 3, count: 0) }
+        for _ in 1...50 {
+            bench.change()
+            try? bench.writer.flush()
+        }
+        bench.store.losesAnswers.withLock { $0 = (every: 0, count: 0) }
+        try bench.writer.flush()
+        for revision in 0...50 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        #expect(try BackupArchive(bench.store).verify().findings.isEmpty)
+    }
+
+    @Test func snapshotsComeByTimeAndByLogsAndOldOnesGo() throws {
+        var settings = BackupSettings()
+        settings.snapshotEvery = 2_000
+        settings.keep = 5_000
+        settings.logsMax = 30
+        var bench = Bench(settings)
+        _ = try bench.writer.begin()
+        for _ in 1...300 {
+            bench.change()
+            try bench.writer.flush()
+            if bench.writer.wantsSnapshot(now: bench.now) { try bench.snapshot() }
+            try bench.writer.prune(now: bench.now)
+        }
+        let objects = try BackupArchive(bench.store).catalog().objects
+        #expect(objects.count < 100)
+        for revision in 250...300 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        #expect(try BackupArchive(bench.store).verify().findings.isEmpty)
+    }
+
+    @Test func anotherClustersBackupIsRefused() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        var other = BackupWriter(BackupArchive(bench.store), cluster: 8, settings: bench.settings)
+        let error = #expect(throws: DatabaseError.self) { try other.begin() }
+        #expect(error?.message.contains("another cluster") == true)
+    }
+}

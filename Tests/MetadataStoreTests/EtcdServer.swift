@@ -1,0 +1,97 @@
+// An etcd of the tests' own: one process on loopback, with its data below /tmp, that ends with the tests.
+
+import Glibc
+import Synchronization
+
+/// The one server of this test run. Tests keep apart by their prefixes.
+final class EtcdServer: Sendable {
+    static let isInstalled = ["/usr/bin/etcd", "/usr/local/bin/etcd"].contains {
+        (path: String) in access(path, X_OK) == 0
+    }
+    static let shared = EtcdServer()
+
+    let endpoint: String
+    let port: UInt16
+    /// Held open: the shell below ends etcd when the last copy is closed, however the tests end.
+    private let leash: Int32
+    private let prefixes = Mutex(0)
+
+    private init() {
+        let port = freePort()
+        let peer = freePort()
+        self.port = port
+        endpoint = "http://127.0.0.1:\(port)"
+        // Tests are many and small: in memory, where there is such a place, their syncs cost nothing.
+        let place = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp"
+        var template = Array("\(place)/rangekeeper-etcd-XXXXXX".utf8CString)
+        guard mkdtemp(&template) != nil else { fatalError("mkdtemp: errno \(errno)") }
+        let path = String(
+            decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
+        let script = """
+            etcd --name t --data-dir \(path) --log-level error \
+                --listen-client-urls \(endpoint) --advertise-client-urls \(endpoint) \
+                --listen-peer-urls http://127.0.0.1:\(peer) \
+                --initial-advertise-peer-urls http://127.0.0.1:\(peer) \
+                --initial-cluster t=http://127.0.0.1:\(peer) </dev/null &
+            child=$!
+            read end
+            kill -9 $child
+            until rm -rf \(path); do :; done
+            """
+        var ends: [Int32] = [0, 0]
+        guard pipe(&ends) == 0 else { fatalError("pipe: errno \(errno)") }
+        for end in ends { _ = fcntl(end, F_SETFD, FD_CLOEXEC) }
+        var actions = posix_spawn_file_actions_t()
+        posix_spawn_file_actions_init(&actions)
+        posix_spawn_file_actions_adddup2(&actions, ends[0], 0)
+        posix_spawn_file_actions_addopen(&actions, 1, "/dev/null", O_WRONLY, 0)
+        posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)
+        var arguments: [UnsafeMutablePointer<CChar>?] = ["sh", "-c", script].map {
+            (text: String) in strdup(text)
+        }
+        arguments.append(nil)
+        var pid = pid_t()
+        let status = posix_spawn(&pid, "/bin/sh", &actions, nil, arguments, environ)
+        guard status == 0 else { fatalError("posix_spawn: \(status)") }
+        close(ends[0])
+        leash = ends[1]
+    }
+
+    /// A prefix that no other test uses.
+    func newPrefix() -> String {
+        prefixes.withLock { count in
+            count += 1
+            return "test/\(count)/"
+        }
+    }
+}
+
+/// A port that the kernel chose, free for a moment.
+func freePort() -> UInt16 {
+    let (socket, port) = listeningSocket()
+    close(socket)
+    return port
+}
+
+/// A socket that listens on a port of loopback that the kernel chose.
+func listeningSocket() -> (descriptor: Int32, port: UInt16) {
+    let descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+    var address = loopback(port: 0)
+    var length = socklen_t(MemoryLayout<sockaddr_in>.size)
+    let status = withUnsafeMutablePointer(to: &address) { pointer in
+        pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) { address in
+            bind(descriptor, address, length) == 0 && listen(descriptor, 16) == 0
+                && getsockname(descriptor, address, &length) == 0
+        }
+    }
+    guard status else { fatalError("listen: errno \(errno)") }
+    return (descriptor, UInt16(bigEndian: address.sin_port))
+}
+
+func loopback(port: UInt16) -> sockaddr_in {
+    var address = sockaddr_in()
+    address.sin_family = sa_family_t(AF_INET)
+    address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+    address.sin_port = port.bigEndian
+    return address
+}

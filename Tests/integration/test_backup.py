@@ -1,0 +1,174 @@
+"""The backup of the metadata: continuous, over changes of the acting controller, to a directory and to
+an S3-compatible store; damaged files are named."""
+
+import json
+import re
+import shutil
+import urllib.request
+
+import pytest
+
+from conftest import Cluster, run, wait_for
+from s3_double import S3Double
+from test_controllers import NAMES, Controllers
+
+pytestmark = pytest.mark.fault
+
+
+def metrics(cluster, name):
+    admin = cluster.daemons[name]["admin"]
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    return {key: float(value) for key, value in re.findall(
+        r"^(kvcontroller_backup\S*) (\S+)$", text, re.MULTILINE)}
+
+
+def read(*words, place, **options):
+    """What `kvctl backup WORDS` tells of a place without any controller, and its exit code."""
+    result = run("kvctl", "backup", *words, "--from", place, "-o", "json", **options)
+    return json.loads(result.stdout or "null"), result
+
+
+def create(cluster, *names):
+    for name in names:
+        result = cluster.kvctl("table", "create", name)
+        assert result.returncode == 0, result.stderr
+
+
+def tables_in(place, *flags, **options):
+    contents, result = read("show", *flags, place=place, **options)
+    assert result.returncode == 0, result.stderr
+    return {table["name"] for table in contents["summary"]["tables"]}
+
+
+@pytest.fixture
+def backed_up(tmp_path):
+    place = tmp_path / "backup"
+    cluster = Controllers(tmp_path / "cluster", "--controllers", "3",
+                          environment={"KVCONTROLLERD_BACKUP_TO": str(place)})
+    cluster.place = place
+    try:
+        cluster.up()
+        cluster.wait_for_members(*NAMES)
+        yield cluster
+    finally:
+        cluster.kvctl("playground", "down")
+
+
+def test_every_change_is_in_the_backup_over_changes_of_the_acting_controller(backed_up):
+    cluster, place = backed_up, backed_up.place
+    made = set()
+    for number in range(3):
+        acting = cluster.wait_for_acting()
+        name = f"table{number}"
+        create(cluster, name)
+        made.add(name)
+        wait_for(lambda: tables_in(place) == made, 10, f"{made} in the backup")
+        cluster.kill(acting)
+        cluster.wait_for_acting(acting)
+        cluster.start(acting)
+    wait_for(lambda: cluster.json("backup", "status")["lagSeconds"] == 0, 20, "a current backup")
+    listed, result = read("list", place=place)
+    assert result.returncode == 0
+    assert len(listed["spans"]) == 1, listed
+    # Every revision in between can be shown: there was no gap.
+    span = listed["spans"][0]
+    seen = [tables_in(place, "--at", str(revision))
+            for revision in range(span["from"], span["to"] + 1)]
+    assert all(before <= after for before, after in zip(seen, seen[1:])), seen
+    assert seen[0] == set() and seen[-1] == made
+    result = cluster.kvctl("backup", "verify")
+    assert result.returncode == 0 and "all sound" in result.stdout, result.stdout
+
+
+def test_a_flipped_bit_in_any_file_is_found_and_named(backed_up, tmp_path):
+    cluster, place = backed_up, backed_up.place
+    create(cluster, "one")
+    assert cluster.kvctl("backup", "now").returncode == 0
+    copy = tmp_path / "copy"
+    shutil.copytree(place, copy)
+    names = sorted(path.name for path in copy.iterdir())
+    assert len(names) >= 3
+    for name in names:
+        path = copy / name
+        whole = path.read_bytes()
+        for place_of_bit in {0, len(whole) // 2, len(whole) - 1}:
+            flipped = bytearray(whole)
+            flipped[place_of_bit] ^= 0x10
+            path.write_bytes(flipped)
+            found, result = read("verify", place=copy)
+            assert result.returncode == 5, result.stderr
+            assert name in {finding["name"] for finding in found["findings"]}, found
+        path.write_bytes(whole)
+    found, result = read("verify", place=copy)
+    assert result.returncode == 0 and not found["findings"], found
+
+
+def test_a_destination_that_is_away_delays_nothing_and_is_caught_up(backed_up):
+    cluster, place = backed_up, backed_up.place
+    create(cluster, "before")
+    wait_for(lambda: tables_in(place) == {"before"}, 10, "the table in the backup")
+    away = place.with_name("away")
+    place.rename(away)
+    place.write_text("in the way")
+    try:
+        create(cluster, "during")
+
+        def check():
+            report = cluster.json("doctor")
+            finding = next(f for f in report["findings"] if f["code"] == "RK060")
+            assert str(place) in finding["text"], finding
+            assert cluster.json("status")["verdict"] == "degraded"
+            return True
+        wait_for(lambda: any(f["code"] == "RK060" for f in cluster.json("doctor")["findings"])
+                 and check(), 20, "the finding")
+        acting = cluster.acting()
+        figures = metrics(cluster, acting)
+        assert sum(value for key, value in figures.items() if "failures_total" in key) > 0
+        assert figures["kvcontroller_backup_lag_seconds"] > 0
+        result = cluster.kvctl("backup", "status")
+        assert result.returncode == 5 and "problem" in result.stdout
+        create(cluster, "still")
+    finally:
+        place.unlink()
+        away.rename(place)
+    wait_for(lambda: tables_in(place) == {"before", "during", "still"}, 30, "everything")
+    wait_for(lambda: metrics(cluster, acting)["kvcontroller_backup_lag_seconds"] == 0, 10, "no lag")
+    assert metrics(cluster, acting)["kvcontroller_backup_last_success_timestamp_seconds"] > 0
+    assert not [f for f in cluster.json("doctor")["findings"] if f["code"] == "RK060"]
+
+
+def test_an_object_store_takes_signed_requests(tmp_path):
+    double = S3Double()
+    cluster = Cluster(tmp_path / "cluster", environment={
+        "KVCONTROLLERD_BACKUP_TO": double.place(), **double.environment})
+    try:
+        cluster.up()
+        create(cluster, "stored")
+        assert cluster.kvctl("backup", "now").returncode == 0
+        environment = {"env": double.environment}
+        assert tables_in(double.place(), **environment) == {"stored"}
+        assert all(key.startswith("prod/") for key in double.objects)
+        assert len(double.objects) > 3, "the listing takes several pages"
+        found, result = read("verify", place=double.place(), **environment)
+        assert result.returncode == 0 and found["objects"] == len(double.objects), found
+        assert not double.refused, double.refused
+        # Down and up again.
+        double.is_down = True
+        create(cluster, "later")
+        assert cluster.kvctl("backup", "now").returncode != 0
+        double.is_down = False
+        wait_for(lambda: tables_in(double.place(), **environment) == {"stored", "later"}, 30,
+                 "what came meanwhile")
+        # Wrong keys are refused, and no message or argument shows them.
+        wrong = tmp_path / "keys"
+        wrong.write_text("[default]\naws_access_key_id = AKEXAMPLE\naws_secret_access_key = wrong\n")
+        found, result = read("list", "--credentials", str(wrong), place=double.place())
+        assert result.returncode != 0 and "SignatureDoesNotMatch" in result.stderr
+        pid = cluster.pid("controller-1")
+        with open(f"/proc/{pid}/cmdline", "rb") as arguments:
+            assert double.secret.encode() not in arguments.read()
+        assert double.secret not in cluster.log_tails(10_000)
+    finally:
+        cluster.kvctl("playground", "down")
+        double.close()
