@@ -78,7 +78,7 @@ test-integration: debug
 	.build/venv/bin/pip install --quiet --disable-pip-version-check \
 	    -r Tests/integration/requirements.txt; \
 	RANGEKEEPER_BIN="$$($(SWIFT) build --show-bin-path $(SWIFT_FLAGS))" \
-	    .build/venv/bin/python -m pytest Tests/integration
+	    .build/venv/bin/python -m pytest -n 2 --dist loadfile Tests/integration
 
 .PHONY: lint
 lint: ## check the format of all Swift sources

@@ -237,17 +237,19 @@ extension Controller {
     /// of `split.bytes` apart.
     func bytesGap() -> Gap? {
         let held = heldBytes()
-        let all = groups.elements.map { (bytes: held[$0.record.id] ?? 0, group: $0.record) }
+        let all = groups.elements.map { (bytes: held[$0.record.id] ?? 0, group: $0) }
         guard let full = all.max(by: { $0.bytes < $1.bytes }) else { return nil }
         let alike = all.filter {
-            $0.group.id != full.group.id && $0.group.engine == full.group.engine
-                && $0.group.placements.count == full.group.placements.count
+            $0.group.record.id != full.group.record.id && $0.group.lacking == 0
+                && $0.group.record.engine == full.group.record.engine
+                && $0.group.wanted == full.group.wanted
         }
         guard let least = alike.min(by: { $0.bytes < $1.bytes }),
             full.bytes > least.bytes + runtime[.splitBytes] / 2
         else { return nil }
         return Gap(
-            fullest: (full.group.id, full.bytes), emptiest: (least.group.id, least.bytes))
+            fullest: (full.group.record.id, full.bytes),
+            emptiest: (least.group.record.id, least.bytes))
     }
 
     /// Likewise, with an eighth of `split.bytes`.

@@ -22,6 +22,9 @@ from redis.retry import Retry
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = ("kvctl", "kvnode", "kvrouter", "kvcontrollerd", "kvbench")
 PORT_SPAN = 60
+#: Which of how many processes of pytest-xdist this is.
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def find_binaries():
@@ -56,7 +59,8 @@ def run(program, *arguments, timeout=120, **options):
 def free_port_base():
     """A base from which on all ports of a playground are free. Below the range that the kernel
     hands out by itself, so that they stay free."""
-    bases = list(range(10_000, 32_000, PORT_SPAN))
+    # Each worker has bases of its own, or two might find the same one free.
+    bases = list(range(10_000, 32_000, PORT_SPAN))[WORKER::WORKERS]
     random.shuffle(bases)
     for base in bases:
         if all(is_free(port) for port in range(base, base + PORT_SPAN)):

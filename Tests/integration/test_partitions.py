@@ -15,14 +15,14 @@ import time
 import pytest
 import redis
 
-from conftest import BINARIES, Cluster, run, wait_for
+from conftest import WORKER, BINARIES, Cluster, run, wait_for
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from workload import Workload
 
 pytestmark = pytest.mark.fault
 
-NET = "10.177.77"
+NET = f"10.177.{77 + WORKER}"
 NOWHERE = "02:00:00:00:fe:fe"
 PORT = 7000
 
