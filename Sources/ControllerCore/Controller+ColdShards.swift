@@ -14,32 +14,71 @@ extension Controller {
     /// Both shards together must have less than this part of `split.rate`.
     private static let coldPart: UInt64 = 10
 
+    /// How long two shards stay cold while nothing is known of them (a leader or a controller changes),
+    /// and how often it is stored that they are, in milliseconds.
+    private static let coldGapMax: UInt64 = 1_200_000
+    private static let coldNoteInterval: UInt64 = 600_000
+
     mutating func joinColdShards(now: Instant, into effects: inout ControllerEffects) {
+        // Without a wall clock no time passes.
+        guard clock != nil else { return }
+        var transaction = MetadataTransaction()
+        watchSeams(now: now, in: &transaction, into: &effects)
+        if !transaction.changes.isEmpty { store(transaction, then: .nothing, into: &effects) }
+    }
+
+    /// Looks at some of the seams; joins one at most.
+    private mutating func watchSeams(
+        now: Instant, in transaction: inout MetadataTransaction,
+        into effects: inout ControllerEffects
+    ) {
         guard mode(of: .coldShards) != .off else {
-            rules.cold = SortedRecords()
+            for seam in rules.cold.elements { forget(seam, in: &transaction) }
             return
         }
-        if rules.isOrderOld { findSeams() }
+        if rules.isOrderOld { findSeams(in: &transaction) }
         guard !rules.seams.isEmpty else { return }
+        let at = wallClock(now)
         for _ in 0..<min(Self.seamsMax, rules.seams.count) {
             rules.seamCursor = (rules.seamCursor + 1) % rules.seams.count
             let seam = rules.seams[rules.seamCursor]
-            guard let numbers = coldness(of: seam, now: now) else {
-                rules.cold.remove(seam.upper)
+            var known = rules.cold[seam.upper]
+            if let cold = known, max(passed(cold.seen, at), passed(at, cold.seen)) > Self.coldGapMax
+            {
+                forget(cold, in: &transaction)
+                known = nil
+            }
+            guard let numbers = numbers(of: seam, now: now) else { continue }
+            guard isCold(numbers) else {
+                if let known { forget(known, in: &transaction) }
                 continue
             }
-            guard let since = rules.cold[seam.upper] else {
-                rules.cold.set(now, for: seam.upper)
-                continue
+            var cold = known ?? RuleState.ColdSeam(seam.upper, since: at)
+            cold.seen = at
+            if passed(max(cold.stored, cold.since), at) >= Self.coldNoteInterval {
+                cold.stored = at
+                transaction.put(StoreKey.cold(seam.upper)) { cold.encode(into: &$0) }
             }
-            let sustain = runtime.time(.mergeSustain)
-            guard now - since >= sustain, hasRoomToAct(.coldShards),
-                !isRefused(.coldShards, .shard(seam.lower)), isRested(seam, now: now)
+            rules.cold.set(cold, for: seam.upper)
+            guard passed(cold.since, at) >= runtime.time(.mergeSustain).count / 1_000_000,
+                hasRoomToAct(.coldShards), !isRefused(.coldShards, .shard(seam.lower)),
+                isRested(seam, now: now)
             else { continue }
-            join(seam, numbers, now: now, into: &effects)
             // One plan in a look: each walks over all shards.
-            return
+            return join(seam, numbers, now: now, into: &effects)
         }
+    }
+
+    /// The wall clock may go back a little.
+    private func passed(_ from: UInt64, _ to: UInt64) -> UInt64 { to > from ? to - from : 0 }
+
+    private mutating func forget(
+        _ cold: RuleState.ColdSeam, in transaction: inout MetadataTransaction
+    ) {
+        rules.cold.remove(cold.upper)
+        guard cold.stored != 0 else { return }
+        transaction.changes.removeAll { $0.key == StoreKey.cold(cold.upper) }
+        transaction.changes.append(.delete(key: StoreKey.cold(cold.upper)))
     }
 
     private mutating func join(
@@ -69,17 +108,12 @@ extension Controller {
             || numbers.bytes / 2 > runtime[.mergeBytes]
     }
 
-    /// Requests per second and bytes of both sides, when they are cold; nil when not, or not known.
-    private func coldness(
-        of seam: RuleState.Seam, now: Instant
-    ) -> (rate: UInt64, bytes: UInt64)? {
-        guard let numbers = numbers(of: seam, now: now),
-            numbers.rate * Self.coldPart < runtime[.splitRate],
-            numbers.bytes <= runtime[.mergeBytes]
-        else { return nil }
-        return numbers
+    private func isCold(_ numbers: (rate: UInt64, bytes: UInt64)) -> Bool {
+        numbers.rate * Self.coldPart < runtime[.splitRate]
+            && numbers.bytes <= runtime[.mergeBytes]
     }
 
+    /// Requests per second and bytes of both sides; nil when not known.
     private func numbers(
         of seam: RuleState.Seam, now: Instant
     ) -> (rate: UInt64, bytes: UInt64)? {
@@ -117,7 +151,7 @@ extension Controller {
     }
 
     /// The places where a split has cut, in order of tables and keys.
-    private mutating func findSeams() {
+    private mutating func findSeams(in transaction: inout MetadataTransaction) {
         rules.isOrderOld = false
         var own = rules.histories.elements.compactMap { shards[$0.shard] }
         own.sort { left, right in
@@ -130,10 +164,11 @@ extension Controller {
             guard rules.histories[upper.id]?.isCut == true else { continue }
             seams.append(RuleState.Seam(lower: lower.id, upper: upper.id))
         }
-        let before = rules.cold
-        rules.cold = SortedRecords()
-        for upper in seams.map(\.upper).sorted() {
-            if let since = before[upper] { rules.cold.set(since, for: upper) }
+        let uppers = seams.map(\.upper).sorted()
+        var next = uppers[...]
+        for cold in rules.cold.elements {
+            next = next.drop { $0 < cold.upper }
+            if next.first != cold.upper { forget(cold, in: &transaction) }
         }
         rules.seams = seams
     }

@@ -37,6 +37,9 @@ extension Controller {
                 touchProcedures(of: report.group)
                 touchMoves(of: report.group)
             }
+            if groups[report.group]?.leader.node == node {
+                observeLags(report, now: now, into: &effects)
+            }
         } else if group.leader.node == node, report.term >= group.leader.term {
             // It stepped down: a hand-over may be under way, unless its disk failed.
             loseLeader(report.group, isLost: report.state == .failed, now: now)
@@ -134,15 +137,30 @@ extension Controller {
         rebalanceAt = now + settings.rebalanceInterval
         if let transfer { commands[transfer.command] = nil }
         transfer = nil
-        var best: (gain: Int, group: GroupID, placement: Placement)?
         let kept = transferred(now: now)
+        let best = leaderToMove { leader in !kept.contains(leader) }
+        guard let best, let leader = groups[best.group]?.leader.node else { return }
+        let sent = command(
+            leader, .transferLeadership(best.group, to: best.placement.replica),
+            .transfer(best.group))
+        transfer = (best.group, best.placement.node, sent)
+        effects.append(
+            .decided(
+                "moves the leader of group \(best.group) from node \(leader) to node "
+                    + "\(best.placement.node): it leads \(best.gain) groups more"))
+    }
+
+    /// The leadership whose hand-over to a caught-up follower evens out best how many groups nodes
+    /// lead; only where it is allowed for that leader (without its term).
+    func leaderToMove(
+        isAllowed: (GroupLeader) -> Bool
+    ) -> (gain: Int, group: GroupID, placement: Placement)? {
+        var best: (gain: Int, group: GroupID, placement: Placement)?
         for group in groups.elements where group.hasLeader && group.isServing {
-            if kept.contains(
-                GroupLeader(group: group.record.id, term: .none, node: group.leader.node))
-            {
-                continue
-            }
-            guard let from = nodes[group.leader.node],
+            guard
+                isAllowed(
+                    GroupLeader(group: group.record.id, term: .none, node: group.leader.node)),
+                let from = nodes[group.leader.node],
                 let leaderIndex = group.placementIndex(node: group.leader.node),
                 let leading = group.reports[leaderIndex]
             else { continue }
@@ -160,15 +178,7 @@ extension Controller {
                 }
             }
         }
-        guard let best, let leader = groups[best.group]?.leader.node else { return }
-        let sent = command(
-            leader, .transferLeadership(best.group, to: best.placement.replica),
-            .transfer(best.group))
-        transfer = (best.group, best.placement.node, sent)
-        effects.append(
-            .decided(
-                "moves the leader of group \(best.group) from node \(leader) to node "
-                    + "\(best.placement.node): it leads \(best.gain) groups more"))
+        return best
     }
 
     /// Leaders that an operator has put where they are, a short while ago; without terms. A group

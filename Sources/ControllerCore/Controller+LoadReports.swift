@@ -44,6 +44,7 @@ extension Controller {
     }
 
     private mutating func touchMove(of shard: ShardID) {
+        if !former.isEmpty { formerCheckAt = .origin }
         guard let status = operation(onShard: shard), !status.isStoring else { return }
         touchedOperations.append(status.record.id)
     }

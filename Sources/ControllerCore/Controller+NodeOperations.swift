@@ -185,7 +185,7 @@ extension Controller {
         var reason: String
     }
 
-    /// Replaces the replicas of nodes that stay down and of disks that failed, and adds those that
+    /// Replaces the replicas of nodes that stay down and of disks that failed, and those that lag, and adds those that
     /// groups lack, one at a time per node that takes one.
     mutating func repair(now: Instant, into effects: inout ControllerEffects) {
         guard mode(of: .repair) != .off, now >= repairCheckAt else { return }
@@ -227,6 +227,10 @@ extension Controller {
                     lose(group, on: node, "its disk on \(node.record.name) failed")
                 }
             }
+        }
+        for lag in lagging where !rules.burdened.contains(lag.group) {
+            guard let node = nodes[lag.node], node.isLive, !node.isInMaintenance else { continue }
+            lose(lag.group, on: node, "its replica on \(node.record.name) is \(lag.reason)")
         }
         lost.sort { ($0.group, $0.old.node) < ($1.group, $1.old.node) }
         var additions: [Loss] = []

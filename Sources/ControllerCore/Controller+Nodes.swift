@@ -40,7 +40,10 @@ extension Controller {
         }
         observeHealth(of: id, now: now, into: &effects)
         for report in heartbeat.replicas { observe(report, of: id, now: now, into: &effects) }
-        for report in heartbeat.shards where shards[report.shard] != nil {
+        for report in heartbeat.shards
+        where shards[report.shard] != nil
+            && report.epoch >= shardReports[report.shard]?.epoch ?? .none
+        {
             shardReports.set(report, for: report.shard)
             note(report)
         }

@@ -9,6 +9,8 @@ struct OperationChange: Sendable {
     var group: GroupRecord?
     var nodes: [Node] = []
     var retired: [RetiredReplica] = []
+    /// What a finished move leaves in the group that the shard came from.
+    var former: FormerShard?
     /// Nodes to which no replica is given any more, or again.
     var held: NodeID = .none
     var released: NodeID = .none
@@ -63,6 +65,7 @@ extension Controller {
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
+            case .rebalance: try beginRebalance(request, now: now, into: &effects)
             case .split(let split):
                 let plan = try plan(split: split, now: now)
                 start(
@@ -226,6 +229,9 @@ extension Controller {
         for replica in change.retired {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
+        if let former = change.former {
+            transaction.put(StoreKey.former(id)) { former.encode(into: &$0) }
+        }
         if change.held != .none { transaction.put(StoreKey.held(change.held)) { _ in } }
         if change.released != .none {
             transaction.changes.append(.delete(key: StoreKey.held(change.released)))
@@ -292,6 +298,9 @@ extension Controller {
             if let record = nodes[node.id]?.record { changes.append(.node(record)) }
         }
         for replica in change.retired { retired.set(replica, for: replica.replica) }
+        if let record = change.former {
+            former.set(FormerShardStatus(record: record), for: id)
+        }
         if change.held != .none { nodes.update(change.held) { $0.isHeld = true } }
         if change.released != .none { nodes.update(change.released) { $0.isHeld = false } }
         take(change.shards, removed: change.removedShards)
@@ -351,6 +360,7 @@ extension Controller {
             guard status.record.step != .proposed else { break }
             pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
+        case .rebalance: pumpRebalance(status, now: now, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
         case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }
@@ -417,6 +427,7 @@ extension Controller {
             save(
                 OperationChange(record: record, released: record.old.node), now: now,
                 into: &effects)
+        case .rebalance: save(OperationChange(record: record), now: now, into: &effects)
         case .split, .move, .merge:
             cancelShards(status, record, now: now, into: &effects)
         }

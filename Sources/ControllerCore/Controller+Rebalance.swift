@@ -30,13 +30,26 @@ extension Controller {
         return now - lastUnrest >= runtime.time(.rebalanceQuiet)
             && openOperations.count == proposals.count
             && !proposals.contains { $0.record.origin == RuleName.rebalance.rawValue }
-            && nodes.elements.allSatisfy {
-                $0.groups.isEmpty
-                    || $0.isLive && $0.diskFailedSince == nil && !$0.isIll && !$0.isInMaintenance
+            && obstacleToRebalance() == nil
+    }
+
+    /// What is amiss, so that evening out has to wait; nil when all is well.
+    func obstacleToRebalance() -> String? {
+        for node in nodes.elements where !node.groups.isEmpty {
+            if !node.isLive { return "\(node.record.name) is \(node.health.rawValue)" }
+            if node.diskFailedSince != nil { return "a disk of \(node.record.name) failed" }
+            if node.isIll { return "\(node.record.name) is ill" }
+            if node.isInMaintenance { return "\(node.record.name) is in maintenance" }
+        }
+        for group in groups.elements {
+            guard group.record.state == .active, group.stored.isComplete else {
+                return "group \(group.record.id) is being formed"
             }
-            && groups.elements.allSatisfy {
-                $0.record.state == .active && $0.stored.isComplete && $0.hasLeader && $0.isServing
+            guard group.hasLeader, group.isServing else {
+                return "group \(group.record.id) has no serving leader"
             }
+        }
+        return nil
     }
 
     // MARK: Replicas over nodes
@@ -50,6 +63,23 @@ extension Controller {
     private mutating func moveReplica(
         now: Instant, into effects: inout ControllerEffects
     ) -> Bool {
+        let rule = RuleName.rebalance
+        let found = replicaToMove(now: now) { group in
+            stopped(rule, now: now, where: { $0.group == group }) == nil
+        }
+        guard let (plan, reason) = found else { return false }
+        if mode(of: rule) == .propose {
+            propose(plan, origin: rule.rawValue, reason: reason, now: now, into: &effects)
+        } else {
+            start(plan, origin: rule.rawValue, reason: reason, now: now, into: &effects)
+        }
+        return true
+    }
+
+    /// The replica whose move evens out best what nodes hold by their weight; only of allowed groups.
+    func replicaToMove(
+        now: Instant, isAllowed: (GroupID) -> Bool
+    ) -> (plan: Replacement, reason: String)? {
         let usable = nodes.elements.filter {
             $0.isLive && $0.hasReported && !$0.record.isSpare && !$0.isHeld && !$0.isIll
         }
@@ -64,32 +94,27 @@ extension Controller {
         }
         for to in empty.prefix(Self.triesMax) {
             for from in full.prefix(Self.triesMax) where improves(from, to) {
-                guard let plan = planReplicaMove(from, to, now: now) else { continue }
-                let reason =
-                    "\(from.record.name) holds \(from.replicas) replicas with weight \(from.weight), "
-                    + "\(to.record.name) \(to.replicas) with weight \(to.weight)"
-                let rule = RuleName.rebalance
-                if mode(of: rule) == .propose {
-                    propose(plan, origin: rule.rawValue, reason: reason, now: now, into: &effects)
-                } else {
-                    start(plan, origin: rule.rawValue, reason: reason, now: now, into: &effects)
-                }
-                return true
+                guard let plan = planReplicaMove(from, to, now: now, isAllowed) else { continue }
+                return (
+                    plan,
+                    "\(from.record.name) holds \(from.replicas) replicas with weight "
+                        + "\(from.weight), \(to.record.name) \(to.replicas) with weight "
+                        + "\(to.weight)"
+                )
             }
         }
-        return false
+        return nil
     }
 
     /// A group of `from` that may live on `to`: not there yet, its zones stay apart, and there is
     /// room. Groups that `from` does not lead come first.
     private func planReplicaMove(
-        _ from: NodeStatus, _ to: NodeStatus, now: Instant
+        _ from: NodeStatus, _ to: NodeStatus, now: Instant, _ isAllowed: (GroupID) -> Bool
     ) -> Replacement? {
         let id = from.record.id
         let own = from.groups.compactMap { groups[$0] }.filter { group in
             group.placementIndex(node: to.record.id) == nil
-                && keepsZones(group, from: id, to: to)
-                && stopped(.rebalance, now: now, where: { $0.group == group.record.id }) == nil
+                && keepsZones(group, from: id, to: to) && isAllowed(group.record.id)
         }
         let order =
             own.filter { $0.leader.node != id } + own.filter { $0.leader.node == id }
@@ -120,84 +145,131 @@ extension Controller {
 
     // MARK: Shards over groups
 
+    /// Two groups of a kind that are so far apart that a move between them may be worth it.
+    struct Gap {
+        var fullest: (group: GroupID, amount: UInt64)
+        var emptiest: (group: GroupID, amount: UInt64)
+    }
+
     /// Moves the shard that evens out best the busiest and the least busy group of a kind, when they
     /// have been more than half of the rating apart for a while.
     private mutating func moveForLoad(
         now: Instant, into effects: inout ControllerEffects
     ) -> Bool {
-        let rated = runtime[.splitRate]
-        var busiest: (rate: UInt64, group: Group)?
-        for group in groups.elements {
-            guard let rate = rate(of: group.record.id, now: now) else { continue }
-            if rate > busiest?.rate ?? 0 { busiest = (rate, group.record) }
-        }
-        guard let busiest, busiest.rate <= rated || mode(of: .hotShard) == .off else {
-            rules.unevenSince = nil
-            return false
-        }
-        let loads = reportedShards(of: busiest.group.id, now: now)
-        guard let table = loads.first.flatMap({ tables[$0.shard.table] }),
-            let least = leastLoaded(for: table, besides: busiest.group.id, now: now),
-            busiest.rate > least.rate + rated / 2, shardCount(of: busiest.group.id) > 1
+        guard let gap = loadGap(now: now),
+            gap.fullest.amount <= runtime[.splitRate] || mode(of: .hotShard) == .off
         else {
             rules.unevenSince = nil
             return false
         }
         let since = rules.unevenSince ?? now
         rules.unevenSince = since
-        guard now - since >= runtime.time(.rebalanceSustain) else { return false }
-        let quiet = runtime.time(.splitQuiet)
-        var best: (rest: UInt64, item: (load: ShardLoad, shard: Shard))?
-        for item in loads where item.load.operations < busiest.rate {
-            let moved = item.load.operations
-            let rest = max(busiest.rate - moved, least.rate + moved)
-            guard rest + rated / 4 <= busiest.rate,
-                isPast(rules.histories[item.shard.id]?.lastChange ?? 0, by: quiet, now: now),
-                stopped(.rebalance, now: now, where: { $0.work?.names(item.shard.id) == true })
-                    == nil
-            else { continue }
-            if best.map({ rest < $0.rest }) ?? true { best = (rest, item) }
-        }
-        guard let best else { return false }
-        let text =
-            "group \(busiest.group.id) serves \(Self.counted(busiest.rate)) requests/s, group "
-            + "\(least.group) \(Self.counted(least.rate)); \(title(of: best.item.shard)) has "
-            + "\(Self.counted(best.item.load.operations))"
+        guard now - since >= runtime.time(.rebalanceSustain),
+            let (shard, reason) = shardToMove(
+                forLoad: gap, now: now, isAllowed: { isLeftToRule($0, now: now) })
+        else { return false }
         rules.unevenSince = nil
-        return move(best.item.shard, to: least.group, because: text, now: now, into: &effects)
+        return move(shard, to: gap.emptiest.group, because: reason, now: now, into: &effects)
     }
 
     /// Likewise for bytes: more than half of `split.bytes` apart.
     private mutating func moveForBytes(now: Instant, into effects: inout ControllerEffects) {
         guard now >= rules.bytesLookAt else { return }
         rules.bytesLookAt = now + Self.bytesInterval
-        let limit = runtime[.splitBytes]
+        guard let gap = bytesGap(),
+            let (shard, reason) = shardToMove(
+                forBytes: gap, isAllowed: { isLeftToRule($0, now: now) })
+        else { return }
+        _ = move(shard, to: gap.emptiest.group, because: reason, now: now, into: &effects)
+    }
+
+    /// Not changed lately, and no operator has stopped the rule from moving it.
+    private func isLeftToRule(_ shard: Shard, now: Instant) -> Bool {
+        isPast(
+            rules.histories[shard.id]?.lastChange ?? 0, by: runtime.time(.splitQuiet), now: now)
+            && stopped(.rebalance, now: now, where: { $0.work?.names(shard.id) == true }) == nil
+    }
+
+    /// The busiest group, and the least busy one of its kind, when they are more than half of the
+    /// rating apart.
+    func loadGap(now: Instant) -> Gap? {
+        var busiest: (rate: UInt64, group: GroupID)?
+        for group in groups.elements {
+            guard let rate = rate(of: group.record.id, now: now) else { continue }
+            if rate > busiest?.rate ?? 0 { busiest = (rate, group.record.id) }
+        }
+        guard let busiest, shardCount(of: busiest.group) > 1,
+            let first = reportedShards(of: busiest.group, now: now).first,
+            let table = tables[first.shard.table],
+            let least = leastLoaded(for: table, besides: busiest.group, now: now),
+            busiest.rate > least.rate + runtime[.splitRate] / 2
+        else { return nil }
+        return Gap(
+            fullest: (busiest.group, busiest.rate), emptiest: (least.group, least.rate))
+    }
+
+    /// The shard whose move leaves the larger of the two loads lowest, and a quarter of the rating
+    /// lower at least; only allowed ones.
+    func shardToMove(
+        forLoad gap: Gap, now: Instant, isAllowed: (Shard) -> Bool
+    ) -> (shard: Shard, reason: String)? {
+        let (busiest, least) = (gap.fullest.amount, gap.emptiest.amount)
+        var best: (rest: UInt64, item: (load: ShardLoad, shard: Shard))?
+        for item in reportedShards(of: gap.fullest.group, now: now)
+        where item.load.operations < busiest {
+            let moved = UInt64(item.load.operations)
+            let rest = max(busiest - moved, least + moved)
+            guard rest + runtime[.splitRate] / 4 <= busiest, best.map({ rest < $0.rest }) ?? true,
+                isAllowed(item.shard)
+            else { continue }
+            best = (rest, item)
+        }
+        guard let best else { return nil }
+        return (
+            best.item.shard,
+            "group \(gap.fullest.group) serves \(Self.counted(busiest)) requests/s, group "
+                + "\(gap.emptiest.group) \(Self.counted(least)); \(title(of: best.item.shard)) has "
+                + Self.counted(UInt64(best.item.load.operations))
+        )
+    }
+
+    /// The group with most bytes, and the one of its kind with fewest, when they are more than half
+    /// of `split.bytes` apart.
+    func bytesGap() -> Gap? {
         let held = heldBytes()
         let all = groups.elements.map { (bytes: held[$0.record.id] ?? 0, group: $0.record) }
-        guard let full = all.max(by: { $0.bytes < $1.bytes }) else { return }
+        guard let full = all.max(by: { $0.bytes < $1.bytes }) else { return nil }
         let alike = all.filter {
             $0.group.id != full.group.id && $0.group.engine == full.group.engine
                 && $0.group.placements.count == full.group.placements.count
         }
         guard let least = alike.min(by: { $0.bytes < $1.bytes }),
-            full.bytes > least.bytes + limit / 2
-        else { return }
-        let quiet = runtime.time(.splitQuiet)
+            full.bytes > least.bytes + runtime[.splitBytes] / 2
+        else { return nil }
+        return Gap(
+            fullest: (full.group.id, full.bytes), emptiest: (least.group.id, least.bytes))
+    }
+
+    /// Likewise, with an eighth of `split.bytes`.
+    func shardToMove(
+        forBytes gap: Gap, isAllowed: (Shard) -> Bool
+    ) -> (shard: Shard, reason: String)? {
+        let (full, least) = (gap.fullest.amount, gap.emptiest.amount)
         var best: (rest: UInt64, bytes: UInt64, shard: Shard)?
-        for shard in shards.elements where shard.group == full.group.id {
+        for shard in shards.elements where shard.group == gap.fullest.group {
             guard let bytes = shardReports[shard.id]?.bytes else { continue }
-            let rest = max(full.bytes - min(bytes, full.bytes), least.bytes + bytes)
-            guard rest + limit / 8 <= full.bytes, best.map({ rest < $0.rest }) ?? true,
-                isPast(rules.histories[shard.id]?.lastChange ?? 0, by: quiet, now: now),
-                stopped(.rebalance, now: now, where: { $0.work?.names(shard.id) == true }) == nil
+            let rest = max(full - min(bytes, full), least + bytes)
+            guard rest + runtime[.splitBytes] / 8 <= full, best.map({ rest < $0.rest }) ?? true,
+                isAllowed(shard)
             else { continue }
             best = (rest, bytes, shard)
         }
-        guard let best else { return }
-        let text =
-            "group \(full.group.id) holds \(quantity(full.bytes)), group \(least.group.id) "
-            + "\(quantity(least.bytes)); \(title(of: best.shard)) has \(quantity(best.bytes))"
-        _ = move(best.shard, to: least.group.id, because: text, now: now, into: &effects)
+        guard let best else { return nil }
+        return (
+            best.shard,
+            "group \(gap.fullest.group) holds \(quantity(full)), group \(gap.emptiest.group) "
+                + "\(quantity(least)); \(title(of: best.shard)) has \(quantity(best.bytes))"
+        )
     }
 
     private mutating func move(

@@ -140,7 +140,7 @@ extension Controller {
         if record.step != .retracting, record.step != .swapping, record.origin == "repair",
             let index = group.placementIndex(replica: record.old.replica),
             nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
-            group.reports[index]?.state == .active
+            group.reports[index]?.state == .active, view != nil, isUpToDate(record.old.replica)
         {
             return abandon(
                 record, "\(name(record.old.node)) is back with its replica", now: now, &effects)

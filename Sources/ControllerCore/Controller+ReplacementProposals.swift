@@ -71,7 +71,7 @@ extension Controller {
             return isReplicaMoveDue(record) ? nil : "nothing would be gained any more"
         }
         guard nodes[record.old.node]?.isFit(disk: record.old.disk) == true,
-            group.reports[index]?.state == .active
+            group.reports[index]?.state == .active, isUpToDate(record.old.replica)
         else { return nil }
         return "\(name(record.old.node)) is back with its replica"
     }

@@ -24,6 +24,7 @@ extension Controller {
         splitLargeShards(now: now, into: &effects)
         joinColdShards(now: now, into: &effects)
         rebalance(now: now, into: &effects)
+        dissolveEmptyGroups(now: now, into: &effects)
     }
 
     // MARK: Acting

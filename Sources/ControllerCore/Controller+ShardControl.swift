@@ -10,11 +10,6 @@ extension Controller {
     func obstacleToCancel(_ record: OperationRecord) -> DatabaseError? {
         guard record.work != nil, !record.isCancelled else { return nil }
         switch record.step {
-        case .releasing:
-            return DatabaseError(
-                .refused,
-                "operation \(record.id) has moved the shard already and cleans up; once it is done, "
-                    + "undo it with: kvctl ops reverse \(record.id)")
         case .merging:
             return DatabaseError(
                 .refused,
@@ -183,6 +178,8 @@ extension Controller {
         case .transfer:
             "handed over the leadership; hand it back with: kvctl transfer \(record.group) "
                 + name(record.old.node)
+        case .rebalance:
+            "took several steps; take back one of its moves with its own number: kvctl ops list"
         case .split, .move, .merge: "has nothing to undo"
         }
     }

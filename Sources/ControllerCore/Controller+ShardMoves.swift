@@ -24,7 +24,6 @@ extension Controller {
             } else {
                 tell(status, work.target, .finish(shard.id, shard.epoch), now: now)
             }
-        case .releasing: pumpReleasing(status, work, shard, now: now, into: &effects)
         default: break
         }
     }
@@ -161,7 +160,7 @@ extension Controller {
             }
             return tell(status, work.target, .verify(shard.id, shard.epoch), now: now)
         }
-        switch compare(work, shard, above: status.progress.verifiedAbove ?? .none) {
+        switch compare(shard, in: work.target, above: status.progress.verifiedAbove ?? .none) {
         case .agree(let replicas, let records):
             advance(
                 record, to: .finishing,
@@ -201,17 +200,19 @@ extension Controller {
         }
     }
 
-    private enum Comparison {
+    enum Comparison {
         case agree(replicas: Int, records: UInt64)
         case differ(String)
         case waits(String)
     }
 
-    private func compare(_ work: ShardWork, _ shard: Shard, above: LogIndex) -> Comparison {
-        guard let group = groups[work.target] else { return .waits("") }
+    /// What is known of the digests that replicas of the group made of the shard, in its present
+    /// epoch, above a place of the group's log.
+    func compare(_ shard: Shard, in id: GroupID, above: LogIndex) -> Comparison {
+        guard let group = groups[id] else { return .waits("there is no group \(id)") }
         let places = group.record.placements
         let own = (digests[shard.id] ?? []).filter { digest in
-            digest.group == work.target && digest.epoch == shard.epoch && digest.index > above
+            digest.group == id && digest.epoch == shard.epoch && digest.index > above
                 && places.contains { $0.replica == digest.replica }
         }
         for digest in own {
@@ -227,7 +228,7 @@ extension Controller {
                     + "digest \(hex(digest.digest))"
             }
             return .differ(
-                "replicas of group \(work.target) hold different records of shard \(shard.id) at "
+                "replicas of group \(id) hold different records of shard \(shard.id) at "
                     + "entry \(digest.index): " + told.joined(separator: "; "))
         }
         let live = places.enumerated().filter { index, place in
@@ -249,7 +250,7 @@ extension Controller {
     }
 
     /// How far the leader of a group had applied when it reported last.
-    private func leaderApplied(of id: GroupID) -> LogIndex {
+    func leaderApplied(of id: GroupID) -> LogIndex {
         guard let group = groups[id], let index = group.placementIndex(node: group.leader.node)
         else { return .none }
         return group.reports[index]?.applied ?? .none
@@ -257,34 +258,27 @@ extension Controller {
 
     // MARK: The end
 
-    /// The target owns the shard alone.
+    /// The target owns the shard alone. What the source still holds is from here on a matter of its
+    /// own (Controller+FormerShards.swift): nobody waits for it.
     private mutating func finished(
         _ record: OperationRecord, _ work: ShardWork, _ shard: Shard, now: Instant,
         into effects: inout ControllerEffects
     ) {
+        let owned = taken(shard, by: work.target)
         var change = OperationChange(record: record)
-        change.record.step = .releasing
-        change.shards = [taken(shard, by: work.target)]
+        change.shards = [owned]
+        change.former = FormerShard(
+            operation: record.id, shard: owned.id, table: owned.table, range: owned.range,
+            group: work.source, epoch: owned.epoch, since: max(1, wallClock(now)))
         let isLate = record.isCancelled && !work.isTurned
         decide(
             "operation \(record.id): group \(work.target) owns shard \(shard.id) with epoch "
-                + "\(shard.epoch.next()), \(record.outcome)"
+                + "\(owned.epoch), \(record.outcome)"
                 + (isLate ? "; the cancellation came too late" : ""),
             group: work.target, operation: record.id, shard: shard.id, now: now, into: &effects)
-        save(change, now: now, into: &effects)
-    }
-
-    private mutating func pumpReleasing(
-        _ status: OperationStatus, _ work: ShardWork, _ shard: Shard, now: Instant,
-        into effects: inout ControllerEffects
-    ) {
-        let record = status.record
-        guard status.isConfirmed else {
-            return tell(status, work.source, .release(shard.id, shard.epoch), now: now)
-        }
         if work.isTurned {
             return finish(
-                OperationChange(record: record), as: .cancelled,
+                change, as: .cancelled,
                 "turned round: shard \(shard.id) is in group \(work.target) again, with all that was "
                     + "written meanwhile" + standingCut(work), now: now, into: &effects)
         }
@@ -292,14 +286,19 @@ extension Controller {
             "shard \(shard.id) moved from group \(work.source) to group \(work.target)"
             + (work.bytes > 0 ? " (\(quantity(work.bytes)))" : "")
         if work.neighbour != .none, !record.isCancelled {
-            return advance(
-                record, to: isHeldBack(record) ? .forming : .merging, done, now: now,
-                into: &effects)
+            change.record.step = isHeldBack(record) ? .forming : .merging
+            change.record.outcome = done
+            effects.append(.decided("operation \(record.id) goes on: \(change.record.step)"))
+            return save(change, now: now, into: &effects)
         }
+        let grace = RuntimeSetting.releaseAfter
         finish(
-            OperationChange(record: record), as: .done,
-            done + (record.isCancelled ? "; the cancellation came too late" : ""), now: now,
-            into: &effects)
+            change, as: .done,
+            done + (isLate ? "; the cancellation came too late" : "")
+                + (runtime[grace] == 0
+                    ? ""
+                    : "; group \(work.source) keeps its copy for \(grace.write(runtime[grace]))"),
+            now: now, into: &effects)
     }
 
     /// What a cancellation leaves.

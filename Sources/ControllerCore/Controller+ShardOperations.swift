@@ -221,7 +221,7 @@ extension Controller {
         case .forming: pumpForming(status, work, now: now, into: &effects)
         case .splitting: pumpSplitting(status, work, now: now, into: &effects)
         case .merging: pumpMerging(status, work, now: now, into: &effects)
-        case .switching, .declining, .copying, .verifying, .finishing, .releasing:
+        case .switching, .declining, .copying, .verifying, .finishing:
             pumpMove(status, work, now: now, into: &effects)
         default: break
         }
@@ -280,6 +280,9 @@ extension Controller {
             return "group \(owner.group) has no serving leader"
         }
         guard work.moving != .none else { return nil }
+        if let former = formerShard(inTheWayOf: work) {
+            return "group \(former.group) gives up its former copy of shard \(former.shard) first"
+        }
         for group in [work.source, work.target] where serving(group) == nil {
             if groups[group]?.record.state != .active { return "group \(group) is being formed" }
             return "group \(group) has no serving leader"
@@ -303,7 +306,7 @@ extension Controller {
     }
 
     /// Whether an operation on shards has left its first step, or is leaving it.
-    private func hasBegun(_ status: OperationStatus) -> Bool {
+    func hasBegun(_ status: OperationStatus) -> Bool {
         switch status.isStoring ? status.storing : status.record.step {
         case .proposed, .forming, .done, .cancelled, .failed: false
         default: true

@@ -24,6 +24,7 @@ public struct Controller: Sendable {
         case released(NodeID, RequestID, OperationID)
         case configured(RuntimeSettings, RequestID)
         case nodeChanged(NodeChange, RequestID?)
+        case dissolved(GroupID, [RetiredReplica], leader: NodeID)
         case nothing
     }
 
@@ -36,6 +37,7 @@ public struct Controller: Sendable {
         case operation(OperationID)
         case hold
         case removal(ReplicaID)
+        case former(OperationID)
         case stray(ReplicaID)
     }
 
@@ -106,6 +108,9 @@ public struct Controller: Sendable {
     var nextOperation: UInt32 = 1
     /// Replicas to delete when their nodes answer.
     public internal(set) var retired = SortedRecords<ReplicaID, RetiredReplica>()
+    /// Shards that groups still hold after they moved away, by the operation that moved them.
+    public internal(set) var former = SortedRecords<OperationID, FormerShardStatus>()
+    var formerCheckAt: Instant = .origin
     /// Reports of replicas that operations bring in.
     public internal(set) var extraReports = SortedRecords<ReplicaID, ReplicaReport>()
     var touchedOperations: [OperationID] = []
@@ -184,6 +189,9 @@ public struct Controller: Sendable {
         }
         for id in durable.held { nodes.update(id) { $0.isHeld = true } }
         for replica in durable.retired { retired.set(replica, for: replica.replica) }
+        for record in durable.former {
+            former.set(FormerShardStatus(record: record), for: record.operation)
+        }
         nextOperation = durable.nextOperation
         decisions = durable.decisions
         nextDecision = (decisions.last?.number ?? 0) + 1
@@ -196,6 +204,7 @@ public struct Controller: Sendable {
         resumeProcedures()
         rules.objections = adopt(durable.settings)
         for history in durable.histories { rules.histories.set(history, for: history.shard) }
+        for seam in durable.cold { rules.cold.set(seam, for: seam.upper) }
         for (node, weight) in durable.weights { nodes.update(node) { $0.weight = weight } }
         for (node, until) in durable.maintenances {
             nodes.update(node) { $0.maintenanceUntil = until }
@@ -369,6 +378,8 @@ public struct Controller: Sendable {
             operationAnswers.append((request, .success(operation)))
         case .configured(let settings, let request): configurationStored(settings, request)
         case .nodeChanged(let change, let request): nodeChanged(change, request, into: &effects)
+        case .dissolved(let group, let replicas, let leader):
+            dissolved(group, replicas, leader: leader, now: now)
         case .nothing: break
         }
     }
@@ -456,6 +467,8 @@ public struct Controller: Sendable {
                 operationOutcome(id, outcome, now: now, into: &effects)
             case .removal(let replica):
                 removalOutcome(replica, outcome.error, now: now, into: &effects)
+            case .former(let id):
+                formerOutcome(id, outcome, now: now, into: &effects)
             case .hold, .stray: break
             }
         }
@@ -474,12 +487,14 @@ public struct Controller: Sendable {
         retryParked(now: now, into: &effects)
         moveLeadersOffIllNodes(now: now, into: &effects)
         maybeRebalance(now: now, into: &effects)
+        judgeLags(now: now, into: &effects)
         repair(now: now, into: &effects)
         applyRules(now: now, into: &effects)
         for operation in openOperations {
             pump(operation.record.id, now: now, into: &effects)
         }
         sweepRetired(now: now, into: &effects)
+        releaseFormerShards(now: now, into: &effects)
     }
 
     // MARK: Small helpers

@@ -44,6 +44,8 @@ public struct ControllerSettings: Hashable, Sendable {
     public var movesPerGroupMax = 1
     /// Moves of shards under way at a time.
     public var movesMax = 4
+    /// How long a group keeps its copy of a shard that has moved away.
+    public var releaseAfter: Nanoseconds = .seconds(60)
     /// Proposals that wait; the oldest gives way.
     public var proposalsMax = 100
     /// Live spares that no new group takes.

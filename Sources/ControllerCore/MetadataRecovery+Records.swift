@@ -31,6 +31,9 @@ extension MetadataRecovery {
         for operation in operations {
             transaction.put(StoreKey.operation(operation.id)) { operation.encode(into: &$0) }
         }
+        for former in former {
+            transaction.put(StoreKey.former(former.operation)) { former.encode(into: &$0) }
+        }
         for replica in retired.elements {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
@@ -62,8 +65,8 @@ extension MetadataRecovery {
         if key.starts(with: StoreKey.historyPrefix) { return shards[ShardID(number)] != nil }
         let ofNodes = [StoreKey.heldPrefix, StoreKey.weightPrefix, StoreKey.maintenancePrefix]
         if ofNodes.contains(where: { key.starts(with: $0) }) { return nodes[NodeID(number)] != nil }
-        return key.starts(with: StoreKey.settingPrefix)
-            || key.starts(with: StoreKey.decisionPrefix)
+        let known = [StoreKey.settingPrefix, StoreKey.decisionPrefix, StoreKey.auditPrefix]
+        return key == StoreKey.auditHead || known.contains { key.starts(with: $0) }
     }
 
     private func nextTerm() -> Term {

@@ -174,6 +174,17 @@ extension MetadataRecovery {
                 claims.set((claims[holding.shard.id] ?? []) + [claim], for: holding.shard.id)
             }
         }
+        // Where the group's own word is missing or may be old, the older state has one too.
+        for shard in base.shards where known[shard.group]?.isConfirmed == false {
+            guard let table = base.tables.first(where: { $0.id == shard.table }),
+                table.state == .active
+            else { continue }
+            let claim = Claim(
+                group: shard.group, isConfirmed: false,
+                holding: ShardHolding(
+                    shard: shard, partitioning: table.partitioning, standing: .owned))
+            claims.set((claims[shard.id] ?? []) + [claim], for: shard.id)
+        }
         return claims.elements.compactMap { choose($0) }
     }
 
@@ -209,7 +220,16 @@ extension MetadataRecovery {
     /// In order of their keys.
     private mutating func withoutOverlaps(_ claims: [Claim], of table: Table) -> [Claim] {
         var kept: [Claim] = []
-        for claim in claims.sorted(by: { left, right in
+        let serving = claims.filter(\.holding.isServing)
+        // Of a shard that moved away and was joined to another one there, only the former copy is left.
+        let current = claims.filter { claim in
+            claim.holding.isServing
+                || !serving.contains {
+                    $0.shard.range.overlaps(claim.shard.range)
+                        && $0.shard.epoch > claim.shard.epoch.next()
+                }
+        }
+        for claim in current.sorted(by: { left, right in
             let order = compareBytes(left.shard.range.start, right.shard.range.start)
             return order == 0 ? left.shard.id < right.shard.id : order < 0
         }) {
@@ -255,10 +275,14 @@ extension MetadataRecovery {
             }
         }
         for claims in held.elements {
-            guard let id = claims.first?.holding.shard.id, let shard = shards[id],
-                let table = tables[shard.table], table.state == .active
+            guard let first = claims.first?.holding.shard, let table = tables[first.table],
+                table.state == .active
             else { continue }
-            goOn(shard, claims)
+            if let shard = shards[first.id] {
+                goOn(shard, claims)
+            } else {
+                for claim in claims { leave(claim) }
+            }
         }
     }
 
@@ -287,17 +311,36 @@ extension MetadataRecovery {
             }
         }
         for claim in claims where claim.group != shard.group {
-            let isNext = claim.holding.shard.epoch.next().next() == shard.epoch
-            if isNext, case .fenced(shard.group, _) = claim.holding.standing {
-                return add(
-                    shard, .releasing, from: claim.group, to: shard.group, isTurned: false)
-            }
+            guard !leave(claim) else { continue }
             note(
                 "changed",
                 "group \(claim.group) keeps records of shard \(shard.id) with epoch "
                     + "\(claim.holding.shard.epoch), which group \(shard.group) has with epoch "
                     + "\(shard.epoch); they are not served")
         }
+    }
+
+    /// Takes what a group holds of a shard that has left it as a former copy; false when later owners of
+    /// its keys are not known.
+    @discardableResult
+    private mutating func leave(_ claim: Claim) -> Bool {
+        let held = claim.holding.shard
+        let owners = shards.elements.filter {
+            $0.table == held.table && $0.range.overlaps(held.range)
+        }
+        guard case .fenced = claim.holding.standing, !owners.isEmpty,
+            owners.allSatisfy({ $0.epoch > held.epoch.next() && $0.group != claim.group })
+        else { return false }
+        former.append(
+            FormerShard(
+                operation: IDAllocators.take(&nextOperation), shard: held.id, table: held.table,
+                range: held.range, group: claim.group, epoch: held.epoch.next().next(),
+                since: max(1, clock)))
+        note(
+            "changed",
+            "group \(claim.group) has a former copy of shard \(held.id), epoch \(held.epoch): it is "
+                + "deleted once the present owners have proven that they have the keys")
+        return true
     }
 
     private mutating func add(

@@ -1,5 +1,5 @@
 // Rebuilds the metadata from what the nodes hold and, where there is one, from an older state of the
-// metadata: for controllers that were all lost (docs/decisions/0011-restored-metadata-follows-the-groups.md).
+// metadata: for controllers that were all lost (docs/decisions/0012-restored-metadata-follows-the-groups.md).
 //
 // What a group has applied to its own log decides about its members and its shards. The older state
 // tells what no group knows: names, settings, what nodes are to hold. Ids, epochs and terms go on above
@@ -26,7 +26,7 @@ public struct RecoveredMetadata: Sendable {
     public var findings: [Finding]
     public var nodes: Int
     public var groups: Int
-    /// Groups whose state is not sure, because no leader and no majority of their replicas was heard.
+    /// Groups whose state is not sure, because no leader of theirs was heard.
     public var unconfirmed: [GroupID]
     public var tables: Int
     public var shards: Int
@@ -46,9 +46,8 @@ public struct MetadataRecovery {
         var id: GroupID
         /// Its state counts: of the leader, or else of whoever applied most.
         var authority: ReplicaHolding?
-        /// A leader that serves told it.
-        var isLed = false
-        /// A leader, or a majority of the voters.
+        /// A leader that serves told it. Without one nothing is sure: a replica that was just started
+        /// knows what it has in its log, not what of it is committed.
         var isConfirmed = false
         var highestTerm = Term.none
     }
@@ -82,6 +81,7 @@ public struct MetadataRecovery {
     var tables = SortedRecords<TableID, Table>()
     var shards = SortedRecords<ShardID, Shard>()
     var operations: [OperationRecord] = []
+    var former: [FormerShard] = []
     var retired = SortedRecords<ReplicaID, RetiredReplica>()
     var ids: IDAllocators
     var nextOperation: UInt32
@@ -175,12 +175,7 @@ public struct MetadataRecovery {
         let leader = heard.filter(\.isServing).max { $0.term < $1.term }
         let furthest = heard.filter { !$0.voters.isEmpty }.max { $0.applied < $1.applied }
         group.authority = leader ?? furthest
-        group.isLed = leader != nil
-        if let authority = group.authority {
-            let voters = authority.voters.map(\.replica)
-            let present = heard.count { voters.contains($0.replica) }
-            group.isConfirmed = group.isLed || present > voters.count / 2
-        }
+        group.isConfirmed = leader != nil
         return group
     }
 
@@ -215,8 +210,8 @@ public struct MetadataRecovery {
         if !group.isConfirmed {
             note(
                 "incomplete",
-                "group \(group.id): no leader and no majority of its replicas "
-                    + "\(Self.list(record.placements)) answers; what is known of it may be old")
+                "group \(group.id): of its replicas \(Self.list(record.placements)) none that answers "
+                    + "leads; what is known of it may be old")
         }
         // Created for good: an empty replica under an old id must never come into being.
         set(record, createdMask: UInt8((1 << record.placements.count) - 1))
@@ -316,7 +311,7 @@ public struct MetadataRecovery {
         for replica in base.retired { retired.set(replica, for: replica.replica) }
         for holding in holdings {
             for replica in holding.replicas {
-                guard let group = known[replica.group], group.isLed,
+                guard let group = known[replica.group], group.isConfirmed,
                     let authority = group.authority,
                     !authority.isChanging,
                     !authority.voters.contains(where: { $0.replica == replica.replica })

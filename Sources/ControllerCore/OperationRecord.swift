@@ -30,14 +30,16 @@ public struct OperationRecord: Hashable, Sendable {
         case merge = 7
         /// A group that has fewer replicas than it was formed for gets one more.
         case addReplica = 8
+        /// Replicas, shards and leaders move, one after the other, until nothing is a gain.
+        case rebalance = 9
 
         /// Whether it brings one new replica into a group.
         var bringsReplica: Bool { self == .replaceReplica || self == .addReplica }
     }
 
     /// Raw values are in the store. `replaceReplica` and `addReplica` go from `creating` to `swapping`,
-    /// operations on shards from `forming` to `merging` as far as their work asks for it; every other kind has the
-    /// one step `moving`.
+    /// operations on shards from `forming` to `merging` as far as their work asks for it; every other
+    /// kind has the one step `moving`.
     public enum Step: UInt8, Sendable {
         /// The new replica is being created, empty.
         case creating = 1
@@ -69,8 +71,6 @@ public struct OperationRecord: Hashable, Sendable {
         case verifying = 26
         /// The target is told that it owns the shard alone.
         case finishing = 27
-        /// The former owner gives up its records.
-        case releasing = 28
         /// The group joins the two neighbours.
         case merging = 29
     }

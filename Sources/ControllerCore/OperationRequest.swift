@@ -13,6 +13,8 @@ public enum OperationRequest: Hashable, Sendable {
     /// The node may hold replicas again.
     case endDrain(node: String)
     case transfer(GroupID, node: String)
+    /// Evens out what nodes and groups hold and do, step by step.
+    case rebalance
     case split(SplitRequest)
     case move(ShardID, to: MoveTarget)
     /// The shard takes in its right neighbour.
@@ -47,6 +49,7 @@ extension OperationRequest {
         case .drain(let node): "drain \(node)"
         case .endDrain(let node): "the end of the drain of \(node)"
         case .transfer(let group, let node): "transfer of group \(group) to \(node)"
+        case .rebalance: "rebalance"
         case .split(let split): "split of table \(split.table)"
         case .move(let shard, _): "move of shard \(shard)"
         case .merge(let shard): "merge of shard \(shard)"

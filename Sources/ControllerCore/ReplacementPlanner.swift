@@ -112,6 +112,9 @@ extension Controller {
         }
         if !node.hasReported { return "has not reported yet" }
         if let illness = node.illness { return "is ill: \(illness.reason)" }
+        if let lag = rules.lags.elements.first(where: { $0.node == id && $0.declaredAt != nil }) {
+            return "its replica of group \(lag.group) lags"
+        }
         if node.isHeld { return "is being drained" }
         if node.isInMaintenance { return "is in maintenance" }
         if node.weight == 0 { return "has the weight 0" }

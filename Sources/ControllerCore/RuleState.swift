@@ -1,4 +1,5 @@
-// What the rules remember between two looks. Only the histories are durable.
+// What the rules remember between two looks. Durable are only the histories and, roughly,
+// for how long seams have been cold.
 
 import KVBase
 import ShardCore
@@ -37,6 +38,36 @@ struct RuleState: Sendable {
         var upper: ShardID
     }
 
+    /// Two shards at a seam that are cold. Stored every few minutes, so that another controller counts
+    /// on. Wall clock in milliseconds since 1970.
+    struct ColdSeam: Hashable, Sendable {
+        /// In the key, not in the value.
+        var upper: ShardID
+        var since: UInt64
+        /// The last time when they were known to be cold.
+        var seen: UInt64
+        /// `seen` as it is in the store; 0 for not there.
+        var stored: UInt64 = 0
+
+        func encode(into writer: inout ByteWriter) {
+            writer.write(since)
+            writer.write(seen)
+        }
+
+        init(_ upper: ShardID, since: UInt64) {
+            self.upper = upper
+            self.since = since
+            seen = since
+        }
+
+        init(_ upper: ShardID, from reader: inout ByteReader) throws(DatabaseError) {
+            self.upper = upper
+            since = try reader.readUInt64()
+            seen = try reader.readUInt64()
+            stored = seen
+        }
+    }
+
     struct Refusal: Sendable {
         var rule: RuleName
         var subject: Subject
@@ -61,8 +92,14 @@ struct RuleState: Sendable {
     var seams: [Seam] = []
     /// The seam that was looked at last.
     var seamCursor = 0
-    /// Since when the two sides of a seam are cold without a break, by the upper shard.
-    var cold = SortedRecords<ShardID, Instant>()
+    /// Seams of which the two sides are cold without a break, by the upper shard.
+    var cold = SortedRecords<ShardID, ColdSeam>()
+    /// Followers that are behind their leaders, and groups where most are.
+    var lags = SortedRecords<ReplicaID, Lag>()
+    var burdened: [GroupID] = []
+    var lagCheckAt: Instant = .origin
+    /// Since when groups have no shards without a break, and nothing is about to give them any.
+    var empty = SortedRecords<GroupID, Instant>()
     var rebalanceAt: Instant = .origin
     var bytesLookAt: Instant = .origin
     /// Since when the load of the groups is far apart.

@@ -52,9 +52,9 @@ public struct SettingStatus: Hashable, Sendable {
 /// In the order in which operators see them.
 enum RuntimeSetting: Int, CaseIterable, Sendable {
     case repair, splitHot, splitLarge, mergeCold, rebalance, repairAfter, replacementsMax,
-        replicasMin,
+        replicasMin, lagAfter, lagEntries, groupsEmptyAfter,
         splitRate, splitSustain, splitBytes, splitQuiet, mergeBytes, mergeQuiet,
-        mergeSustain, movesMax, sparesReserved, rebalanceQuiet, rebalanceSustain,
+        mergeSustain, movesMax, releaseAfter, sparesReserved, rebalanceQuiet, rebalanceSustain,
         holdAfterCancel, holdAfterTransfer
 
     enum Form: Sendable {
@@ -79,6 +79,9 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .repairAfter: "repair.after"
         case .replacementsMax: "replacements.max"
         case .replicasMin: "replicas.min"
+        case .lagAfter: "lag.after"
+        case .lagEntries: "lag.entries"
+        case .groupsEmptyAfter: "groups.empty.after"
         case .splitRate: "split.rate"
         case .splitSustain: "split.sustain"
         case .splitBytes: "split.bytes"
@@ -87,6 +90,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "merge.quiet"
         case .mergeSustain: "merge.sustain"
         case .movesMax: "moves.max"
+        case .releaseAfter: "release.after"
         case .sparesReserved: "spares.reserved"
         case .rebalanceQuiet: "rebalance.quiet"
         case .rebalanceSustain: "rebalance.sustain"
@@ -101,13 +105,17 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .repair, .splitHot, .splitLarge, .mergeCold, .rebalance: return .mode
         case .replacementsMax: return .count(1...64)
         case .replicasMin: return .count(1...5)
+        case .lagAfter: return .duration(.seconds(1)...day)
+        case .lagEntries: return .count(1...1_000_000_000)
+        case .groupsEmptyAfter: return .duration(.seconds(1)...day * 365)
         case .movesMax: return .count(1...64)
         case .sparesReserved: return .count(0...1_000)
         case .splitRate: return .count(1...10_000_000)
         case .splitBytes, .mergeBytes: return .bytes((1 << 20)...(16 << 40))
         case .repairAfter: return .duration(.zero...day)
         case .splitSustain: return .duration(.seconds(1)...day)
-        case .splitQuiet, .mergeQuiet, .rebalanceQuiet, .rebalanceSustain, .holdAfterCancel,
+        case .splitQuiet, .mergeQuiet, .releaseAfter, .rebalanceQuiet, .rebalanceSustain,
+            .holdAfterCancel,
             .holdAfterTransfer:
             return .duration(.zero...day * 7)
         case .mergeSustain: return .duration(.zero...day * 30)
@@ -123,6 +131,9 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .repairAfter: settings.repairAfter.count
         case .replacementsMax: UInt64(settings.replacementsMax)
         case .replicasMin: 5
+        case .lagAfter: Nanoseconds.seconds(60).count
+        case .lagEntries: 10_000
+        case .groupsEmptyAfter: Nanoseconds.seconds(600).count
         case .splitRate: 2_000
         case .splitSustain: Nanoseconds.seconds(30).count
         case .splitBytes: 64 << 30
@@ -131,6 +142,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: Nanoseconds.seconds(3_600).count
         case .mergeSustain: Nanoseconds.seconds(86_400).count
         case .movesMax: UInt64(settings.movesMax)
+        case .releaseAfter: settings.releaseAfter.count
         case .sparesReserved: UInt64(settings.sparesReserved)
         case .rebalanceQuiet: Nanoseconds.seconds(60).count
         case .rebalanceSustain: Nanoseconds.seconds(300).count
@@ -142,7 +154,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
     var meaning: String {
         switch self {
         case .repair:
-            "replace the replicas of nodes that stay down and of failed disks, add those that lack"
+            "replace replicas of nodes that stay down, of failed disks and that lag; add lacking ones"
         case .splitHot: "split or move shards of groups with more requests than split.rate"
         case .splitLarge: "split shards with more bytes than split.bytes"
         case .mergeCold: "join shards that a split made and that nearly nobody uses"
@@ -152,6 +164,12 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .replicasMin:
             "replicas with which a group is formed when there are too few nodes for all that its "
                 + "table asks for; repair adds the others"
+        case .lagAfter:
+            "how long a follower is behind without coming closer before it counts as lagging"
+        case .lagEntries: "log entries that a follower may be behind while it receives"
+        case .groupsEmptyAfter:
+            "how long a group has no shards before it is dissolved, where more than groups.initial "
+                + "are left"
         case .splitRate: "requests per second for which a group is rated"
         case .splitSustain: "how long a group must be above split.rate, without a break"
         case .splitBytes: "bytes up to which a shard is left whole"
@@ -160,6 +178,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "how long rules do not join a shard after a split, move or merge of it"
         case .mergeSustain: "how long two shards must be cold, without a break"
         case .movesMax: "moves of shards under way at a time"
+        case .releaseAfter: "how long a group keeps its copy of a shard that has moved away"
         case .sparesReserved: "spares that are kept for repair when rules form groups"
         case .rebalanceQuiet: "how long nothing must have happened before rebalance acts"
         case .rebalanceSustain: "how long the load must be uneven before rebalance moves shards"

@@ -10,10 +10,12 @@
 // controller/operations   next operation id 4
 // operation/ID         an `OperationRecord`
 // retired/ID           a `RetiredReplica`, by replica id
+// former/ID            a `FormerShard`, by operation id
 // held/ID              a node that is given no replicas; no value
 // decision/NUMBER      a `Decision`; NUMBER is 8 bytes, big-endian
 // setting/NAME         a setting that was changed at run time; its value as text
 // history/ID           a `ShardHistory`, by shard id
+// cold/ID              a `RuleState.ColdSeam`, by the upper shard's id
 // weight/ID            of node ID: 1 byte
 // maintenance/ID       of node ID: the wall clock at which it ends, 8 bytes
 // nomination/ID        of group ID: term 8, nominee 4
@@ -40,10 +42,12 @@ enum StoreKey {
     static let nominationPrefix = Bytes("nomination/".utf8)
     static let operationPrefix = Bytes("operation/".utf8)
     static let retiredPrefix = Bytes("retired/".utf8)
+    static let formerPrefix = Bytes("former/".utf8)
     static let heldPrefix = Bytes("held/".utf8)
     static let decisionPrefix = Bytes("decision/".utf8)
     static let settingPrefix = Bytes("setting/".utf8)
     static let historyPrefix = Bytes("history/".utf8)
+    static let coldPrefix = Bytes("cold/".utf8)
     static let weightPrefix = Bytes("weight/".utf8)
     static let maintenancePrefix = Bytes("maintenance/".utf8)
     static let auditPrefix = Bytes("audit/".utf8)
@@ -56,9 +60,11 @@ enum StoreKey {
 
     static func operation(_ id: OperationID) -> Bytes { key(operationPrefix, id.rawValue) }
     static func retired(_ id: ReplicaID) -> Bytes { key(retiredPrefix, id.rawValue) }
+    static func former(_ id: OperationID) -> Bytes { key(formerPrefix, id.rawValue) }
     static func held(_ id: NodeID) -> Bytes { key(heldPrefix, id.rawValue) }
     static func setting(_ name: String) -> Bytes { settingPrefix + Bytes(name.utf8) }
     static func history(_ id: ShardID) -> Bytes { key(historyPrefix, id.rawValue) }
+    static func cold(_ upper: ShardID) -> Bytes { key(coldPrefix, upper.rawValue) }
     static func weight(_ id: NodeID) -> Bytes { key(weightPrefix, id.rawValue) }
     static func maintenance(_ id: NodeID) -> Bytes { key(maintenancePrefix, id.rawValue) }
     static func decision(_ number: UInt64) -> Bytes { key(decisionPrefix, number) }
@@ -182,10 +188,12 @@ struct DurableState {
     var nextOperation: UInt32 = 1
     var operations: [OperationRecord] = []
     var retired: [RetiredReplica] = []
+    var former: [FormerShard] = []
     var held: [NodeID] = []
     var decisions: [Decision] = []
     var settings: [(name: String, value: String)] = []
     var histories: [ShardHistory] = []
+    var cold: [RuleState.ColdSeam] = []
     var weights: [(NodeID, UInt8)] = []
     /// Wall clock in milliseconds since 1970 at which each ends.
     var maintenances: [(NodeID, UInt64)] = []
@@ -276,6 +284,11 @@ struct DurableState {
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                     try RetiredReplica(from: &reader)
                 })
+        } else if key.starts(with: StoreKey.formerPrefix) {
+            former.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try FormerShard(from: &reader)
+                })
         } else if key.starts(with: StoreKey.heldPrefix) {
             held.append(NodeID(StoreKey.number(of: key)))
         } else if key.starts(with: StoreKey.decisionPrefix) {
@@ -294,6 +307,12 @@ struct DurableState {
             histories.append(
                 try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                     try ShardHistory(shard, from: &reader)
+                })
+        } else if key.starts(with: StoreKey.coldPrefix) {
+            let upper = ShardID(StoreKey.number(of: key))
+            cold.append(
+                try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                    try RuleState.ColdSeam(upper, from: &reader)
                 })
         } else if key.starts(with: StoreKey.weightPrefix) {
             let weight = try ByteReader.decode(value) { (reader) throws(DatabaseError) in

@@ -48,6 +48,7 @@ extension ClusterViews {
             )
         case .transfer(let group, let node):
             return try planTransfer(of: group, to: node)
+        case .rebalance: return document(try controller.planRebalance(now: now))
         case .split(let split):
             return document(try controller.plan(split: split, now: now))
         case .move(let shard, let target):

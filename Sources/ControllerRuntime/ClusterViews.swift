@@ -136,6 +136,14 @@ struct ClusterViews {
                         + missing.joined(separator: ", "))
             }
         }
+        for lag in controller.lagging {
+            degraded.append(
+                "the replica of group \(lag.group) on \(nodeName(lag.node)) lags: it is "
+                    + lag.reason)
+        }
+        for group in controller.burdenedGroups {
+            degraded.append("most followers of group \(group) are behind its leader")
+        }
         for node in controller.nodes.elements {
             if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
                 degraded.append("node \(node.record.name) is \(node.stateName)")
@@ -181,6 +189,7 @@ struct ClusterViews {
         guard let node = controller.nodes[placement.node], node.isLive, node.hasReported else {
             return "unreachable"
         }
+        if report?.state == .active, controller.isLagging(placement.replica) { return "lagging" }
         return report.map { "\($0.state)" } ?? "restoring"
     }
 }

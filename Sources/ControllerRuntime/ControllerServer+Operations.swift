@@ -9,7 +9,7 @@ import ShardCore
 extension ControllerServer {
     /// Verbs that start an operation, or show its plan where `dryRun` is true.
     private static let plannedVerbs = [
-        "replace", "replica.add", "drain", "transfer", "split", "move", "merge",
+        "replace", "replica.add", "drain", "transfer", "rebalance", "split", "move", "merge",
     ]
     static let operationVerbs =
         plannedVerbs + [
@@ -93,6 +93,7 @@ extension ControllerServer {
         case "replica.add":
             return .addReplica(try required(group, "group"), on: arguments.node)
         case "drain": return .drain(node: try required(arguments.node, "node"))
+        case "rebalance": return .rebalance
         case "transfer":
             return .transfer(
                 try required(group, "group"), node: try required(arguments.node, "node"))

@@ -75,6 +75,26 @@ extension ClusterViews {
                             : "start another node, or: kvctl replica add \(id)"))
             }
         }
+        for lag in controller.lagging where !controller.burdenedGroups.contains(lag.group) {
+            let running = controller.openOperations.first { $0.record.old.replica == lag.replica }
+            add(
+                "RK012", "warning",
+                "the replica of group \(lag.group) on \(nodeName(lag.node)) lags: it is "
+                    + "\(lag.reason), and \(lag.entries) entries behind now",
+                running.map {
+                    "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
+                }
+                    ?? "see what keeps \(nodeName(lag.node)) from its leader, or: kvctl replace "
+                    + "--group \(lag.group) --replica \(nodeName(lag.node))")
+        }
+        for id in controller.burdenedGroups {
+            let leader = controller.groups[id]?.leader.node ?? .none
+            add(
+                "RK013", "warning",
+                "most followers of group \(id) are behind its leader on \(nodeName(leader))",
+                "the leader has too much to do: look at kvctl top, and hand the group to another "
+                    + "node: kvctl transfer \(id) NODE")
+        }
         for node in controller.nodes.elements where node.health != .up {
             guard node.replicas > 0 || !node.record.name.contains("~") else { continue }
             let silence = (now - node.lastHeard).count / 1_000_000_000
@@ -133,6 +153,9 @@ extension ClusterViews {
         return DoctorView(verdict: verdict, findings: findings)
     }
 
+    /// How long after its time a former copy may be there, in milliseconds.
+    private static let releasePatience: UInt64 = 300_000
+
     private func operationFindings() -> [FindingView] {
         var findings: [FindingView] = []
         var proposals: [OperationID] = []
@@ -164,6 +187,20 @@ extension ClusterViews {
                         code: "RK040", severity: "warning",
                         text: "operation \(record.id) waits: \(operation.note)", advice: show))
             }
+        }
+        for former in controller.former.elements where !former.note.isEmpty {
+            let record = former.record
+            let isLate = wallClock > controller.releaseTime(of: record) + Self.releasePatience
+            guard former.isDisputed || isLate else { continue }
+            findings.append(
+                FindingView(
+                    code: "RK044", severity: former.isDisputed ? "critical" : "warning",
+                    text: "group \(record.group) still has the copy of shard \(record.shard) that "
+                        + "operation \(record.operation) left there: \(former.note)",
+                    advice: former.isDisputed
+                        ? "replace the replica that stands alone: kvctl replace --group GROUP "
+                            + "--replica NODE; the copy goes once the others agree"
+                        : "kvctl ops show \(record.operation)"))
         }
         if let first = proposals.first {
             let list = proposals.prefix(10).map { "\($0)" }.joined(separator: ", ")

@@ -36,6 +36,16 @@ struct OperationView: Encodable {
     var startedAt: UInt64
     var changedAt: UInt64
     var endedAt: UInt64?
+    var formerCopy: FormerCopyView?
+}
+
+/// What the group that a shard came from still holds of it.
+struct FormerCopyView: Encodable {
+    var group: UInt32
+    /// Wall clock in milliseconds since 1970 at which it is to be deleted.
+    var until: UInt64
+    /// Why it is there although its time has come.
+    var note: String
 }
 
 /// What an operation on a shard works on.
@@ -114,12 +124,18 @@ extension ClusterViews {
             to: record.new.node == .none ? nil : nodeName(record.new.node),
             work: record.work.map(view), paused: record.isPaused, cancelled: record.isCancelled,
             percent: 0, startedAt: record.startedAt, changedAt: record.changedAt,
-            endedAt: record.endedAt == 0 ? nil : record.endedAt)
+            endedAt: record.endedAt == 0 ? nil : record.endedAt,
+            formerCopy: controller.former[record.id].map { former in
+                FormerCopyView(
+                    group: former.record.group.rawValue,
+                    until: controller.releaseTime(of: former.record), note: former.note)
+            })
         if record.step == .done { view.percent = 100 }
         switch record.kind {
         case .replaceReplica, .addReplica:
             if !record.isFinished { addProgress(record, to: &view) }
         case .replaceNode, .drain: addParts(record, to: &view)
+        case .rebalance: addSteps(status, to: &view)
         case .split, .move, .merge: addCopy(record, to: &view)
         default: break
         }
@@ -177,7 +193,7 @@ extension ClusterViews {
             if report?.isWhole == true { view.bytesTotal = report?.bytes }
             let total = max(1, view.bytesTotal ?? 1)
             view.percent = min(97, Int(Double(view.bytesDone ?? 0) / Double(total) * 100))
-        case .verifying, .finishing, .releasing, .merging:
+        case .verifying, .finishing, .merging:
             view.bytesDone = work.bytes
             view.percent = record.step == .verifying ? 98 : 99
         case .done: view.bytesDone = work.bytes
@@ -209,6 +225,24 @@ extension ClusterViews {
         view.bytesDone = done
         view.bytesTotal = total
         view.percent = total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
+    }
+
+    /// Of a rebalance: steps that are done, of those and the ones that were foreseen last.
+    private func addSteps(_ status: OperationStatus, to view: inout OperationView) {
+        guard !status.record.isFinished else { return }
+        let parts = controller.operations.elements.filter {
+            $0.record.parent == status.record.id
+        }
+        let done = parts.count { $0.record.step == .done }
+        let isRunning = parts.contains { !$0.record.isFinished }
+        // The step under way is among those that were foreseen.
+        let left = isRunning ? max(1, Int(status.reached)) : 0
+        view.percent = min(99, done * 100 / max(1, done + left))
+        if let running = parts.first(where: { !$0.record.isFinished }), view.note.isEmpty {
+            view.note =
+                "step \(done + 1) of about \(done + left): operation \(running.record.id), "
+                + "\(running.record.kind), \(running.record.step)"
+        }
     }
 
     /// The newest decisions last, at most `limit`.

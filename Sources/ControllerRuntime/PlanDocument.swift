@@ -109,6 +109,9 @@ struct ForecastView: Encodable {
         var bytes: UInt64
         /// Of groups.
         var shards: Int?
+        /// Of nodes, where the plan is about their number.
+        var replicas: Int?
+        var leaders: Int?
     }
 
     /// Nil for the group to be formed, and of nodes.

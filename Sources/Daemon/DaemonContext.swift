@@ -154,20 +154,20 @@ public final class DaemonContext: Sendable {
 
     // MARK: Life
 
-    /// Start-up goes on: `systemctl status` shows the sentence. May be called as often as there is
-    /// progress; most calls do nothing. The time-out of the start is extended by what is read, whoever
-    /// reads it.
-    public func startupAdvanced(_ sentence: @autoclosure () -> String) {
+    /// Start-up goes on: `systemctl status` shows the sentence, and the log has one a second. The
+    /// time-out of the start is extended by what is read, whoever reads it.
+    public func startupAdvanced(_ sentence: String) {
         guard reporter.startupAdvanced(sentence) else { return }
-        log.component("daemon").info(sentence())
+        log.component("daemon").info(sentence)
     }
 
     /// Start-up is over: listeners accept. Tells systemd, makes `/readyz` look at its checks, and
     /// starts watching the progress of the stages. `status` gives the line that `systemctl status`
     /// shows; it is called every second, on a thread of its own, until the process ends.
     public func ready(status: @escaping @Sendable () -> String) {
-        health.begin()
+        // In this order: nothing is to be heard of the watchdog before.
         reporter.ready(status)
+        health.begin()
         log.component("daemon").notice(
             "ready", [LogField("version", Self.version), LogField("status", status())],
             event: .started)

@@ -39,19 +39,18 @@ final class StatusReporter: Sendable {
 
     // MARK: Start
 
-    /// Tells how far the start is, once a second at most; true when it did.
-    func startupAdvanced(_ sentence: () -> String) -> Bool {
+    /// How far the start is. Told once a second at most, the newest sentence in any case; true when it
+    /// was told at once.
+    func startupAdvanced(_ sentence: String) -> Bool {
         let now = EventLoop.monotonicNow()
         let isDue = state.withLock { state in
+            state.line = { sentence }
             guard now - state.sentenceAt >= Self.period else { return false }
             state.sentenceAt = now
             return true
         }
-        guard isDue else { return false }
-        let text = sentence()
-        state.withLock { $0.line = { text } }
-        ServiceManager.status(text)
-        return true
+        if isDue { ServiceManager.status(sentence) }
+        return isDue
     }
 
     /// Start-up is over; `line` gives the status from now on.

@@ -231,7 +231,9 @@ extension GroupReplica {
                 if state.shards.count != shardCount { noteLoad(of: command) }
                 if let removed = effect.garbage { discard(removed) }
                 if let cleared = effect.cleared { clear(cleared, scratch) }
-                if let absorbed = effect.absorbed { node.forgetReport(of: absorbed) }
+                if let absorbed = effect.absorbed {
+                    node.forgetReport(of: absorbed, through: Epoch(UInt32.max))
+                }
                 if let verified = effect.verified { scratch.verified.append(verified) }
                 if let finished = effect.finished {
                     sweeps.append(
@@ -267,7 +269,7 @@ extension GroupReplica {
     private func discard(_ removed: OwnedShard) {
         garbage.append(StorageLayout.range(store, removed.shard.table, removed.shard.range))
         node.garbageAppeared(self)
-        node.forgetReport(of: removed.shard.id)
+        node.forgetReport(of: removed.shard.id, through: removed.shard.epoch)
     }
 
     /// The shard comes back to a store that may still hold records of an earlier stay: they go at

@@ -1,4 +1,4 @@
-// Removing a replica whose place in its group was taken by another.
+// Removing a replica whose place in its group was taken by another, or whose group is dissolved.
 //
 // Order: tombstone instead of catalog entry, in one batch -> engine durable -> removal in the log
 // -> records deleted piece by piece. A crash before the engine was durable leaves the replica whole, and
@@ -7,6 +7,7 @@
 import KVBase
 import NodeCore
 import ReplicatedLog
+import ReplicationCore
 import ShardCore
 import StorageAPI
 import SystemdSupport
@@ -57,8 +58,9 @@ extension NodeServer {
             )
             return
         }
-        // It is about to hand over: what it took is still to be answered. The controller repeats.
-        guard !replica.isLeader else {
+        // It is about to hand over, or to lose the majority of a group that is dissolved: what it took
+        // is still to be answered. The controller repeats. One that is alone has nobody to wait for.
+        guard !replica.isLeader || replica.core.membership.all.count == 1 else {
             finishCommand(waiter, error: DatabaseError(.refused, "it still leads"))
             return
         }

@@ -63,7 +63,11 @@ extension NodeServer {
         surveyedLast = replica.group
         replica.changedShards = false
         surveyNotBefore = .distantFuture
-        let shards = replica.state.shards.elements
+        // A shard that has left may be counted by the node that leads its new group.
+        let shards = replica.state.shards.elements.filter { owned in
+            if case .fenced = owned.phase { return false }
+            return true
+        }
         let store = replica.store
         let started = now
         do throws(DatabaseError) {
@@ -93,9 +97,9 @@ extension NodeServer {
         }
     }
 
-    /// The shard was dropped here.
-    func forgetReport(of shard: ShardID) {
-        shardReports.remove(shard)
+    /// The shard is not here any more. It may be here in another group, with a later epoch than this.
+    func forgetReport(of shard: ShardID, through epoch: Epoch) {
+        if let known = shardReports[shard], known.epoch <= epoch { shardReports.remove(shard) }
     }
 
     /// Nil when the shard cannot be read to its end: no figure rather than a wrong one.

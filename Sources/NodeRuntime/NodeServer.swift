@@ -134,6 +134,7 @@ final class NodeServer: LoopService {
         let cache = LSMCache(bytes: settings.cacheBytes)
         var opened: [Disk] = []
         for (index, path) in settings.dataDirectories.enumerated() {
+            progress("opening the engines of \(path)")
             opened.append(
                 try Disk(
                     index: index, path: path, expectExisting: known != nil, cache: cache,
@@ -159,6 +160,7 @@ final class NodeServer: LoopService {
             disk.attach(loop)
             disk.didFail = { [unowned self] in diskFailed($0) }
         }
+        progress("bringing back the replicas")
         try recoverReplicas()
         status.endRecovery()
         peers.didLose = { [unowned self] in peerLost($0, $1) }

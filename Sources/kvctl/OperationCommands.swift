@@ -49,6 +49,19 @@ extension Command {
             ],
             flags: planFlags, examples: ["transfer 1 node-3 --dir /tmp/rk"], run: transfer),
         Command(
+            path: ["rebalance"],
+            summary: "even out replicas, load, bytes and leaders, step by step",
+            details: """
+                Replicas over nodes by their weight, requests and bytes over groups, leaders over \
+                nodes: the steps of
+                the rule of this name, whatever its mode, without its waiting times. One step after \
+                the other until
+                none is a gain. Refused when there is nothing to do.
+                """,
+            flags: planFlags,
+            examples: ["rebalance --dry-run --dir /tmp/rk", "rebalance --wait --dir /tmp/rk"],
+            run: { invocation throws(Failure) in try start("rebalance", [:], invocation) }),
+        Command(
             path: ["ops", "list"], summary: "operations under way and the last that ended",
             flags: [.toggle("open", "only those under way")],
             examples: ["ops list --dir /tmp/rk", "ops list --open --dir /tmp/rk -o json"],

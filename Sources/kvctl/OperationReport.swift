@@ -45,14 +45,28 @@ enum OperationReport {
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
             lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
         }
+        if let group = entry["formerCopy"]["group"].int {
+            lines.append("  source   " + formerCopy(entry["formerCopy"], of: group))
+        }
         if entry["step"].string == "proposed" {
             lines.append("  to do it kvctl apply \(id); to drop it: kvctl ops cancel \(id)")
         }
         return lines
     }
 
+    /// `group 1 keeps its copy for 42 s more`.
+    private static func formerCopy(_ copy: JSONValue, of group: Int) -> String {
+        let note = copy["note"].text
+        if !note.isEmpty { return "group \(group) still has its copy: \(note)" }
+        let left = (copy["until"].int ?? 0) / 1_000 - Glibc.time(nil)
+        return left > 0
+            ? "group \(group) keeps its copy for \(Quantity.duration(seconds: Double(left))) more"
+            : "group \(group) deletes its copy now"
+    }
+
     /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
+        if entry["kind"].string == "rebalance" { return "the cluster" }
         let work = entry["work"]
         guard let shard = work["shard"].int else {
             let places = [entry["from"].string, entry["to"].string].compactMap { $0 }
@@ -100,7 +114,7 @@ enum OperationReport {
         "forming": "preparing", "splitting": "cutting", "switching": "handing over",
         "declining": "undoing the hand-over", "copying": "copying",
         "verifying": "comparing replicas", "finishing": "ending the copy",
-        "releasing": "clearing the source", "merging": "joining",
+        "merging": "joining",
     ]
 
     static func decisions(_ entries: [JSONValue], _ palette: Palette) -> [String] {

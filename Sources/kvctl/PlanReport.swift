@@ -58,8 +58,10 @@ enum PlanReport {
         _ title: String, _ entries: [JSONValue], _ palette: Palette
     ) -> [String] {
         let hasShards = entries.contains { $0["after"]["shards"].int != nil }
+        let hasReplicas = entries.contains { $0["after"]["replicas"].int != nil }
         var columns: [TextTable.Column] = [.text(title), .number("OPS/S"), .number("SIZE")]
         if hasShards { columns.append(.number("SHARDS")) }
+        if hasReplicas { columns += [.number("REPLICAS"), .number("LEADERS")] }
         var table = TextTable(columns)
         for entry in entries {
             func change(_ field: String, _ words: (Int?) -> String) -> String {
@@ -73,6 +75,9 @@ enum PlanReport {
                 change("bytes", Quantity.bytes),
             ]
             if hasShards { cells.append(change("shards", Quantity.count)) }
+            if hasReplicas {
+                cells += [change("replicas", Quantity.count), change("leaders", Quantity.count)]
+            }
             table.add(cells)
         }
         return table.lines(palette)

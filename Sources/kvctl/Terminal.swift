@@ -82,8 +82,8 @@ struct Palette {
     func state(_ word: String) -> String {
         switch word {
         case "up", "healthy", "active", "leader", "running", "spare", "follower": good(word)
-        case "ill", "suspect", "degraded", "draining", "restoring", "learner", "candidate",
-            "starting":
+        case "ill", "suspect", "degraded", "draining", "restoring", "lagging", "learner",
+            "candidate", "starting":
             warning(word)
         case "down", "unavailable", "failed", "unreachable", "died": bad(word)
         default: word

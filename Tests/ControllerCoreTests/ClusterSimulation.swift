@@ -15,7 +15,11 @@ final class ClusterSimulation {
         var nodes = 3
         var zones: [String] = []
         var spares = 0
-        var settings = ControllerSettings(name: "controller-1")
+        var settings = {
+            var settings = ControllerSettings(name: "controller-1")
+            settings.releaseAfter = .milliseconds(100)
+            return settings
+        }()
         /// Of 1,000 frames between node and controller.
         var lostPerMille: UInt64 = 0
         /// Of 1,000 commands about shards: applied later than the others, applied again much later.
@@ -455,8 +459,15 @@ final class ClusterSimulation {
         case .replaceVoters(let group, let voters):
             return swap(group, to: voters.map(\.replica), at: index)
         case .removeReplica(let group, let replica, _):
-            if memberships[group]?.voters.contains(replica) == true {
+            let voters = memberships[group]?.voters ?? []
+            let isDissolved = !store.durable.groups.contains { $0.group.id == group }
+            if voters.contains(replica), !isDissolved {
                 violations.append("voter \(replica) of group \(group) was removed")
+            }
+            guard nodes[index].leads[group] == nil || voters.count == 1 || !hasMajority(group)
+            else { return DatabaseError(.refused, "it still leads") }
+            if nodes[index].replicas.contains(where: { $0.replica.id == replica }) {
+                nodes[index].leads[group] = nil
             }
             nodes[index].replicas.removeAll { $0.replica.id == replica }
             nodes[index].buried.insert(replica)
@@ -642,8 +653,13 @@ final class ClusterSimulation {
 
     private func members(of group: GroupID, last: LogIndex) -> [MemberReport] {
         guard let members = memberships[group] else { return [] }
-        return members.voters.map {
-            MemberReport(replica: $0, role: .voter, match: last, snapshotBytes: nil)
+        return members.voters.map { voter in
+            let isDeaf = nodes.contains {
+                $0.isDeaf && $0.leads[group] == nil
+                    && $0.replicas.contains { $0.replica.id == voter }
+            }
+            return MemberReport(
+                replica: voter, role: .voter, match: isDeaf ? .none : last, snapshotBytes: nil)
         }
             + members.learners.map {
                 MemberReport(

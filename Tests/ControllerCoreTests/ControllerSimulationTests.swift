@@ -41,6 +41,7 @@ import Testing
         }
         let placed = state.groups.reduce(0) { $0 + $1.group.placements.count }
         #expect(simulation.nodes.reduce(0) { $0 + $1.replicas.count } == placed, comment)
+        #expect(state.former == [], comment)
         #expect(simulation.shardDifferences == [], comment)
         for record in state.groups {
             let leader = simulation.leader(of: record.group.id)

@@ -228,6 +228,30 @@ extension ClusterSimulation {
         #expect(state.shards.count == 3)
     }
 
+    /// Just started, replicas have applied less than their group has committed: nothing is concluded from
+    /// shards that they do not know yet.
+    @Test func replicasWithoutALeaderProveNothing() throws {
+        let (simulation, older) = Self.cluster(seed: 13)
+        simulation.loseControllers()
+        var holdings = simulation.holdings()
+        for node in holdings.indices {
+            for index in holdings[node].replicas.indices {
+                holdings[node].replicas[index].isServing = false
+                holdings[node].replicas[index].applied = LogIndex(0)
+                holdings[node].replicas[index].shards = []
+            }
+        }
+        let recovered = try MetadataRecovery.recover(
+            older: older.records, revision: older.revision, holdings: holdings, clock: 1,
+            origin: "a test")
+        #expect(recovered.unconfirmed.count == 2)
+        #expect(recovered.findings.count { $0.kind == "incomplete" } == 2, "\(recovered.findings)")
+        let state = try DurableState(
+            MetadataSnapshot(revision: .none, records: recovered.records))
+        #expect(state.shards == (try DurableState(older)).shards)
+        #expect(state.tables == (try DurableState(older)).tables)
+    }
+
     @Test func aShardThatTwoGroupsServeIsRefused() throws {
         let (simulation, older) = Self.cluster(seed: 10)
         simulation.loseControllers()

@@ -64,6 +64,44 @@ import Testing
         ControllerSimulationTests.expectConverged(simulation, "cold")
     }
 
+    @Test func theTimeOfColdIsCountedOnByTheNextController() {
+        let simulation = HotShardTests.cluster(seed: 72, .even(40, rate: 100), slow)
+        configure(
+            simulation,
+            [("merge.cold", "auto"), ("merge.sustain", "2h"), ("merge.quiet", "10m")])
+        simulation.run(for: .seconds(60))
+        #expect(simulation.store.durable.shards.count == 2)
+        simulation.traffic?.setRate(1)
+        simulation.run(for: .seconds(6_000))
+        #expect(simulation.store.durable.cold.count == 1)
+        simulation.crashController()
+        simulation.run(for: .seconds(900))
+        #expect(simulation.store.durable.shards.count == 2)
+        simulation.run(for: .seconds(400))
+        #expect(simulation.store.durable.shards.count == 1, "\(origins(simulation))")
+        #expect(simulation.store.durable.cold.isEmpty)
+        ControllerSimulationTests.expectConverged(simulation, "counted on")
+    }
+
+    @Test func theTimeOfColdEndsWithRequestsAndWithTheRule() {
+        let simulation = HotShardTests.cluster(seed: 73, .even(40, rate: 100), slow)
+        configure(simulation, [("merge.sustain", "2h"), ("merge.quiet", "10m")])
+        simulation.run(for: .seconds(60))
+        simulation.traffic?.setRate(1)
+        simulation.run(for: .seconds(1_500))
+        #expect(simulation.store.durable.cold.count == 1)
+        simulation.traffic?.setRate(40)
+        simulation.run(for: .seconds(10))
+        #expect(simulation.store.durable.cold.isEmpty)
+        simulation.traffic?.setRate(1)
+        simulation.run(for: .seconds(700))
+        #expect(simulation.store.durable.cold.count == 1)
+        configure(simulation, [("merge.cold", "off")])
+        simulation.run(for: .seconds(5))
+        #expect(simulation.store.durable.cold.isEmpty)
+        #expect(simulation.controller?.openOperations.isEmpty == true)
+    }
+
     @Test func shardsOfTheTableItselfStayApart() {
         let simulation = HotShardTests.cluster(
             seed: 62, .even(40, rate: 1), splits: ["k00010", "k00020", "k00030"])

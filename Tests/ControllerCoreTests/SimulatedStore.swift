@@ -14,7 +14,7 @@ struct SimulatedStore {
     /// Records that may come back after they were deleted.
     private static let recurring = [
         Bytes("controller/".utf8), StoreKey.heldPrefix, StoreKey.settingPrefix,
-        StoreKey.weightPrefix, StoreKey.maintenancePrefix,
+        StoreKey.weightPrefix, StoreKey.maintenancePrefix, StoreKey.coldPrefix,
     ]
     private var replicaOwners: [ReplicaID: GroupID] = [:]
 

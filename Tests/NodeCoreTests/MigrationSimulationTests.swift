@@ -20,6 +20,7 @@ import Testing
                 total.refusedCommands += report.refusedCommands
                 total.merges += report.merges
                 total.refusedMerges += report.refusedMerges
+                total.formerInTheWay += report.formerInTheWay
                 total.verifications += report.verifications
                 total.comparisons += report.comparisons
                 total.holds += report.holds
@@ -38,6 +39,7 @@ import Testing
         #expect(total.refusedCommands > 1_000, "\(total)")
         #expect(total.merges > 30, "\(total)")
         #expect(total.refusedMerges > 10, "\(total)")
+        #expect(total.formerInTheWay > 10, "\(total)")
         #expect(total.verifications > 300, "\(total)")
         #expect(total.comparisons > 300, "\(total)")
         #expect(total.holds > 100, "\(total)")

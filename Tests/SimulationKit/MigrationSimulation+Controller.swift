@@ -14,7 +14,6 @@ struct MigrationController {
         /// Until the copy is whole and both replicas are told to digest it.
         case verify
         case finish
-        case release
         case decline
         case takeBack
         /// Cancelled after the activation: the same move with the roles swapped.
@@ -42,7 +41,18 @@ struct MigrationController {
         var command: ShardCommand
     }
 
+    /// A shard that its group still holds, fenced, after it has moved away.
+    struct Former: Equatable {
+        var shard: ShardID
+        var group: GroupID
+        /// Of the finished move.
+        var epoch: Epoch
+        var range: KeyRange
+    }
+
     var move: Move?
+    /// Durable too.
+    var former: [Former] = []
     var stage = 0
     var attempts: [Attempt] = []
     var isDraining = false
@@ -72,6 +82,9 @@ extension MigrationSimulation {
         if isFaulty, !controller.attempts.isEmpty, random.chance(1, in: 2) {
             let old = Int(random.below(UInt64(controller.attempts.count)))
             send(.command(attempt: old))
+        }
+        if !controller.former.isEmpty, controller.isDraining || random.chance(1, in: 6) {
+            release(controller.former[Int(random.below(UInt64(controller.former.count)))])
         }
         guard let move = controller.move else {
             if !controller.isDraining { startMove() }
@@ -107,8 +120,22 @@ extension MigrationSimulation {
         } else {
             let others = (1...UInt32(Self.groupCount)).filter { $0 != shard.group.rawValue }
             move.to = GroupID(others[Int(random.below(UInt64(others.count)))])
+            let inTheWay = controller.former.first {
+                $0.group == move.to && $0.range.overlaps(shard.range)
+            }
+            if let inTheWay {
+                count { $0.formerInTheWay += 1 }
+                return release(inTheWay)
+            }
         }
         enter(move)
+    }
+
+    private mutating func release(_ former: MigrationController.Former) {
+        controller.attempts.append(
+            MigrationController.Attempt(
+                stage: 0, group: former.group, command: .release(former.shard, former.epoch)))
+        send(.command(attempt: controller.attempts.count - 1))
     }
 
     private mutating func enter(_ move: MigrationController.Move?) {
@@ -143,7 +170,6 @@ extension MigrationSimulation {
             shard.epoch = next
             return (move.to, .activate(shard, .range, from: move.from, floor: move.floor))
         case .finish, .reverseTooLate: return (move.to, .finish(move.shard, next))
-        case .release: return (move.from, .release(move.shard, next.next()))
         case .decline: return (move.to, .decline(move.shard, next))
         case .takeBack:
             shard.group = move.from
@@ -170,6 +196,13 @@ extension MigrationSimulation {
 
     mutating func learn(_ attempt: Int, _ outcome: MigrationOutcome) {
         if outcome.error != nil { count { $0.refusedCommands += 1 } }
+        if case .release(let shard, let epoch) = controller.attempts[attempt].command {
+            // Of one that was released before, or comes late, nothing is known any more.
+            if outcome.error == nil {
+                controller.former.removeAll { $0.shard == shard && $0.epoch == epoch }
+            }
+            return
+        }
         guard var move = controller.move, controller.attempts[attempt].stage == controller.stage
         else { return }
         guard outcome.error == nil else {
@@ -206,8 +239,10 @@ extension MigrationSimulation {
             move.step = .verify
         case .finish, .reverseTooLate:
             publish(move.shard, move.to, next.next())
-            move.step = .release
-        case .release:
+            controller.former.append(
+                MigrationController.Former(
+                    shard: move.shard, group: move.from, epoch: next.next(),
+                    range: map.first { $0.id == move.shard }!.range))
             count { $0.moves += 1 }
             return enter(nil)
         case .decline: move.step = .takeBack

@@ -48,6 +48,8 @@ public struct MigrationSimulation {
         public var refusedCommands = 0
         public var merges = 0
         public var refusedMerges = 0
+        /// Moves that waited until their target had given up what it held of the keys before.
+        public var formerInTheWay = 0
         public var verifications = 0
         public var comparisons = 0
         public var holds = 0
@@ -116,7 +118,7 @@ public struct MigrationSimulation {
         isFaulty = false
         controller.isDraining = true
         let bound = eventCount + 50_000
-        while controller.move != nil {
+        while controller.move != nil || !controller.former.isEmpty {
             guard report.events < bound else {
                 throw Violation(description: "the move never ends: \(controller)")
             }

@@ -376,3 +376,52 @@ def test_a_group_formed_short_is_filled(tmp_path):
         inserts.check()
         kinds = [one["kind"] for one in operations(cluster)]
         assert kinds.count("addReplica") == 2, kinds
+
+
+def test_an_empty_group_is_dissolved(fresh_cluster):
+    """A group formed for a shard that left it again goes with all that it had on disks, under load;
+    so does a group of one replica, which nobody can take its leader from."""
+    cluster = fresh_cluster
+    create(cluster, "inserts")
+    create(cluster, "other")
+    assert cluster.group_of("inserts")["id"] != cluster.group_of("other")["id"]
+    shard = cluster.json("shards", "inserts")["shards"][0]["id"]
+    home = cluster.group_of("inserts")["id"]
+    assert cluster.kvctl("config", "set", "groups.empty.after", "3s").returncode == 0
+    with Inserts(cluster, "inserts") as inserts:
+        wait_for_progress(inserts)
+        moved = cluster.kvctl("move", shard, "--to", "new", "--wait")
+        assert moved.returncode == 0, moved.stdout + moved.stderr
+        formed = cluster.group_of("inserts")
+        nodes = [replica["node"] for replica in formed["replicas"]]
+        assert cluster.kvctl("move", shard, "--to", home, "--wait").returncode == 0
+        create(cluster, "alone", "REPLICAS", 1)
+        alone = [group["id"] for group in cluster.groups() if len(group["replicas"]) == 1]
+        assert len(alone) == 2, alone
+        assert cluster.kvctl("table", "drop", "alone", "--yes").returncode == 0
+        wait_for(lambda: {group["id"] for group in cluster.groups()} == {1, 2}, 30,
+                 "the end of the empty groups")
+        wait_for_progress(inserts)
+    inserts.check()
+    for group in [formed["id"], *alone]:
+        why = cluster.kvctl("why", "group", group).stdout
+        assert "is dissolved: it had no shards for 3s" in why, why
+
+    def deleted():
+        why = cluster.kvctl("why", "--limit", 1000).stdout
+        return all(why.count(f"of group {group}") and
+                   why.count(f"has deleted its retired replica {replica} ") == 1
+                   for group, replica in [(formed["id"], one["replica"])
+                                          for one in formed["replicas"]])
+
+    wait_for(deleted, 20, "deleted replicas")
+    wait_for(lambda: sum("is dissolved" in (cluster.directory / "logs" / f"{node}.log").read_text()
+                         for node in nodes) == 3, 20, "the nodes' word")
+    cluster.wait_until_healthy()
+    assert sum(node["replicas"] for node in cluster.json("nodes")["nodes"]) == 6
+    # Restarted nodes find nothing of it.
+    cluster.kill(nodes[0])
+    cluster.start(nodes[0])
+    cluster.wait_until_healthy()
+    assert {group["id"] for group in cluster.groups()} == {1, 2}
+    inserts.check()

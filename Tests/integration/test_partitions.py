@@ -131,6 +131,24 @@ class NetworkCluster(Cluster):
                f"{self.tag}g{self.HOSTS[sender]}", namespace=self.space(sender))
 
 
+class SparedNetworkCluster(NetworkCluster):
+    """A fourth node can take over."""
+
+    HOSTS = NetworkCluster.HOSTS | {"node-4": 14}
+
+
+@pytest.fixture
+def spared_network(tmp_path):
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    cluster = SparedNetworkCluster(tmp_path / "cluster")
+    try:
+        cluster.up()
+        yield cluster
+    finally:
+        cluster.down()
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory):
     if os.geteuid() != 0:
@@ -214,3 +232,41 @@ def test_cut_links(network, cut, is_served):
     terms = network.terms_led(before["id"]) - led
     print(f"{cut.__name__}: new terms {sorted(terms)}")
     assert len(terms) <= 3, "leadership changes without need"
+
+
+def test_a_follower_that_its_leader_cannot_reach_is_replaced(spared_network, record_property):
+    """Both are well and reach the controller; only the link between them is broken."""
+    network = spared_network
+    # Leaders are not balanced away meanwhile.
+    assert network.kvctl("config", "set", "rebalance", "off").returncode == 0
+    assert network.kvctl("config", "set", "lag.after", "8s").returncode == 0
+    wait_for(lambda: network.kvctl("status").returncode == 0, 30, "a healthy cluster")
+    group = network.group_of("t")
+    leader = group["leader"]
+    lost = next(one["node"] for one in group["replicas"] if one["node"] != leader)
+    with Workload(network, "t", threads=4) as workload:
+        wait_for(lambda: workload.succeeded() > 50, what="the service")
+        network.cut_both(leader, lost)
+        codes = []
+
+        def is_declared():
+            findings = network.json("doctor")["findings"]
+            codes.extend(one["code"] for one in findings if one["code"] == "RK012")
+            return codes or "lags: it is" in network.kvctl("why", "node", lost).stdout
+
+        wait_for(is_declared, 40, "the declaration")
+        declared = time.monotonic()
+        wait_for(lambda: any(one["origin"] == "repair" and one["from"] == lost
+                             for one in network.json("ops", "list")["operations"]),
+                 10, "the replacement")
+        record_property("lag", f"replaced {time.monotonic() - declared:.1f} s after")
+        wait_for(lambda: lost not in [one["node"] for one in network.group_of("t")["replicas"]],
+                 60, "a group without it")
+        network.heal()
+        goal = workload.succeeded() + 200
+        wait_for(lambda: workload.succeeded() >= goal, 30, "service after healing")
+        network.wait_until_caught_up()
+    workload.check()
+    why = network.kvctl("why", "node", lost).stdout
+    assert re.search(rf"the replica of group \d+ on {lost} lags: it is [\d,]+ entries behind its "
+                     r"leader and got nothing for \d+ s", why), why

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Cluster, wait_for
+from conftest import Cluster, run, wait_for
 from test_backup import create
+from test_controllers import NAMES, Controllers
 
 pytestmark = pytest.mark.fault
 
@@ -39,7 +40,7 @@ class Restored(Cluster):
         return lost
 
     def check_everything_is_there(self):
-        assert wait_for(lambda: [self.missing()], 60, "readable tables") == [[]]
+        assert wait_for(lambda: [self.missing()], 60, "answers of all tables") == [[]]
 
     def work(self, *words):
         result = self.kvctl(*words, timeout=120)
@@ -73,6 +74,10 @@ class Restored(Cluster):
             return True
         wait_for(check, 60, "the end of all operations")
         self.wait_until_healthy(60)
+
+
+class RestoredControllers(Restored, Controllers):
+    """Three of them."""
 
 
 @pytest.fixture
@@ -215,3 +220,34 @@ def test_what_is_missing_is_said_and_not_restored_unasked(restored):
     cluster.start("controller-1")
     cluster.settle()
     cluster.check_everything_is_there()
+
+
+def test_three_controllers_are_lost_and_three_come_back(tmp_path):
+    cluster = RestoredControllers(tmp_path / "cluster", "--controllers", "3")
+    try:
+        cluster.up()
+        cluster.wait_for_members(*NAMES)
+        create(cluster, "first")
+        cluster.fill("first", 0, 100)
+        cluster.work("backup", "now")
+        peers = ",".join(f"{name}={cluster.daemons[name]['rpc']}" for name in NAMES)
+        cluster.lose_controllers(*NAMES)
+        cluster.fill("first", 100, 20)
+        # By the flags of a cluster that is no playground.
+        into = cluster.directory / NAMES[0] / "data"
+        flags = ["--from", cluster.place, "--name", NAMES[0], "--peers", peers]
+        result = run("kvctl", "restore", *flags, "--into", into, "-o", "json")
+        assert result.returncode == 0 and json.loads(result.stdout)["written"], result.stderr
+        for name in NAMES:
+            cluster.start(name)
+        cluster.wait_for_members(*NAMES, seconds=60)
+        cluster.settle()
+        cluster.check_everything_is_there()
+        # Any of them carries on without the one that was restored.
+        cluster.kill(cluster.wait_for_acting())
+        cluster.wait_for_acting()
+        create(cluster, "after")
+        cluster.fill("after", 0, 10)
+        cluster.check_everything_is_there()
+    finally:
+        cluster.kvctl("playground", "down")

@@ -51,6 +51,9 @@ def results(packages, tmp_path_factory):
         word = f"not done after {SECONDS} s"
     if boot.returncode == 77:
         pytest.skip(f"systemd cannot be booted here: {word.strip()}")
+    if not (directory / "checks.log").exists():
+        console = (directory / "console.log").read_text().strip().splitlines()
+        pytest.skip(f"no systemd came up in the container: {(console or [word])[-1]}")
     file = directory / "results.json"
     assert file.exists(), f"{word}\n{(directory / 'console.log').read_text()[-4000:]}"
     return json.loads(file.read_text())

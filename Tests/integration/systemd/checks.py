@@ -52,6 +52,11 @@ def pid(unit):
     return int(show(unit, "MainPID"))
 
 
+def runs_anew(unit, before):
+    """Whether the unit runs with another process than `before`."""
+    return pid(unit) not in (0, before) and show(unit, "SubState") == "running"
+
+
 def journal(unit, *arguments):
     run("journalctl", "--sync")
     lines = run("journalctl", "--unit", unit, "--output", "json", *arguments).stdout.splitlines()
@@ -196,6 +201,10 @@ def packages_install_and_start_nothing():
     for program in ("kvnode", "kvrouter", "kvcontrollerd", "kvctl"):
         assert run("man", "--where", program).stdout
         assert run(program, "version" if program == "kvctl" else "--version").stdout
+        # No toolchain is needed.
+        path = os.path.realpath(shutil.which(program))
+        for library in re.findall(r"=> (.*)", run("ldd", path).stdout):
+            assert library.startswith(("/lib", "/usr/lib")), (program, library)
 
 
 @check
@@ -333,7 +342,7 @@ def a_restart_of_the_router_loses_no_client():
             before = pid("kvrouter")
             systemctl("restart", "kvrouter")
             assert pid("kvrouter") != before
-            load.go_on()
+            load.go_on(200)
     return load.figures()
 
 
@@ -350,7 +359,7 @@ def a_restart_of_nodes_costs_clients_latency_only():
     with Load() as load:
         for node in NODES:
             systemctl("restart", f"kvnode@{node}")
-            load.go_on()
+            load.go_on(200)
             wait_for(healthy, "a healthy cluster")
     for node in NODES:
         assert show(f"kvnode@{node}", "Result") == "success"
@@ -363,7 +372,7 @@ def a_killed_daemon_is_started_anew():
         for unit in ("kvnode@node-2", "kvcontrollerd"):
             restarts, before = int(show(unit, "NRestarts")), pid(unit)
             systemctl("kill", "--signal=KILL", unit)
-            wait_for(lambda: show(unit, "SubState") == "running" and pid(unit) != before, unit)
+            wait_for(lambda: runs_anew(unit, before), unit)
             assert int(show(unit, "NRestarts")) == restarts + 1
             wait_for(healthy, "a healthy cluster")
         load.go_on()
@@ -385,7 +394,7 @@ def the_watchdog_ends_who_stands_still():
     gate.touch()
     wait_for(lambda: show(unit, "SubState") != "running", "the watchdog")
     gate.unlink()
-    wait_for(lambda: show(unit, "SubState") == "running" and pid(unit) != before, "the restart")
+    wait_for(lambda: runs_anew(unit, before), "the restart")
     assert int(show(unit, "NRestarts")) == restarts + 1
     messages = [entry["MESSAGE"] for entry in journal(unit, "--lines=100")]
     text = "\n".join(messages)
