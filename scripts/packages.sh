@@ -8,11 +8,11 @@ mkdir -p "$target/rangekeeper/docs"
 target=$(realpath "$target")
 cd "$(dirname "$0")/.."
 cp -a debian systemd scripts "$target/rangekeeper"
-# The programs with the revision that they were built from, where it is known.
+# The daemons with the revision that they were built from, where it is known.
 mkdir "$target/programs"
 for program in kvnode kvrouter kvcontrollerd kvctl; do cp "$binaries/$program" "$target/programs"; done
 if revision=$(git rev-parse --short HEAD 2> /dev/null); then
-    (cd "$target/programs" && "$OLDPWD/scripts/stamp-revision" "$revision" kv*)
+    (cd "$target/programs" && "$OLDPWD/scripts/stamp-revision" "$revision" kvnode kvrouter kvcontrollerd)
 fi
 cp -a docs/systemd.md "$target/rangekeeper/docs"
 cd "$target/rangekeeper"
