@@ -8,11 +8,17 @@ mkdir -p "$target/rangekeeper/docs"
 target=$(realpath "$target")
 cd "$(dirname "$0")/.."
 cp -a debian systemd scripts "$target/rangekeeper"
+# The daemons with the revision that they were built from, where it is known.
+mkdir "$target/programs"
+for program in kvnode kvrouter kvcontrollerd kvctl; do cp "$binaries/$program" "$target/programs"; done
+if revision=$(git rev-parse --short HEAD 2> /dev/null); then
+    (cd "$target/programs" && "$OLDPWD/scripts/stamp-revision" "$revision" kvnode kvrouter kvcontrollerd)
+fi
 cp -a docs/systemd.md "$target/rangekeeper/docs"
 cd "$target/rangekeeper"
-RANGEKEEPER_BIN=$binaries DEB_BUILD_OPTIONS="nocheck ${DEB_BUILD_OPTIONS:-}" \
+RANGEKEEPER_BIN=$target/programs DEB_BUILD_OPTIONS="nocheck ${DEB_BUILD_OPTIONS:-}" \
     dpkg-buildpackage --build=binary --no-sign --no-check-builddeps > ../build.log 2>&1 ||
     { cat ../build.log >&2; exit 1; }
 cd ..
-rm -rf rangekeeper
+rm -rf rangekeeper programs
 ls "$target"/*.deb

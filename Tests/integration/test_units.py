@@ -120,7 +120,15 @@ def test_manual_page(program, tmp_path):
 def test_version_of_the_packages():
     changelog = (REPOSITORY / "debian/changelog").read_text()
     version = re.match(r"rangekeeper \((\S+)\)", changelog)[1]
-    assert run("kvnode", "--version").stdout == f"kvnode {version}\n"
+    assert run("kvnode", "--version").stdout.split()[:2] == ["kvnode", version]
+
+
+def test_packages_name_every_library_to_build_against():
+    makefile = (REPOSITORY / "Makefile").read_text()
+    listed = re.search(r"^PACKAGES := ((?:.*\\\n)*.*)$", makefile, re.M)[1]
+    control = (REPOSITORY / "debian/control").read_text()
+    needed = re.search(r"^Build-Depends: ((?:.*\n )*.*)$", control, re.M)[1]
+    assert set(re.findall(r"\S+-dev\b", listed)) == set(re.findall(r"\S+-dev\b", needed))
 
 
 COMPLETED = [("kvctl ta", "table"), ("kvctl split --d", "--dry-run"), ("kvctl completion ", "bash")]
