@@ -8,19 +8,18 @@ extension MetadataRecovery {
 
     mutating func findTables() {
         let claims = chooseClaims()
-        for table in base.tables { tables.set(table, for: table.id) }
+        tables = olderTables
         for table in (isBookNewer ? book?.tables : nil) ?? [] { tables.set(table, for: table.id) }
         var owned = SortedRecords<TableID, [Claim]>()
-        for claim in claims {
-            let id = claim.holding.shard.table
-            owned.set((owned[id] ?? []) + [claim], for: id)
-        }
+        for claim in claims { owned.add(claim, to: claim.holding.shard.table) }
+        var stored = SortedRecords<TableID, [Shard]>()
+        for shard in base.shards { stored.add(shard, to: shard.table) }
         for own in owned.elements {
             guard let first = own.first, tables[first.holding.shard.table] == nil else { continue }
             nameTable(first)
         }
         for table in tables.elements {
-            settle(table, owned[table.id] ?? [])
+            settle(table, owned[table.id] ?? [], stored[table.id] ?? [])
         }
         // Two tables of one name: the older one steps back.
         for table in tables.elements where table.state != .dropping {
@@ -59,9 +58,8 @@ extension MetadataRecovery {
     }
 
     /// Gives the table the shards that its groups have, and fills what is missing.
-    private mutating func settle(_ table: Table, _ claims: [Claim]) {
+    private mutating func settle(_ table: Table, _ claims: [Claim], _ stored: [Shard]) {
         let own = withoutOverlaps(claims, of: table)
-        let stored = base.shards.filter { $0.table == table.id }
         if table.state == .dropping {
             if own.isEmpty { tables.remove(table.id) }
             return take(own, as: .dropping)
@@ -97,9 +95,7 @@ extension MetadataRecovery {
         for claim in claims {
             var shard = claim.shard
             shard.state = state
-            if let stored = base.shards.first(where: { $0.id == shard.id }),
-                stored.group != shard.group
-            {
+            if let stored = olderShards[shard.id], stored.group != shard.group {
                 note(
                     "changed",
                     "shard \(shard.id) is in group \(shard.group) with epoch \(shard.epoch), not in "
@@ -171,19 +167,17 @@ extension MetadataRecovery {
             for holding in group.authority?.shards ?? [] {
                 let claim = Claim(
                     group: group.id, isConfirmed: group.isConfirmed, holding: holding)
-                claims.set((claims[holding.shard.id] ?? []) + [claim], for: holding.shard.id)
+                claims.add(claim, to: holding.shard.id)
             }
         }
         // Where the group's own word is missing or may be old, the older state has one too.
         for shard in base.shards where known[shard.group]?.isConfirmed == false {
-            guard let table = base.tables.first(where: { $0.id == shard.table }),
-                table.state == .active
-            else { continue }
+            guard let table = olderTables[shard.table], table.state == .active else { continue }
             let claim = Claim(
                 group: shard.group, isConfirmed: false,
                 holding: ShardHolding(
                     shard: shard, partitioning: table.partitioning, standing: .owned))
-            claims.set((claims[shard.id] ?? []) + [claim], for: shard.id)
+            claims.add(claim, to: shard.id)
         }
         return claims.elements.compactMap { choose($0) }
     }
@@ -271,7 +265,7 @@ extension MetadataRecovery {
             for holding in group.authority?.shards ?? [] where holding.standing != .owned {
                 let claim = Claim(
                     group: group.id, isConfirmed: group.isConfirmed, holding: holding)
-                held.set((held[holding.shard.id] ?? []) + [claim], for: holding.shard.id)
+                held.add(claim, to: holding.shard.id)
             }
         }
         for claims in held.elements {
@@ -362,5 +356,13 @@ extension MetadataRecovery {
             "changed",
             "shard \(shard.id) is on its way from group \(source) to group \(target): it goes on as "
                 + "operation \(record.id)")
+    }
+}
+
+extension SortedRecords {
+    /// Appends to the list of `id`, in place: a table may have a million shards.
+    fileprivate mutating func add<Element>(_ element: Element, to id: ID)
+    where Record == [Element] {
+        if !update(id, { $0.append(element) }) { set([element], for: id) }
     }
 }

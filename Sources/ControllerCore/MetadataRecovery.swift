@@ -65,6 +65,9 @@ public struct MetadataRecovery {
     }
 
     let base: DurableState
+    /// Of the older state.
+    let olderShards: SortedRecords<ShardID, Shard>
+    let olderTables: SortedRecords<TableID, Table>
     let holdings: [NodeHoldings]
     /// Wall clock in milliseconds since 1970.
     let clock: UInt64
@@ -108,7 +111,14 @@ public struct MetadataRecovery {
     private init(
         older: [MetadataRecord], holdings: [NodeHoldings], clock: UInt64, origin: String
     ) throws(DatabaseError) {
-        base = try DurableState(MetadataSnapshot(revision: .none, records: older))
+        let base = try DurableState(MetadataSnapshot(revision: .none, records: older))
+        var shards = SortedRecords<ShardID, Shard>()
+        for shard in base.shards { shards.set(shard, for: shard.id) }
+        var tables = SortedRecords<TableID, Table>()
+        for table in base.tables { tables.set(table, for: table.id) }
+        self.base = base
+        olderShards = shards
+        olderTables = tables
         self.holdings = holdings.sorted { $0.node.id < $1.node.id }
         self.clock = clock
         self.origin = origin
