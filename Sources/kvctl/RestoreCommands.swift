@@ -80,8 +80,10 @@ extension Command {
 
     private static func recover(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let target = try RestoreTarget(invocation)
+        // Above what a backup may hold that nobody looked at: the metadata can be backed up there again.
+        let newest = Revision(UInt64(Date.now.timeIntervalSince1970))
         return try rebuild(
-            older: [], newest: .none, addresses: [], target, invocation, origin: "nothing")
+            older: [], newest: newest, addresses: [], target, invocation, origin: "nothing")
     }
 
     private static func rebuild(
