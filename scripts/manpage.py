@@ -57,8 +57,8 @@ def daemon(program, name):
         page += entry(flag, meaning)
     page += [".SH SIGNALS",
              *entry("SIGTERM, SIGINT", "Stop in order; a second one ends the process at once."),
-             *entry("SIGHUP", "Read the settings again. Of what runs, the log level follows; wrong "
-                    "settings change nothing.")]
+             *entry("SIGHUP", "Read the settings again. Of what runs, the log follows; wrong settings "
+                    "change nothing.")]
     page += [".SH EXIT STATUS",
              *entry("0", "Stopped in order."), *entry("1", "Failed."),
              *entry("2", "The command line was not understood."),

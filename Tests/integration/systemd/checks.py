@@ -294,8 +294,10 @@ def the_journal_has_fields():
     assert ready and ready[-1]["PRIORITY"] == "5", ready
     fields = [name for name in ready[-1] if name.startswith("KV_")]
     assert "KV_COMPONENT" in fields and "KV_STATUS" in fields, ready[-1]
-    found = run("journalctl", "--unit", "kvnode@node-1", "KV_COMPONENT=daemon", "--output", "cat")
-    assert "ready" in found.stdout
+    identity = ready[-1]["MESSAGE_ID"]
+    assert re.fullmatch("[0-9a-f]{32}", identity)
+    found = run("journalctl", f"MESSAGE_ID={identity}", "--output", "cat")
+    assert len(found.stdout.splitlines()) >= len(UNITS) and "ready" in found.stdout
 
 
 @check
