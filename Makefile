@@ -7,7 +7,8 @@ SHELL := /bin/bash
 # The one list of Debian packages: libraries to build against, tools that the tests use.
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
     libisal-dev libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools \
-    etcd-server curl python3 python3-venv
+    curl python3 python3-venv systemd-container debhelper chrpath lintian man-db \
+    bash-completion zsh prometheus etcd-server
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built
@@ -89,7 +90,7 @@ format: ## format all Swift sources in place
 
 .PHONY: playground
 playground: deps build ## a whole cluster on this machine, in the foreground, under ./playground
-	exec .build/release/kvctl playground up --dir playground
+	exec .build/release/kvctl playground up --dir playground --with-prometheus
 
 .PHONY: sim
 sim: ## the simulator; ARGS="..." goes to kvsim
@@ -109,6 +110,24 @@ bench: build ## puts and gets beside those of Redis, on this machine (needs redi
 .PHONY: failover
 failover: build ## how long clients wait when a leader is killed or stopped; ARGS="--kills 100"
 	scripts/failover.py --binaries .build/release $(ARGS)
+
+# Release programs hold the Swift run-time library; they are built beside those of `make build`,
+# which would be built anew otherwise. Debug packages take `make debug` as it is.
+CONFIGURATION ?= release
+DEB := .build/deb/$(CONFIGURATION)
+.PHONY: deb
+deb: ## Debian packages, below .build/deb; CONFIGURATION=debug packages what `make debug` built
+	@set -e; \
+	if [[ $(CONFIGURATION) == release ]]; then \
+	    flags=(-c release --static-swift-stdlib --scratch-path .build/static $(SWIFT_FLAGS)); \
+	    for program in kvnode kvrouter kvcontrollerd kvctl; do \
+	        $(SWIFT) build "$${flags[@]}" --product $$program; \
+	    done; \
+	    binaries="$$($(SWIFT) build "$${flags[@]}" --show-bin-path)"; \
+	else \
+	    binaries="$$($(SWIFT) build $(SWIFT_FLAGS) --show-bin-path)"; \
+	fi; \
+	scripts/packages.sh "$$binaries" $(DEB)
 
 .PHONY: clean
 clean: ## remove everything that was built

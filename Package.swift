@@ -122,8 +122,9 @@ let package = Package(
         program(
             "kvctl",
             [
-                "KVBase", "ShardCore", "ControllerCore", "MetadataCore", "WireProtocol", "RESP",
-                "MetadataStore", "ObjectStore", "MetadataBackup", "OperatorClient",
+                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "WireProtocol", "RESP", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "MetadataBackup", "OperatorClient",
             ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(

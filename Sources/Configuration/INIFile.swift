@@ -25,6 +25,11 @@ enum INIFile {
 
     /// Reads the file at `path`.
     static func read(path: String) throws(ConfigurationError) -> [INIEntry] {
+        try parse(content(of: path), path: path)
+    }
+
+    /// The bytes of a file of a megabyte at most.
+    static func content(of path: String) throws(ConfigurationError) -> Bytes {
         let descriptor = open(path, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else {
             let reason = String(cString: strerror(errno))
@@ -47,7 +52,7 @@ enum INIFile {
                     exitCode: .configuration)
             }
         }
-        return try parse(content, path: path)
+        return content
     }
 
     /// The entries of a file's content, in order.

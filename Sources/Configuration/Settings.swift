@@ -9,6 +9,7 @@ public struct Settings: Sendable {
     public enum Origin: Hashable, Sendable, CustomStringConvertible {
         case builtIn
         case file(path: String, line: Int)
+        case credential(path: String)
         case environment(variable: String)
         case flag(String)
 
@@ -16,6 +17,7 @@ public struct Settings: Sendable {
             switch self {
             case .builtIn: "default"
             case .file(let path, let line): "\(path):\(line)"
+            case .credential(let path): path
             case .environment(let variable): variable
             case .flag(let flag): flag
             }
@@ -109,6 +111,12 @@ public struct Settings: Sendable {
                     entry.setting.isSecret ? "(secret)" : $0.written(as: entry.setting.kind)
                 }, origin: entry.origin)
         }
+    }
+
+    /// The names of the settings whose values differ from those of `earlier`, which are of the same
+    /// program.
+    public func changes(from earlier: Settings) -> [String] {
+        zip(entries, earlier.entries).filter { $0.value != $1.value }.map(\.0.setting.name)
     }
 
     /// One line per setting: the name, the value, where it came from.

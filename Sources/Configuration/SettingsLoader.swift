@@ -1,4 +1,4 @@
-// Settings from their layers: defaults, then the file, then the environment, then flags.
+// Settings from their layers: defaults, the file, credentials, the environment, flags.
 
 import Glibc
 import KVBase
@@ -9,6 +9,8 @@ import KVBase
 public struct SettingsLoader: Sendable {
     public enum Outcome: Sendable {
         case settings(Settings)
+        /// To be reported and no more: `--check-config`.
+        case check(Settings)
         /// To be printed on standard output, then exit 0.
         case print(String)
     }
@@ -58,6 +60,9 @@ public struct SettingsLoader: Sendable {
         if let path = flags.config ?? environment["\(program)_config".uppercased()] {
             try applyFile(path, &entries, &problems)
         }
+        if let directory = environment["CREDENTIALS_DIRECTORY"] {
+            try applyCredentials(directory, &entries, &problems)
+        }
         for index in entries.indices {
             let variable = entries[index].setting.variable(program: program)
             if let text = environment[variable] {
@@ -77,7 +82,7 @@ public struct SettingsLoader: Sendable {
             throw ConfigurationError(problems, exitCode: .configuration)
         }
         let result = Settings(entries: entries)
-        return flags.wantsCheck ? .print(result.report()) : .settings(result)
+        return flags.wantsCheck ? .check(result) : .settings(result)
     }
 
     /// The environment that the process was started with.
@@ -126,6 +131,24 @@ public struct SettingsLoader: Sendable {
         }
     }
 
+    /// Secrets that the service manager handed over, one file each; see systemd.exec(5).
+    private func applyCredentials(
+        _ directory: String, _ entries: inout [Settings.Entry], _ problems: inout [String]
+    ) throws(ConfigurationError) {
+        for index in entries.indices where entries[index].setting.isSecret {
+            let path = "\(directory)/\(entries[index].setting.name)"
+            guard access(path, F_OK) == 0 else { continue }
+            var content = try INIFile.content(of: path)
+            // As editors and `echo` leave it.
+            if content.last == 0x0A { content.removeLast() }
+            guard let text = String(validating: content, as: UTF8.self) else {
+                problems.append("\(path): not UTF-8 text")
+                continue
+            }
+            apply(text, .credential(path: path), &entries[index], &problems)
+        }
+    }
+
     private func apply(
         _ text: String, _ origin: Settings.Origin, _ entry: inout Settings.Entry,
         _ problems: inout [String]
@@ -134,7 +157,8 @@ public struct SettingsLoader: Sendable {
             entry.value = try SettingValue.parse(text, as: entry.setting.kind)
             entry.origin = origin
         } catch {
-            let value = text.count > 80 ? "\(text.prefix(80))..." : text
+            let shown = entry.setting.isSecret ? "(secret)" : text
+            let value = shown.count > 80 ? "\(shown.prefix(80))..." : shown
             problems.append("\(origin): \(entry.setting.name) = \"\(value)\": \(error.message)")
         }
     }
@@ -219,7 +243,8 @@ public struct SettingsLoader: Sendable {
 
             A setting section.key stands as `key = value` under [section] in the file, as
             \(program.uppercased())_SECTION_KEY in the environment and as --section-key on the command
-            line; the later ones override.
+            line; the later ones override. A secret may also be the content of the file section.key
+            in the directory CREDENTIALS_DIRECTORY (systemd's LoadCredential=).
 
             Settings:
 

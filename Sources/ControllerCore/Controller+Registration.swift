@@ -43,7 +43,9 @@ extension Controller {
             }
         } else {
             admission.isNew = true
-            admission.record.id = IDAllocators.take(&ids.node)
+            if registration.node == .none {
+                admission.record.id = IDAllocators.take(&ids.node)
+            }
             if var old = node(named: registration.name)?.record {
                 old.name = "\(old.name)~\(old.id)"
                 admission.renamed = old
@@ -163,12 +165,15 @@ extension Controller {
                     + "another name")
         }
         guard registration.cluster != 0, let known = nodes[registration.node] else {
+            // Admitted by metadata that was lost: it keeps its identity and what it holds.
+            if registration.cluster != 0, registration.node < issuedBelow { return nil }
             return DatabaseError(
                 .fenced,
                 "node id \(registration.node) was not issued by this cluster's metadata; empty the "
                     + "data directories of \(name) to join anew")
         }
-        guard known.record.name == name else {
+        guard known.record.name == name || known.record.name == Self.unknownNode(known.record.id)
+        else {
             return DatabaseError(
                 .fenced,
                 "node \(registration.node) is known as \(known.record.name), not \(name)"
@@ -186,6 +191,9 @@ extension Controller {
         }
         return nil
     }
+
+    /// What a node is called of which a restore knew the id only.
+    static func unknownNode(_ id: NodeID) -> String { "unknown~\(id)" }
 
     private func isHeard(_ node: NodeStatus, now: Instant) -> Bool {
         node.connection != nil && now - node.lastHeard < settings.nodeSuspectAfter

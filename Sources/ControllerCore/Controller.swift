@@ -57,6 +57,8 @@ public struct Controller: Sendable {
     public internal(set) var revision: Revision
 
     var ids: IDAllocators
+    /// After a restore: nodes with an id below it may be known to metadata that was lost.
+    let issuedBelow: NodeID
     public internal(set) var nodes = SortedRecords<NodeID, NodeStatus>()
     public internal(set) var groups = SortedRecords<GroupID, GroupStatus>()
     /// As stored, whatever their state.
@@ -166,6 +168,7 @@ public struct Controller: Sendable {
         termRevision = durable.termRevision
         actingBefore = durable.acting
         ids = durable.ids
+        issuedBelow = durable.issuedBelow
         revision = snapshot.revision
         for node in durable.nodes {
             nodes.set(NodeStatus(record: node, lastHeard: now), for: node.id)

@@ -55,4 +55,12 @@ public struct MetadataSummary: Hashable, Sendable, Encodable {
                 name: $0.name, id: $0.id.rawValue, state: "\($0.state)", shards: counts[$0.id] ?? 0)
         }
     }
+
+    /// `host:port` of the RPC of every node.
+    public static func nodeAddresses(
+        _ records: [MetadataRecord]
+    ) throws(DatabaseError) -> [String] {
+        try DurableState(MetadataSnapshot(revision: .none, records: records)).nodes
+            .map(\.rpcAddress)
+    }
 }

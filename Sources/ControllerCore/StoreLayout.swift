@@ -4,6 +4,8 @@
 // controller/term      controller term 8, name of the holder
 // controller/acting    name of the holder; attached to its lease
 // controller/ids       next node, group, replica, table, shard id, 4 each
+// controller/restored  after a restore: the node id below which an unknown node may come back, 4; the wall
+//                      clock of the restore in milliseconds since 1970, 8
 // node/ID group/ID table/ID shard/ID   the record; ID is 4 bytes, big-endian, so that keys sort by id
 // controller/operations   next operation id 4
 // operation/ID         an `OperationRecord`
@@ -26,6 +28,7 @@ enum StoreKey {
     static let term = Bytes("controller/term".utf8)
     static let acting = Bytes("controller/acting".utf8)
     static let ids = Bytes("controller/ids".utf8)
+    static let restored = Bytes("controller/restored".utf8)
 
     static let auditHead = Bytes("controller/audit".utf8)
     static let nextOperation = Bytes("controller/operations".utf8)
@@ -169,6 +172,8 @@ struct DurableState {
     var termRevision: Revision = .none
     var acting: (holder: String, revision: Revision)?
     var ids = IDAllocators()
+    /// Ids below it were issued, perhaps, by metadata that was lost; `.none` without a restore.
+    var issuedBelow = NodeID.none
     var nodes: [Node] = []
     var groups: [GroupRecord] = []
     var tables: [Table] = []
@@ -218,6 +223,12 @@ struct DurableState {
         } else if key == StoreKey.ids {
             ids = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try IDAllocators(from: &reader)
+            }
+        } else if key == StoreKey.restored {
+            issuedBelow = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
+                let id: NodeID = try reader.read()
+                _ = try reader.readUInt64()
+                return id
             }
         } else if key.starts(with: StoreKey.nodePrefix) {
             nodes.append(

@@ -95,7 +95,8 @@ public enum ControllerMain {
     public static func run() -> Never {
         let daemon = DaemonContext.start(
             name: "kvcontrollerd", summary: "The metadata store and controller of Rangekeeper.",
-            settings: settings)
+            settings: settings
+        ) { (settings) throws(DatabaseError) in _ = try ControllerServerSettings(settings) }
         let log = daemon.log.component("controller")
         let metrics = ControllerMetrics(daemon.metrics)
         let quorumMetrics = QuorumMetrics(daemon.metrics)
@@ -104,6 +105,7 @@ public enum ControllerMain {
         let backupMetrics = BackupMetrics(daemon.metrics)
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
+            try createDirectory(daemon.settings.string("data"))
             daemon.addReadinessCheck("controller") {
                 // A standby is ready to take over: it knows who leads.
                 metrics.isServing.value == 1 || metrics.hasLeader.value == 1
@@ -121,11 +123,25 @@ public enum ControllerMain {
                 try server.start()
                 return server
             }
+            daemon.watchOnLoop("reconcile") { UInt64(metrics.lastTick.value) }
         } catch {
             daemon.fail(error)
         }
-        daemon.ready(status: "serving")
+        daemon.ready { metrics.sentence(quorumMetrics) }
         daemon.runUntilStopped()
+    }
+
+    private static func createDirectory(_ path: String) throws(DatabaseError) {
+        var built = path.hasPrefix("/") ? "/" : ""
+        for part in path.split(separator: "/") {
+            built += part
+            guard mkdir(built, 0o750) == 0 || errno == EEXIST else {
+                throw DatabaseError(
+                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))"
+                )
+            }
+            built += "/"
+        }
     }
 }
 
@@ -177,7 +193,6 @@ extension ControllerServerSettings {
                 settings: wanted)
         }
         let data = settings.string("data")
-        try Self.createDirectory(data)
         let peers = try Self.peers(settings.list("peers"))
         let name = core.name
         let own = peers.first { $0.name == name }
@@ -216,18 +231,5 @@ extension ControllerServerSettings {
                 .invalidRequest, "peers names 1, 3 or 5 controllers, not \(peers.count)")
         }
         return peers
-    }
-
-    private static func createDirectory(_ path: String) throws(DatabaseError) {
-        var built = path.hasPrefix("/") ? "/" : ""
-        for part in path.split(separator: "/") {
-            built += part
-            guard mkdir(built, 0o750) == 0 || errno == EEXIST else {
-                throw DatabaseError(
-                    .storageFailed, "create directory \(built): \(String(cString: strerror(errno)))"
-                )
-            }
-            built += "/"
-        }
     }
 }

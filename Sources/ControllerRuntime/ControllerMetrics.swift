@@ -137,6 +137,23 @@ struct ControllerMetrics: Sendable {
     private static let misplaced = 3
     private static let noQuorum = 3
 
+    /// One line for `systemctl status`.
+    func sentence(_ quorum: QuorumMetrics) -> String {
+        guard isServing.value == 1 else {
+            return hasLeader.value == 1
+                ? "standing by: another controller acts"
+                : "waiting for a majority of the controllers: \(quorum.reachable.value) of "
+                    + "\(quorum.members.value) reachable"
+        }
+        func listed(_ gauges: [Gauge], _ names: [String]) -> String {
+            let parts = zip(gauges, names).filter { $0.0.value > 0 }.map { "\($0.0.value) \($0.1)" }
+            return parts.isEmpty ? "none" : parts.joined(separator: " ")
+        }
+        return "acting: nodes \(listed(nodes, Self.nodeStates)); shards "
+            + listed(shards, Self.shardHealths)
+            + "; metadata revision \(revision.value)"
+    }
+
     private func raise(_ counter: Counter, to value: UInt64) {
         let known = counter.value
         if value > known { counter.increment(by: value - known) }

@@ -12,8 +12,8 @@ struct QuorumMetrics: Sendable {
     private let term: Gauge
     private let commit: Gauge
     private let applied: Gauge
-    private let members: Gauge
-    private let reachable: Gauge
+    let members: Gauge
+    let reachable: Gauge
     let snapshotBytes: Gauge
     let snapshots: Counter
     let takeOver: DurationHistogram

@@ -14,7 +14,7 @@ import SystemdSupport
 /// ```
 /// let daemon = DaemonContext.start(name: "kvnode", summary: "...", settings: [...])
 /// ... start threads, register onStop, watch, addReadinessCheck ...
-/// daemon.ready(status: "serving")
+/// daemon.ready { "serving" }
 /// daemon.runUntilStopped()
 /// ```
 public final class DaemonContext: Sendable {
@@ -26,6 +26,8 @@ public final class DaemonContext: Sendable {
     public let metrics: MetricsRegistry
     let loader: SettingsLoader
     let health: HealthMonitor
+    private let reporter = StatusReporter()
+    private let validate: Validation
     private let arguments: [String]
 
     struct State {
@@ -35,9 +37,12 @@ public final class DaemonContext: Sendable {
         /// What daemons add to the admin server, by path.
         var debugPages: [(path: String, page: @Sendable (AdminRequest) -> AdminResponse)] = []
         var isStopping = false
-        /// The status line that `ready` gave; nil while starting.
-        var readyStatus: String?
+        /// The id of the thread that `serve` made.
+        var loopThread: Int?
     }
+
+    /// Throws `invalidRequest` for settings that are right one by one and wrong together.
+    public typealias Validation = @Sendable (Settings) throws(DatabaseError) -> Void
 
     let state: Mutex<State>
     private let stopRequest = Latch<StopRequest>()
@@ -50,13 +55,14 @@ public final class DaemonContext: Sendable {
     /// Reads the settings, opens the log, takes charge of the signals SIGTERM, SIGINT, SIGHUP and
     /// SIGPIPE, and raises the limit of open files. On wrong settings, `--help`, `--version` and
     /// `--check-config` it prints what there is to say and ends the process: 0, 2 (command line) or
-    /// 78 (configuration). Beside `settings` every daemon has those of `CommonSettings`.
+    /// 78 (configuration). Beside `settings` every daemon has those of `CommonSettings`. `validate`
+    /// looks at the settings as a whole, whenever they are read.
     public static func start(
-        name: String, summary: String, settings: [Setting],
+        name: String, summary: String, settings: [Setting], validate: @escaping Validation,
         arguments: [String] = CommandLine.arguments
     ) -> DaemonContext {
         let loader = SettingsLoader(
-            program: name, version: version, summary: summary,
+            program: name, version: version + " (\(revision))", summary: summary,
             settings: settings + CommonSettings.all)
         do throws(ConfigurationError) {
             let environment = SettingsLoader.processEnvironment()
@@ -64,8 +70,14 @@ public final class DaemonContext: Sendable {
             case .print(let text):
                 writeAll(STDOUT_FILENO, text)
                 exit(0)
+            case .check(let settings):
+                try check(settings, validate)
+                writeAll(STDOUT_FILENO, settings.report())
+                exit(0)
             case .settings(let settings):
-                return DaemonContext(loader: loader, settings: settings, arguments: arguments)
+                try check(settings, validate)
+                return DaemonContext(
+                    loader: loader, settings: settings, validate: validate, arguments: arguments)
             }
         } catch {
             for message in error.messages { writeAll(STDERR_FILENO, "\(name): \(message)\n") }
@@ -73,9 +85,25 @@ public final class DaemonContext: Sendable {
         }
     }
 
-    private init(loader: SettingsLoader, settings: Settings, arguments: [String]) {
+    private static func check(
+        _ settings: Settings, _ validate: Validation
+    ) throws(ConfigurationError) {
+        do throws(DatabaseError) {
+            try validate(settings)
+        } catch {
+            throw ConfigurationError([error.message], exitCode: .configuration)
+        }
+    }
+
+    private init(
+        loader: SettingsLoader, settings: Settings, validate: @escaping Validation,
+        arguments: [String]
+    ) {
+        // Before any thread exists.
+        ServiceManager.adopt()
         name = loader.program
         self.loader = loader
+        self.validate = validate
         self.arguments = arguments
         let log = Log(
             program: loader.program, format: CommonSettings.logFormat(settings),
@@ -89,6 +117,11 @@ public final class DaemonContext: Sendable {
         raiseFileLimit()
         registerMetrics()
         startSignalThread()
+        do throws(DatabaseError) {
+            try reporter.start()
+        } catch {
+            fail(error)
+        }
     }
 
     // MARK: Settings
@@ -106,6 +139,13 @@ public final class DaemonContext: Sendable {
         health.watch(stage, progress: progress)
     }
 
+    /// The same for what runs on the loop of `serve`.
+    public func watchOnLoop(_ stage: String, progress: @escaping @Sendable () -> UInt64?) {
+        health.watch(stage, thread: state.withLock(\.loopThread), progress: progress)
+    }
+
+    func setLoopThread(_ thread: Int?) { state.withLock { $0.loopThread = thread } }
+
     /// Adds a reason not to be ready: `check` answers nil when all is well, else the reason. It
     /// runs on the admin server's thread.
     public func addReadinessCheck(_ name: String, _ check: @escaping @Sendable () -> String?) {
@@ -114,28 +154,22 @@ public final class DaemonContext: Sendable {
 
     // MARK: Life
 
-    /// One line for `systemctl status`, while starting or stopping too.
-    public func status(_ text: String) {
-        state.withLock { state in
-            if state.readyStatus != nil { state.readyStatus = text }
-        }
-        ServiceManager.status(text)
-    }
-
-    /// Start-up goes on and made progress: systemd grants 30 more seconds.
-    public func startupAdvanced(status: String) {
-        ServiceManager.extendTimeout(.seconds(30))
-        ServiceManager.status(status)
+    /// Start-up goes on: `systemctl status` shows the sentence. May be called as often as there is
+    /// progress; most calls do nothing. The time-out of the start is extended by what is read, whoever
+    /// reads it.
+    public func startupAdvanced(_ sentence: @autoclosure () -> String) {
+        guard reporter.startupAdvanced(sentence) else { return }
+        log.component("daemon").info(sentence())
     }
 
     /// Start-up is over: listeners accept. Tells systemd, makes `/readyz` look at its checks, and
-    /// starts watching the progress of the stages.
-    public func ready(status: String) {
+    /// starts watching the progress of the stages. `status` gives the line that `systemctl status`
+    /// shows; it is called every second, on a thread of its own, until the process ends.
+    public func ready(status: @escaping @Sendable () -> String) {
         health.begin()
-        state.withLock { $0.readyStatus = status }
-        ServiceManager.ready(status: status)
+        reporter.ready(status)
         log.component("daemon").notice(
-            "ready", [LogField("version", Self.version), LogField("status", status)],
+            "ready", [LogField("version", Self.version), LogField("status", status())],
             event: .started)
     }
 
@@ -157,7 +191,7 @@ public final class DaemonContext: Sendable {
         let request = stopRequest.wait()
         let daemonLog = log.component("daemon")
         daemonLog.notice("stopping", [LogField("reason", request.reason)], event: .stopping)
-        ServiceManager.stopping(status: "stopping: \(request.reason)")
+        reporter.stopping(reason: request.reason)
         health.end()
         let (handlers, server) = state.withLock { state in
             state.isStopping = true
@@ -172,12 +206,16 @@ public final class DaemonContext: Sendable {
     /// Ends the process at once with a message, code 1: for a start-up that cannot go on.
     public func fail(_ message: String) -> Never { fail(message, exitCode: 1) }
 
-    /// As above for an error: code 65 (`StartupExitCode.storage`) when a disk is the reason, so that
-    /// a service manager does not start the daemon again and again.
+    /// As above for an error: code 65 (`StartupExitCode.storage`) when a disk is the reason and 78 when
+    /// it is a setting, so that a service manager does not start the daemon again and again.
     public func fail(_ error: DatabaseError) -> Never {
-        fail(
-            error.message,
-            exitCode: error.code == .storageFailed ? StartupExitCode.storage.rawValue : 1)
+        let exitCode: Int32 =
+            switch error.code {
+            case .storageFailed: StartupExitCode.storage.rawValue
+            case .invalidRequest: StartupExitCode.configuration.rawValue
+            default: 1
+            }
+        fail(error.message, exitCode: exitCode)
     }
 
     private func fail(_ message: String, exitCode: Int32) -> Never {
@@ -209,32 +247,40 @@ public final class DaemonContext: Sendable {
 
     /// Reads all layers again. Wrong settings change nothing.
     private func reload() {
-        // Before the end of the start systemd must not be told that it is over.
-        let readyStatus = state.withLock(\.readyStatus)
-        if readyStatus != nil { ServiceManager.reloading() }
-        var failure = ""
-        do throws(ConfigurationError) {
-            let environment = SettingsLoader.processEnvironment()
-            let outcome = try loader.load(arguments: arguments, environment: environment)
-            guard case .settings(let settings) = outcome else {
-                preconditionFailure("the daemon was not started to print and exit")
+        reporter.reload {
+            do throws(ConfigurationError) {
+                let environment = SettingsLoader.processEnvironment()
+                let outcome = try loader.load(arguments: arguments, environment: environment)
+                guard case .settings(let settings) = outcome else {
+                    preconditionFailure("the daemon was not started to print and exit")
+                }
+                try Self.check(settings, validate)
+                apply(settings)
+                return nil
+            } catch {
+                health.recordReload(isGood: false)
+                log.component("daemon").error(
+                    "settings not read again: \(error)", event: .settingsRejected)
+                return error.description
             }
-            apply(settings)
-        } catch {
-            failure = " (reload failed, the old settings hold: \(error))"
-            health.recordFailedReload()
-            log.component("daemon").error(
-                "settings not read again: \(error)", event: .settingsRejected)
         }
-        if let readyStatus { ServiceManager.ready(status: readyStatus + failure) }
     }
 
     private func apply(_ settings: Settings) {
-        state.withLock { $0.settings = settings }
+        let changed = state.withLock { state in
+            defer { state.settings = settings }
+            return settings.changes(from: state.settings)
+        }
         log.level = CommonSettings.logLevel(settings)
         log.burst = settings.integer("log.burst")
-        health.recordReload()
+        health.recordReload(isGood: true)
         log.component("daemon").notice("settings read again", event: .settingsRead)
+        let waiting = changed.filter { !["log.level", "log.burst"].contains($0) }
+        if !waiting.isEmpty {
+            log.component("daemon").warning(
+                "settings that take effect at the next start",
+                [LogField("settings", waiting.joined(separator: ","))])
+        }
     }
 
     private func raiseFileLimit() {

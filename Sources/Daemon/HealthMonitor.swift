@@ -12,6 +12,7 @@ import SystemdSupport
 final class HealthMonitor: Sendable {
     private struct Stage {
         let name: String
+        let thread: Int?
         let progress: @Sendable () -> UInt64?
         var lastValue: UInt64?
         /// When it last advanced or was idle.
@@ -25,38 +26,61 @@ final class HealthMonitor: Sendable {
         var isEnding = false
         var hasThread = false
         var stalled: [String] = []
+        var hasTriggered = false
         var reloadTime: Double = 0
-        var isReloaded = true
+        var isReloadGood = true
+    }
+
+    /// How the service manager hears of a look.
+    struct Watchdog: Sendable {
+        /// The time within which it wants a ping.
+        var interval: Nanoseconds
+        var ping: @Sendable () -> Void
+        var trigger: @Sendable () -> Void
+
+        /// systemd's, if it wants to be pinged.
+        static func ofServiceManager() -> Watchdog? {
+            ServiceManager.watchdogInterval.map {
+                Watchdog(
+                    interval: $0, ping: ServiceManager.watchdogPing,
+                    trigger: ServiceManager.watchdogTrigger)
+            }
+        }
     }
 
     private let state = Mutex(State())
     private let log: ComponentLog
-    private let watchdogInterval = ServiceManager.watchdogInterval()
+    private let watchdog: Watchdog?
 
-    init(log: ComponentLog) {
+    init(log: ComponentLog, watchdog: Watchdog? = .ofServiceManager()) {
         self.log = log
-        recordReload()
+        self.watchdog = watchdog
+        recordReload(isGood: true)
     }
 
     /// Between two looks: a quarter of systemd's interval, at most a second.
     private var period: Nanoseconds {
         let second = Nanoseconds.seconds(1)
-        guard let watchdogInterval else { return second }
-        return min(second, Nanoseconds(max(1_000_000, watchdogInterval.count / 4)))
+        guard let watchdog else { return second }
+        return min(second, Nanoseconds(max(1_000_000, watchdog.interval.count / 4)))
     }
 
     /// A stage that did not advance for this long is stalled: longer than a loop's heartbeat, and
     /// long enough for a machine short of processors.
     private var patience: Nanoseconds {
-        max(.seconds(5), Nanoseconds((watchdogInterval ?? .zero).count / 4))
+        max(.seconds(5), Nanoseconds((watchdog?.interval ?? .zero).count / 4))
     }
 
     // MARK: Registration
 
-    func watch(_ name: String, progress: @escaping @Sendable () -> UInt64?) {
+    /// `thread` is the id of the thread that runs the stage, if it is one.
+    func watch(
+        _ name: String, thread: Int? = nil, progress: @escaping @Sendable () -> UInt64?
+    ) {
         let now = Self.now()
         state.withLock {
-            $0.stages.append(Stage(name: name, progress: progress, lastAdvance: now))
+            $0.stages.append(
+                Stage(name: name, thread: thread, progress: progress, lastAdvance: now))
         }
     }
 
@@ -80,7 +104,7 @@ final class HealthMonitor: Sendable {
         metrics.gauge(
             "kv_config_last_reload_successful",
             "1 when the last reading of the settings was without error."
-        ) { [self] in state.withLock(\.isReloaded) ? 1 : 0 }
+        ) { [self] in state.withLock(\.isReloadGood) ? 1 : 0 }
         metrics.gauge(
             "kv_config_last_reload_success_timestamp_seconds",
             "When the settings were last read without error, in seconds since 1970."
@@ -90,15 +114,13 @@ final class HealthMonitor: Sendable {
         }
     }
 
-    func recordReload() {
+    func recordReload(isGood: Bool) {
         let time = Double(EventLoop.wallClockNanoseconds()) / 1e9
         state.withLock {
-            $0.reloadTime = time
-            $0.isReloaded = true
+            $0.isReloadGood = isGood
+            if isGood { $0.reloadTime = time }
         }
     }
-
-    func recordFailedReload() { state.withLock { $0.isReloaded = false } }
 
     // MARK: Life
 
@@ -144,19 +166,59 @@ final class HealthMonitor: Sendable {
                 state.stages[index].lastValue = value
             }
             let before = state.stalled
-            if !state.isEnding {
-                state.stalled = state.stages.filter { now - $0.lastAdvance > patience }
-                    .map(\.name)
-            }
-            return (state.isEnding, before, state.stalled)
+            let stalled =
+                state.isEnding
+                ? [] : state.stages.filter { now - $0.lastAdvance > patience }
+            state.stalled = stalled.map(\.name)
+            return (state.isEnding, before, stalled)
         }
-        for name in stalled where !before.contains(name) {
+        for stage in stalled where !before.contains(stage.name) {
             log.error(
-                "a stage makes no progress", [LogField("stage", name)], event: .stageStalled)
+                "a stage makes no progress", [LogField("stage", stage.name)], event: .stageStalled)
         }
         // While stopping, the time-out of the stop is the guard.
-        if stalled.isEmpty, watchdogInterval != nil { ServiceManager.watchdogPing() }
+        if let watchdog { tell(watchdog, stalled, at: now) }
         return !isEnding
+    }
+
+    /// A stage that waits in the kernel for a disk is no reason for a restart, which would make the
+    /// disk no faster: it keeps the process from being live, but not from being pinged for.
+    private func tell(_ watchdog: Watchdog, _ stalled: [Stage], at now: Instant) {
+        let stuck = stalled.filter { stage in
+            guard let thread = stage.thread else { return true }
+            return ThreadState.read(thread)?.state != "D"
+        }
+        guard !stuck.isEmpty else { return watchdog.ping() }
+        guard stuck.contains(where: { now - $0.lastAdvance >= watchdog.interval }) else { return }
+        let isFirst = state.withLock { state in
+            defer { state.hasTriggered = true }
+            return !state.hasTriggered
+        }
+        guard isFirst else { return }
+        dump(at: now)
+        watchdog.trigger()
+    }
+
+    /// Logs what a person needs who was not there.
+    private func dump(at now: Instant) {
+        for stage in state.withLock(\.stages) {
+            let age = Double((now - stage.lastAdvance).count) / 1e9
+            log.error(
+                "watchdog: stage",
+                [
+                    LogField("stage", stage.name), LogField("seconds_without_progress", age),
+                    LogField("progress", stage.lastValue.map { "\($0)" } ?? "idle"),
+                ])
+        }
+        for thread in ThreadState.all() {
+            log.error(
+                "watchdog: thread",
+                [
+                    LogField("thread", thread.name), LogField("thread_id", thread.id),
+                    LogField("thread_state", thread.state), LogField("waits_in", thread.waitsIn),
+                ])
+        }
+        log.error("watchdog: asks to be restarted")
     }
 
     // MARK: Pages

@@ -17,14 +17,15 @@ extension DaemonContext {
     public func serve(
         _ make: @escaping @Sendable (EventLoop) throws(DatabaseError) -> any LoopService
     ) throws(DatabaseError) {
-        let started = Latch<Result<(Mailbox<Void>, LoopProgress), DatabaseError>>()
+        typealias Started = (stop: Mailbox<Void>, progress: LoopProgress, thread: Int?)
+        let started = Latch<Result<Started, DatabaseError>>()
         let ended = Latch<Void>()
         _ = try NamedThread(name: "loop") {
             do throws(DatabaseError) {
                 let loop = try EventLoop()
                 let service = try make(loop)
                 let stop = loop.makeMailbox(capacity: 4) { (_: [Void]) in service.stop() }
-                started.open(.success((stop, loop.progress)))
+                started.open(.success((stop, loop.progress, ThreadState.currentID())))
                 loop.run()
                 service.close()
             } catch {
@@ -32,9 +33,10 @@ extension DaemonContext {
             }
             ended.open(())
         }
-        let (stop, progress) = try started.wait().get()
+        let (stop, progress, thread) = try started.wait().get()
         registerLoop(progress)
-        watch("loop") { progress.turns }
+        setLoopThread(thread)
+        watchOnLoop("loop") { progress.turns }
         onStop {
             _ = stop.post(())
             ended.wait()

@@ -34,6 +34,8 @@ public final class TCPConnection: LoopHandle {
         case open
         /// Closes once everything is written.
         case finishing
+        /// Everything is written and this side ended; the peer's is not.
+        case lingering
         case closed
     }
 
@@ -43,6 +45,7 @@ public final class TCPConnection: LoopHandle {
     private var isPaused = false
     private var isReading = false
     private var closeReason: DatabaseError?
+    private var lingerTime = Nanoseconds.zero
     private var peer: SocketAddress?
     private var connectTimer: LoopTimer?
 
@@ -155,7 +158,8 @@ public final class TCPConnection: LoopHandle {
     }
 
     func startReading() {
-        guard !isPaused, !isReading, phase == .open || phase == .finishing, connectTimer == nil
+        guard !isPaused, !isReading, connectTimer == nil,
+            phase == .open || phase == .finishing || phase == .lingering
         else { return }
         isReading = true
         uv_read_start(
@@ -173,7 +177,9 @@ public final class TCPConnection: LoopHandle {
     }
 
     private func didRead(_ count: Int, _ base: UnsafeMutablePointer<CChar>?) {
-        if count > 0 {
+        if phase == .lingering {
+            if count < 0 { close() }
+        } else if count > 0 {
             delegate?.connection(
                 self, didReceive: UnsafeRawBufferPointer(start: base, count: count))
         } else if count < 0 {
@@ -256,15 +262,27 @@ public final class TCPConnection: LoopHandle {
     /// Closes at once; unwritten bytes are lost. Idempotent, allowed within every callback.
     public func close() { close(reason: nil) }
 
-    /// Takes no more writes and closes when those taken so far are with the kernel.
-    public func closeAfterWrites() {
+    /// Takes no more writes and closes when those taken so far are with the kernel. With `linger`
+    /// this side is then only ended: what still comes is dropped until the peer ends its own side, for
+    /// as long as that at most. Otherwise bytes that cross the end would have the kernel reset the
+    /// connection, and the peer might lose what was written last.
+    public func closeAfterWrites(linger: Nanoseconds = .zero) {
         guard phase == .open || phase == .connecting else { return }
         phase = .finishing
+        lingerTime = linger
         finishIfWritten()
     }
 
     private func finishIfWritten() {
-        if phase == .finishing, connectTimer == nil, writes.isEmpty { close() }
+        guard phase == .finishing, connectTimer == nil, writes.isEmpty else { return }
+        var descriptor: Int32 = -1
+        guard lingerTime > .zero, uv_fileno(uvHandle, &descriptor) == 0,
+            shutdown(descriptor, Int32(SHUT_WR)) == 0
+        else { return close() }
+        phase = .lingering
+        isPaused = false
+        startReading()
+        loop.schedule(after: lingerTime) { [weak self] in self?.close() }
     }
 
     private func close(reason: DatabaseError?) {

@@ -182,10 +182,12 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
     }
 
     /// RocksDB tells it in a report for people only, as hours, minutes and seconds.
-    private func stallTime() -> Nanoseconds {
-        guard let report = rocksdb_property_value(database, "rocksdb.dbstats") else { return .zero }
+    private func stallTime() -> Nanoseconds { Self.stallTime(in: report) }
+
+    var report: String {
+        guard let report = rocksdb_property_value(database, "rocksdb.dbstats") else { return "" }
         defer { rocksdb_free(report) }
-        return Self.stallTime(in: String(cString: report))
+        return String(cString: report)
     }
 
     /// The total in a line such as `Cumulative stall: 00:00:1.250 H:M:S, 0.4 percent`.

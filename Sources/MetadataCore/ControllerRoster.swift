@@ -104,11 +104,10 @@ public struct ControllerRoster: Hashable, Sendable {
 
 extension ControllerRoster {
     /// The roster of a new group whose first member, which founds it, is `founder`.
-    public init(founder: String, address: String) {
+    public init(founder: String, address: String, replica: ReplicaID) {
         members = [
-            ControllerMember(
-                replica: ReplicaID(1), name: founder, address: address, isJoined: true)
+            ControllerMember(replica: replica, name: founder, address: address, isJoined: true)
         ]
-        highest = ReplicaID(1)
+        highest = replica
     }
 }

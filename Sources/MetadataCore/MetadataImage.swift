@@ -23,13 +23,17 @@ public struct MetadataImage: Sendable {
         self.state = state
     }
 
-    /// The first image of a group that one controller founds, perhaps upon an older state.
-    public init(founder: String, address: String, state: RevisionedState) {
-        let first = Member(replica: ReplicaID(1), node: NodeID(1))
+    /// The first image of a group that one controller founds, perhaps upon an older state. `replica` is
+    /// its id; the others get those that follow.
+    public init(
+        founder: String, address: String, state: RevisionedState, replica: ReplicaID = ReplicaID(1)
+    ) {
+        let first = Member(replica: replica, node: NodeID(replica.rawValue))
         self.init(
             position: LogPosition(index: LogIndex(1), term: Term(1)),
             membership: Membership(voters: [first]),
-            roster: ControllerRoster(founder: founder, address: address), state: state)
+            roster: ControllerRoster(founder: founder, address: address, replica: replica),
+            state: state)
     }
 
     /// Names a further member of a group that is being founded.

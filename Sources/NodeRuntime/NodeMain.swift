@@ -51,12 +51,16 @@ public enum NodeMain {
     /// Runs the daemon; never returns.
     public static func run() -> Never {
         let daemon = DaemonContext.start(
-            name: "kvnode", summary: "The data-plane node of Rangekeeper.", settings: settings)
+            name: "kvnode", summary: "The data-plane node of Rangekeeper.", settings: settings
+        ) { (settings) throws(DatabaseError) in _ = try NodeSettings(settings) }
         let log = daemon.log.component("node")
+        let status = NodeStatus()
         do throws(DatabaseError) {
             let nodeSettings = try NodeSettings(daemon.settings)
+            for directory in nodeSettings.dataDirectories {
+                try DurableFile.createDirectory(directory)
+            }
             let metrics = NodeMetrics(daemon.metrics)
-            let status = NodeStatus()
             status.register(in: daemon.metrics)
             daemon.addReadinessCheck("node") { status.problem() }
             status.addPages(to: daemon)
@@ -65,17 +69,18 @@ public enum NodeMain {
                 let server = try NodeServer(
                     settings: nodeSettings, loop: loop, log: log, metrics: metrics,
                     status: status
-                ) { sentence in
-                    daemon.startupAdvanced(status: sentence)
-                    log.info(sentence)
-                }
+                ) { daemon.startupAdvanced($0) }
                 try server.start()
                 return server
+            }
+            daemon.watchOnLoop("tick") { status.ticks }
+            for index in nodeSettings.dataDirectories.indices {
+                daemon.watch("log-\(index)") { status.logProgress(index) }
             }
         } catch {
             daemon.fail(error)
         }
-        daemon.ready(status: "serving")
+        daemon.ready { status.sentence() }
         daemon.runUntilStopped()
     }
 }
@@ -100,6 +105,5 @@ extension NodeSettings {
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
         }
-        for directory in dataDirectories { try DurableFile.createDirectory(directory) }
     }
 }

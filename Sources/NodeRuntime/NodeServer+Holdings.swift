@@ -41,7 +41,8 @@ extension GroupReplica {
                     replica: voter.replica, node: voter.node,
                     disk: voter.replica == id ? UInt8(disk.index) : 0)
             },
-            others: (membership.outgoing + membership.learners).map(\.replica),
+            learners: membership.learners.map(\.replica),
+            isChanging: membership.isJoint || membership != core.membership,
             shards: state.shards.elements.map { held in
                 let standing: ShardStanding =
                     switch held.phase {

@@ -214,6 +214,7 @@ final class NodeServer: LoopService {
         var leading = replicas.elements.filter { $0.isLeader && $0.bestSuccessor != nil }
         loop.schedule(after: .milliseconds(20), repeating: .milliseconds(20)) { [unowned self] in
             leading.removeAll { !$0.isLeader }
+            publishStatus()
             guard leading.isEmpty || now >= deadline else { return }
             for controller in controllers { controller.close() }
             peers.close()
@@ -287,6 +288,7 @@ final class NodeServer: LoopService {
     }
 
     private func tick() {
+        status.countTick()
         lookAtDisks()
         let now = now
         for replica in replicas.elements where replica.core.nextDeadline(now: now) <= now {

@@ -92,6 +92,11 @@ final class NodeStatus: Sendable {
     }
 
     private let current = Mutex(Snapshot())
+    private let tickCount = Atomic<UInt64>(0)
+
+    /// Looks of the loop at its replicas so far.
+    var ticks: UInt64 { tickCount.load(ordering: .relaxed) }
+    func countTick() { tickCount.wrappingAdd(1, ordering: .relaxed) }
 
     private let recovery = Mutex(Recovery())
 

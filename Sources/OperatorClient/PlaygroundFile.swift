@@ -59,9 +59,22 @@ public struct PlaygroundFile: Decodable, Hashable, Sendable {
         }
     }
 
+    public struct Prometheus: Decodable, Hashable, Sendable {
+        public var pid: Int32?
+        /// Where its pages are.
+        public var url: String
+
+        public init(pid: Int32?, url: String) {
+            self.pid = pid
+            self.url = url
+        }
+    }
+
     public var routers: [Router]
     public var nodes: [Node]
     public var controllers: [Controller]
+    /// Nil, and not in the file, when the playground has none.
+    public var prometheus: Prometheus?
 
     public static let fileName = "playground.json"
 
@@ -88,7 +101,7 @@ public struct PlaygroundFile: Decodable, Hashable, Sendable {
 extension PlaygroundFile {
     /// The file's content; every field is there, a missing pid as null.
     public var json: JSONValue {
-        [
+        var fields: [String: JSONValue] = [
             "routers": .array(
                 routers.map {
                     [
@@ -113,6 +126,12 @@ extension PlaygroundFile {
                     ]
                 }),
         ]
+        if let prometheus {
+            fields["prometheus"] = [
+                "pid": Self.json(prometheus.pid), "url": .string(prometheus.url),
+            ]
+        }
+        return .object(fields)
     }
 
     private static func json(_ pid: Int32?) -> JSONValue {

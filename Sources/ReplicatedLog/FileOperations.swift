@@ -73,9 +73,11 @@ func check(_ code: Int32, _ what: String, _ path: String) throws(DatabaseError) 
     if code != 0 { throw storageError(what, path, errno: code) }
 }
 
-/// Reads a whole open file, or its first `limit` bytes. The caller frees the buffer.
+/// Reads a whole open file, or its first `limit` bytes. The caller frees the buffer. `progress` hears
+/// of each piece.
 func readFile(
-    _ file: Int32, _ path: String, limit: Int = .max
+    _ file: Int32, _ path: String, limit: Int = .max,
+    progress: (_ bytesDone: Int) -> Void = { _ in }
 ) throws(DatabaseError) -> UnsafeMutableRawBufferPointer {
     var status = stat()
     guard fstat(file, &status) == 0 else { throw storageError("stat", path, errno: errno) }
@@ -84,13 +86,15 @@ func readFile(
     var done = 0
     while done < size {
         let target = buffer.baseAddress! + done
-        let count = retryingInterrupts { pread(file, target, size - done, off_t(done)) }
+        let wanted = min(size - done, 1 << 20)
+        let count = retryingInterrupts { pread(file, target, wanted, off_t(done)) }
         guard count > 0 else {
             let code = count < 0 ? errno : EIO
             buffer.deallocate()
             throw storageError("read", path, errno: code)
         }
         done += count
+        progress(done)
     }
     return buffer
 }

@@ -53,8 +53,10 @@ struct LogRecovery {
         var done: UInt64 = 0
         progress(0, total)
         for number in numbers {
-            done += try read(number, isLast: number == numbers.last)
-            progress(min(done, total), total)
+            let before = done
+            done += try read(number, isLast: number == numbers.last) { bytes in
+                progress(min(before + UInt64(bytes), total), total)
+            }
         }
         try dropEmptyLastSegment()
         for (group, replay) in groups.sorted(by: { $0.key < $1.key }) {
@@ -65,12 +67,14 @@ struct LogRecovery {
     }
 
     /// Reads one segment and returns the length of its file.
-    private mutating func read(_ number: UInt64, isLast: Bool) throws(DatabaseError) -> UInt64 {
+    private mutating func read(
+        _ number: UInt64, isLast: Bool, progress: (_ bytesDone: Int) -> Void
+    ) throws(DatabaseError) -> UInt64 {
         let path = directory.path(of: number)
         let file = open(path, O_RDWR | O_CLOEXEC)
         guard file >= 0 else { throw storageError("open", path, errno: errno) }
         defer { Glibc.close(file) }
-        let buffer = try readFile(file, path)
+        let buffer = try readFile(file, path, progress: progress)
         defer { buffer.deallocate() }
         let bytes = UnsafeRawBufferPointer(buffer)
 

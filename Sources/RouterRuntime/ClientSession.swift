@@ -35,6 +35,9 @@ final class ClientSession {
     /// Replies that wait for earlier ones above which no more commands are taken.
     private static let stashBytesMax = 4 << 20
     private static let outputBytesMax = 160 << 20
+    /// How long a client may take to see that the connection ended, before what it still sends resets
+    /// it.
+    private static let linger = Nanoseconds.milliseconds(200)
 
     unowned let router: RouterLoop
     let connection: TCPConnection
@@ -67,6 +70,8 @@ final class ClientSession {
     private var isDirty = false
     private var isResumable = false
     private var isClosed = false
+    /// Reads nothing more, and ends when all that was read is answered.
+    private var isDraining = false
 
     init(router: RouterLoop, connection: TCPConnection, client: UInt32, serial: UInt64) {
         self.router = router
@@ -80,8 +85,6 @@ final class ClientSession {
         connection.writeBytesMax = Self.outputBytesMax
         connection.delegate = self
     }
-
-    var isIdle: Bool { ring.isEmpty && output.isEmpty && connection.pendingWriteBytes == 0 }
 
     /// The version replies are written in.
     var version: RESPVersion {
@@ -204,7 +207,11 @@ final class ClientSession {
 
     private func updateReading() {
         guard !isClosed else { return }
-        if mode == .open { connection.resumeReading() } else { connection.pauseReading() }
+        if mode == .open, !isDraining {
+            connection.resumeReading()
+        } else {
+            connection.pauseReading()
+        }
     }
 
     /// Bytes that are no commands: say so and close.
@@ -214,11 +221,18 @@ final class ClientSession {
         finishIfDone()
     }
 
-    /// Reads nothing more; what is under way is answered, then the connection ends.
-    func stopReading() {
+    /// Reads nothing more. When every command that came whole is answered the connection ends; until
+    /// then to be called at the end of every turn.
+    func drain() {
+        guard !isClosed else { return }
+        if !isDraining {
+            isDraining = true
+            connection.pauseReading()
+        }
+        guard mode == .open, ring.isEmpty, deferred.isEmpty, output.isEmpty, !isDirty else {
+            return
+        }
         mode = .closing
-        deferred = []
-        connection.pauseReading()
         finishIfDone()
     }
 
@@ -316,7 +330,7 @@ final class ClientSession {
 
     private func finishIfDone() {
         guard mode == .closing, ring.isEmpty, output.isEmpty, !isDirty else { return }
-        connection.closeAfterWrites()
+        connection.closeAfterWrites(linger: Self.linger)
     }
 
     /// Whether the slot of that destination is still in the ring.

@@ -34,6 +34,9 @@ struct RouterOptions: Sendable {
 
 /// Everything of a router that lives on its loop's thread.
 final class RouterLoop: LoopService {
+    /// The longest drain, however long requests may take: below the stop time-out of the unit.
+    private static let drainMax = Nanoseconds.seconds(60)
+
     let loop: EventLoop
     let options: RouterOptions
     let log: ComponentLog
@@ -65,8 +68,9 @@ final class RouterLoop: LoopService {
     /// Who answered the operation at hand, and when it was taken over; nil when no node did.
     private var answering: (node: NodeID, submitted: Instant)?
     private var isStopping = false
-    /// Ends the loop when nothing is under way any more.
-    private var stopsWhenIdle = false
+    /// Sessions end as soon as they have answered; the loop ends with the last of them.
+    private var isDraining = false
+    private var hasStopped = false
 
     init(
         loop: EventLoop, options: RouterOptions, status: RouterStatus, log: ComponentLog
@@ -298,7 +302,7 @@ final class RouterLoop: LoopService {
         dirty.removeAll(keepingCapacity: true)
         armTimer()
         if now - lastPublished >= .milliseconds(100) { publishStatus() }
-        if stopsWhenIdle, isIdle { finishStop() }
+        if isDraining { drain() }
     }
 
     private func settleEffects() {
@@ -346,24 +350,27 @@ final class RouterLoop: LoopService {
 
     // MARK: Stopping
 
-    private var isIdle: Bool {
-        core.pendingOperations == 0 && sessions.allSatisfy { $0?.isIdle ?? true }
-    }
-
-    /// Accepts nobody any more, and ends the loop when all that was asked is answered and written,
-    /// or after five seconds. No connection is dialled from then on.
+    /// Accepts nobody any more, and ends the loop when all that was asked is answered and written.
+    /// A socket that systemd keeps goes on taking connections for the next process.
     func stop() {
         guard !isStopping else { return }
         isStopping = true
         listener?.close()
-        for session in sessions { session?.stopReading() }
-        stopsWhenIdle = true
-        loop.schedule(after: .seconds(5)) { [unowned self] in finishStop() }
+        // What clients had sent by now is in their sockets: one more turn takes it in.
+        loop.schedule(after: .milliseconds(1)) { [unowned self] in isDraining = true }
+        let patience = min(options.tuning.requestDeadline + .seconds(1), Self.drainMax)
+        loop.schedule(after: patience) { [unowned self] in finishStop() }
+    }
+
+    private func drain() {
+        for session in sessions { session?.drain() }
+        if sessionCount == 0, core.pendingOperations == 0 { finishStop() }
     }
 
     private func finishStop() {
-        guard stopsWhenIdle else { return }
-        stopsWhenIdle = false
+        guard !hasStopped else { return }
+        hasStopped = true
+        isDraining = false
         controllers.close()
         for client in nodes.values { client.close() }
         loop.stop()

@@ -36,7 +36,8 @@ public enum RouterMain {
     /// Runs the daemon; never returns.
     public static func run() -> Never {
         let daemon = DaemonContext.start(
-            name: "kvrouter", summary: "The request manager of Rangekeeper.", settings: settings)
+            name: "kvrouter", summary: "The request manager of Rangekeeper.", settings: settings
+        ) { (settings) throws(DatabaseError) in _ = try RouterOptions(settings, adminPort: nil) }
         let log = daemon.log.component("router")
         let status = RouterStatus()
         do throws(DatabaseError) {
@@ -45,7 +46,11 @@ public enum RouterMain {
             status.addPages(to: daemon)
             let adminPort = try daemon.startAdmin()
             var options = try RouterOptions(daemon.settings, adminPort: adminPort)
-            let inherited = ServiceManager.takeListeningSockets()
+            let inherited = ServiceManager.listeningSockets
+            guard inherited.count <= 1 else {
+                throw DatabaseError(
+                    .invalidRequest, "systemd handed over \(inherited.count) sockets, not one")
+            }
             options.inheritedSocket = inherited.first?.descriptor
             options.upstreamDurations = RouterMetrics.upstreamDurations(in: daemon.metrics)
             options.requestDurations = RouterMetrics.requestDurations(in: daemon.metrics)
@@ -57,9 +62,9 @@ public enum RouterMain {
                 return router
             }
         } catch {
-            daemon.fail(error.message)
+            daemon.fail(error)
         }
-        daemon.ready(status: "serving")
+        daemon.ready { status.current.sentence }
         daemon.runUntilStopped()
     }
 }

@@ -82,6 +82,17 @@ struct RouterSnapshot: Sendable {
         var isOpen: Bool
         var unsentBytes: Int
     }
+
+    /// One line for `systemctl status`.
+    var sentence: String {
+        guard revision != .none else {
+            return "waiting for the cluster map: no controller has answered yet"
+        }
+        var text = "serving \(clients) clients, \(nodesOpen) of \(nodes) nodes connected"
+        text += ", map revision \(revision)"
+        if let problem = problems.first { text += "; \(problem)" }
+        return text
+    }
 }
 
 /// The last snapshot, for the threads that scrape and probe.

@@ -69,13 +69,15 @@ public struct ReplicaHolding: Hashable, Sendable {
     public var applied: LogIndex
     /// In force at `applied`; replica and node of each.
     public var voters: [Placement]
-    public var others: [ReplicaID]
+    public var learners: [ReplicaID]
+    /// A change of the members is logged and not done.
+    public var isChanging: Bool
     public var shards: [ShardHolding]
 
     public init(
         group: GroupID, replica: ReplicaID, engine: EngineKind, disk: UInt8, isServing: Bool,
-        term: Term, applied: LogIndex, voters: [Placement], others: [ReplicaID],
-        shards: [ShardHolding]
+        term: Term, applied: LogIndex, voters: [Placement], learners: [ReplicaID],
+        isChanging: Bool = false, shards: [ShardHolding]
     ) {
         self.group = group
         self.replica = replica
@@ -85,7 +87,8 @@ public struct ReplicaHolding: Hashable, Sendable {
         self.term = term
         self.applied = applied
         self.voters = voters
-        self.others = others
+        self.learners = learners
+        self.isChanging = isChanging
         self.shards = shards
     }
 
@@ -98,7 +101,8 @@ public struct ReplicaHolding: Hashable, Sendable {
         writer.write(term)
         writer.write(applied)
         writer.write(list: voters) { writer, voter in voter.encode(into: &writer) }
-        writer.write(list: others) { writer, replica in writer.write(replica) }
+        writer.write(list: learners) { writer, replica in writer.write(replica) }
+        writer.write(isChanging)
         writer.write(list: shards) { writer, shard in shard.encode(into: &writer) }
     }
 
@@ -113,9 +117,10 @@ public struct ReplicaHolding: Hashable, Sendable {
         voters = try reader.readList(elementBytesMin: 9) { (reader) throws(DatabaseError) in
             try Placement(from: &reader)
         }
-        others = try reader.readList(elementBytesMin: 4) { (reader) throws(DatabaseError) in
+        learners = try reader.readList(elementBytesMin: 4) { (reader) throws(DatabaseError) in
             try reader.read()
         }
+        isChanging = try reader.readBool()
         shards = try reader.readList(elementBytesMin: 20) { (reader) throws(DatabaseError) in
             try ShardHolding(from: &reader)
         }

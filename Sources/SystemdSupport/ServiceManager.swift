@@ -7,6 +7,16 @@ import KVBase
 
 /// Every call does nothing when the process was not started by systemd. Safe on every thread.
 public enum ServiceManager {
+    private static let handed = Handed.take()
+
+    /// Takes over what the service manager put into the environment for this process, and removes it
+    /// there: children must neither speak for the service nor take its sockets. To be called before
+    /// any thread exists.
+    public static func adopt() { _ = handed }
+
+    /// Whether someone listens.
+    public static var isPresent: Bool { handed.socket != nil }
+
     /// Start-up is over, or a reload is.
     public static func ready(status: String) { notify("READY=1\nSTATUS=\(line(status))") }
 
@@ -31,12 +41,11 @@ public enum ServiceManager {
 
     public static func watchdogPing() { notify("WATCHDOG=1") }
 
+    /// Has systemd end the service at once as if it had not pinged in time.
+    public static func watchdogTrigger() { notify("WATCHDOG=trigger") }
+
     /// The time within which systemd wants a ping; nil when it wants none from this process.
-    public static func watchdogInterval() -> Nanoseconds? {
-        var microseconds: UInt64 = 0
-        guard sd_watchdog_enabled(0, &microseconds) > 0 else { return nil }
-        return Nanoseconds.microseconds(microseconds)
-    }
+    public static var watchdogInterval: Nanoseconds? { handed.watchdogInterval }
 
     /// A listening socket that systemd opened for this process.
     public struct ListeningSocket: Sendable {
@@ -45,10 +54,41 @@ public enum ServiceManager {
         public let name: String
     }
 
-    /// The sockets handed over, which the caller then owns; empty when there are none. A second
-    /// call gives nothing.
-    public static func takeListeningSockets() -> [ListeningSocket] {
+    /// The sockets handed over, which the one who takes them then owns; empty when there are none.
+    public static var listeningSockets: [ListeningSocket] { handed.sockets }
+
+    private static func notify(_ state: String) { handed.socket?.send(state) }
+
+    private static func line(_ text: String) -> String {
+        String(text.map { $0.isNewline ? " " : $0 })
+    }
+}
+
+/// What stood in the environment.
+struct Handed: Sendable {
+    var socket: NotifySocket?
+    var watchdogInterval: Nanoseconds?
+    var sockets: [ServiceManager.ListeningSocket] = []
+
+    /// Reads the variables and removes them.
+    static func take() -> Handed {
+        var handed = Handed()
+        var microseconds: UInt64 = 0
+        // Only if WATCHDOG_PID names this process.
+        if sd_watchdog_enabled(1, &microseconds) > 0 {
+            handed.watchdogInterval = .microseconds(microseconds)
+        }
+        handed.sockets = takeSockets()
+        if let path = getenv("NOTIFY_SOCKET") {
+            handed.socket = NotifySocket(path: String(cString: path))
+            unsetenv("NOTIFY_SOCKET")
+        }
+        return handed
+    }
+
+    private static func takeSockets() -> [ServiceManager.ListeningSocket] {
         var names: UnsafeMutablePointer<UnsafeMutablePointer<CChar>?>?
+        // Only if LISTEN_PID names this process; sets close-on-exec.
         let count = sd_listen_fds_with_names(1, &names)
         guard count > 0 else { return [] }
         defer { free(names) }
@@ -56,13 +96,7 @@ public enum ServiceManager {
             let name = names?[index].map { String(cString: $0) } ?? ""
             free(names?[index])
             // SD_LISTEN_FDS_START
-            return ListeningSocket(descriptor: 3 + Int32(index), name: name)
+            return ServiceManager.ListeningSocket(descriptor: 3 + Int32(index), name: name)
         }
-    }
-
-    private static func notify(_ state: String) { sd_notify(0, state) }
-
-    private static func line(_ text: String) -> String {
-        String(text.map { $0.isNewline ? " " : $0 })
     }
 }

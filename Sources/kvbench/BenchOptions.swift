@@ -194,6 +194,7 @@ struct BenchOptions {
         kvbench - a load generator for servers of the Redis protocol
 
         usage: kvbench [FLAGS]
+               kvbench observe    what the daemons' counters and histograms cost here
 
           --host HOST          127.0.0.1 unless told; a numeric address or a name
           --port PORT          7000 unless told

@@ -11,6 +11,15 @@ enum BenchProgram {
             print(BenchOptions.help)
             return 0
         }
+        if arguments == ["observe"] {
+            do throws(DatabaseError) {
+                print(try ObservationCost.run(), terminator: "")
+                return 0
+            } catch {
+                say("kvbench: \(error.message)")
+                return 1
+            }
+        }
         let options: BenchOptions
         do throws(UsageError) {
             options = try BenchOptions(arguments)

@@ -5,9 +5,10 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + controllerCommands + backupCommands + loadCommands + shardCommands
-        + operationCommands + nodeCommands + settingCommands + auditCommands + tableCommands
-        + recordCommands + playgroundCommands + toolCommands
+        statusCommands + controllerCommands + backupCommands + restoreCommands
+        + metadataCommands + loadCommands
+        + shardCommands + operationCommands + nodeCommands + settingCommands + auditCommands
+        + tableCommands + recordCommands + playgroundCommands + toolCommands
 
     static let version = "0.1.0"
 

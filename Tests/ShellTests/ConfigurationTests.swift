@@ -15,6 +15,8 @@ private let settings: [Setting] = [
     Setting("data.directories", .list, help: "Directories."),
     Setting("peers.addresses", .addressList, help: "Peers."),
     Setting("data.socket", .path, help: "Path."),
+    Setting("auth.password", .string, secret: true, help: "Secret."),
+    Setting("auth.level", .integer(1...9), secret: true, help: "Another."),
 ]
 
 private let loader = SettingsLoader(
@@ -187,12 +189,48 @@ private func problems(
         #expect(found.exitCode == 78)
     }
 
+    @Test func secretsComeAsCredentialsAndAreNotShown() throws {
+        let directory = "/tmp/rangekeeper-credentials-\(getpid())"
+        mkdir(directory, 0o700)
+        defer {
+            unlink(directory + "/auth.password")
+            rmdir(directory)
+        }
+        let path = makeFile("s3cret word\n")
+        rename(path, directory + "/auth.password")
+        let environment = ["CREDENTIALS_DIRECTORY": directory]
+        let settings = try load(
+            ["--name=n"], file: "[auth]\npassword = from-the-file\n", environment: environment)
+        #expect(settings.string("auth.password") == "s3cret word")
+        #expect(settings.origin("auth.password") == .credential(path: directory + "/auth.password"))
+        #expect(!settings.isSet("auth.level"))
+        let report = settings.report()
+        #expect(report.contains("(secret)"))
+        #expect(!report.contains("s3cret"))
+        let overridden = try load(
+            ["--name=n"],
+            environment: environment.merging(["KVTEST_AUTH_PASSWORD": "other"]) { $1 })
+        #expect(overridden.string("auth.password") == "other")
+        let wrong = try #require(problems(["--name=n", "--auth-level=s3cret"]))
+        #expect(wrong.messages == ["--auth-level: auth.level = \"(secret)\": not a whole number"])
+    }
+
+    @Test func changesAreNamed() throws {
+        let before = try load(["--name=n", "--log-level=info"])
+        let after = try load(["--name=m", "--log-level=debug"])
+        #expect(after.changes(from: before) == ["name", "log.level"])
+        #expect(after.changes(from: after).isEmpty)
+    }
+
     @Test func printsHelpVersionAndEffectiveValues() throws {
         func printed(_ flags: [String]) throws -> String {
             let outcome = try loader.load(
                 arguments: ["kvtest"] + flags, environment: ["KVTEST_LIMITS_MEMORY": "2048"])
-            guard case .print(let text) = outcome else { return "" }
-            return text
+            switch outcome {
+            case .print(let text): return text
+            case .check(let settings): return settings.report()
+            case .settings: return ""
+            }
         }
         #expect(try printed(["--version"]) == "kvtest 1.2.3\n")
         let help = try printed(["--help"])

@@ -221,6 +221,55 @@ private func guardTime(_ loop: EventLoop) { loop.schedule(after: limit) { loop.s
         #expect(client.closed == [nil])
     }
 
+    /// Bytes that the peer sends after the end do not make the kernel reset what it has not read yet.
+    @Test func lingeringLosesNothingOfWhatWasWritten() throws {
+        let loop = try EventLoop()
+        guardTime(loop)
+        let server = Recorder()
+        let listener = try TCPListener(loop: loop, address: loopback) { $0.delegate = server }
+        let size = 1 << 20
+        server.onReceive = { connection, _ in
+            connection.write(Array(repeating: 7, count: size))
+            connection.closeAfterWrites(linger: limit)
+        }
+        let client = Recorder()
+        client.onConnect = { connection in
+            connection.write([1])
+            // Sent while the server ends its side; read after that.
+            connection.pauseReading()
+            loop.schedule(after: .milliseconds(50)) { connection.write([2]) }
+            loop.schedule(after: .milliseconds(100)) { connection.resumeReading() }
+        }
+        server.onClose = { _ in loop.stop() }
+        _ = TCPConnection.connect(
+            loop: loop, to: listener.localAddress, timeout: limit, delegate: client)
+        loop.run()
+        #expect(client.received.count == size)
+        #expect(server.received == [1], "what comes after the end is dropped")
+        #expect(server.closed == [nil])
+    }
+
+    @Test func lingeringEndsInTime() throws {
+        let loop = try EventLoop()
+        guardTime(loop)
+        let server = Recorder()
+        let listener = try TCPListener(loop: loop, address: loopback) { $0.delegate = server }
+        server.onReceive = { connection, _ in
+            connection.closeAfterWrites(linger: .milliseconds(20))
+        }
+        let client = Recorder()
+        client.onConnect = { connection in
+            connection.write([1])
+            // Never sees the end.
+            connection.pauseReading()
+        }
+        server.onClose = { _ in loop.stop() }
+        _ = TCPConnection.connect(
+            loop: loop, to: listener.localAddress, timeout: limit, delegate: client)
+        loop.run()
+        #expect(server.closed == [nil])
+    }
+
     @Test func writeBoundClosesTheConnection() throws {
         let loop = try EventLoop()
         guardTime(loop)

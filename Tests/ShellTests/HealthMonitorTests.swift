@@ -45,6 +45,93 @@ import Testing
         #expect(look(after: 1) == 200)
     }
 
+    /// What a service manager would have heard.
+    private final class Manager: Sendable {
+        private let heard = Mutex((pings: 0, triggers: 0))
+        var pings: Int { heard.withLock(\.pings) }
+        var triggers: Int { heard.withLock(\.triggers) }
+        func watchdog(_ interval: Nanoseconds) -> HealthMonitor.Watchdog {
+            HealthMonitor.Watchdog(
+                interval: interval, ping: { [self] in heard.withLock { $0.pings += 1 } },
+                trigger: { [self] in heard.withLock { $0.triggers += 1 } })
+        }
+    }
+
+    @Test func theWatchdogIsFedByProgressAndTriggeredByALongStandstill() {
+        let manager = Manager()
+        let health = HealthMonitor(
+            log: log.component("test"), watchdog: manager.watchdog(.seconds(60)))
+        let (busy, stuck) = (Stage(), Stage())
+        stuck.set(nil)
+        health.watch("busy") { busy.value.withLock { $0 } }
+        health.watch("stuck") { stuck.value.withLock { $0 } }
+        var now = Instant(nanoseconds: 1 << 50)
+        func look() {
+            now = now + .seconds(1)
+            busy.value.withLock { $0! += 1 }
+            _ = health.look(at: now)
+        }
+        for _ in 0..<100 { look() }
+        #expect(manager.pings == 100, "an idle stage and a busy one")
+        stuck.set(7)
+        for _ in 0..<16 { look() }
+        #expect(manager.pings == 116, "patience lasts for a quarter of the interval")
+        for _ in 0..<44 { look() }
+        #expect(manager.pings == 116)
+        #expect(manager.triggers == 0)
+        #expect(log.count(.error) == 1)
+        look()
+        #expect(manager.triggers == 1)
+        #expect(log.count(.error) > 3, "a dump of stages and threads")
+        for _ in 0..<10 { look() }
+        #expect(manager.pings == 116)
+        #expect(manager.triggers == 1, "once is enough")
+    }
+
+    @Test func aStageThatMovesAgainIsPingedForAgain() {
+        let manager = Manager()
+        let health = HealthMonitor(
+            log: log.component("test"), watchdog: manager.watchdog(.seconds(60)))
+        let stage = Stage()
+        health.watch("loop") { stage.value.withLock { $0 } }
+        var now = Instant(nanoseconds: 1 << 50)
+        func look(times: Int) {
+            for _ in 0..<times {
+                now = now + .seconds(1)
+                _ = health.look(at: now)
+            }
+        }
+        look(times: 50)
+        let before = manager.pings
+        stage.set(1)
+        look(times: 5)
+        #expect(manager.pings == before + 5)
+        #expect(manager.triggers == 0)
+    }
+
+    @Test func aStopIsNotHeldToProgress() {
+        let manager = Manager()
+        let health = HealthMonitor(
+            log: log.component("test"), watchdog: manager.watchdog(.seconds(60)))
+        let stage = Stage()
+        health.watch("loop") { stage.value.withLock { $0 } }
+        health.end()
+        let start = Instant(nanoseconds: 1 << 50)
+        _ = health.look(at: start)
+        #expect(!health.look(at: start + .seconds(1_000)))
+        #expect(manager.triggers == 0)
+        #expect(manager.pings == 2)
+    }
+
+    @Test func threadsOfThisProcessAreReadable() throws {
+        let own = try #require(ThreadState.currentID())
+        let state = try #require(ThreadState.read(own))
+        #expect(state.state == "R")
+        #expect(ThreadState.all().contains { $0.id == own })
+        #expect(ThreadState.read(Int(Int32.max)) == nil)
+        #expect(ProcessFiles.bytesMoved().readOrDisk > 0)
+    }
+
     @Test func readinessNeedsTheStartAndEveryCheck() {
         let health = HealthMonitor(log: log.component("test"))
         let box = Stage()

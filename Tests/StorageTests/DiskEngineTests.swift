@@ -2,11 +2,11 @@
 
 import Foundation
 import KVBase
-import LSMEngine
 import StorageAPI
 import Testing
 
 @testable import BTreeEngine
+@testable import LSMEngine
 
 @Suite struct DiskEngineTests {
     @Test func damagedTableFileIsReported() throws {
@@ -31,6 +31,44 @@ import Testing
             _ = try engine.records()
         }
         #expect(error?.code == .storageFailed)
+        #expect(error?.isCorruption == true, "\(String(describing: error))")
+    }
+
+    @Test func readsTellWhereTheirBlocksWere() throws {
+        let directory = TemporaryDirectory()
+        let engine = try EngineKind.lsm.open(directory.path + "/engine")
+        defer { engine.close() }
+        var batch = EngineBatch()
+        batch.put([1], [2])
+        try engine.apply(batch)
+        try engine.checkpoint()
+        LSMReadCounts.countOnThisThread()
+        let before = LSMReadCounts.ofThisThread()
+        #expect(try engine.value(of: [1]) == [2])
+        let cold = LSMReadCounts.ofThisThread()
+        #expect(cold.misses > before.misses)
+        #expect(try engine.value(of: [1]) == [2])
+        let warm = LSMReadCounts.ofThisThread()
+        #expect(warm.misses == cold.misses)
+        #expect(warm.hits > cold.hits)
+    }
+
+    @Test func stallTimeIsReadFromTheReport() throws {
+        let report = """
+            ** DB Stats **
+            Uptime(secs): 5.0 total, 5.0 interval
+            Cumulative stall: 01:02:3.250 H:M:S, 0.4 percent
+            Interval stall: 00:00:0.000 H:M:S, 0.0 percent
+
+            """
+        #expect(LSMEngine.stallTime(in: report) == .milliseconds(3_723_250))
+        #expect(LSMEngine.stallTime(in: "") == .zero)
+        #expect(LSMEngine.stallTime(in: "Cumulative stall: soon") == .zero)
+        let directory = TemporaryDirectory()
+        let engine = try LSMEngine(path: directory.path + "/engine")
+        defer { engine.close() }
+        #expect(
+            engine.report.contains("\nCumulative stall: "), "RocksDB's report has another form")
     }
 
     @Test func fullOverlayMakesACheckpoint() throws {

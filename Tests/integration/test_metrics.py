@@ -12,7 +12,7 @@ import urllib.request
 
 import pytest
 
-from conftest import REPOSITORY, Cluster, run, wait_for
+from conftest import BINARIES, REPOSITORY, Cluster, run, wait_for
 
 OPEN_METRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 SECTIONS = {"kvnode": "kvnode", "kvrouter": "kvrouter", "kvcontrollerd": "kvcontrollerd"}
@@ -255,6 +255,25 @@ def test_the_log_level_changes_while_running(used):
     changes = [event for event in events if event.get("event") == "log_level_changed"]
     assert [(change["from"], change["to"]) for change in changes[-2:]] == [
         ("info", "debug"), ("debug", "info")]
+
+
+def test_a_build_is_stamped_with_its_revision(tmp_path):
+    if shutil.which("objcopy") is None:
+        pytest.skip("no objcopy (Debian package binutils)")
+    program = tmp_path / "kvrouter"
+    shutil.copy(BINARIES / "kvrouter", program)
+
+    def version():
+        return subprocess.run([program, "--version"], capture_output=True, text=True,
+                              check=True).stdout
+
+    stamp = REPOSITORY / "scripts/stamp-revision"
+    subprocess.run([stamp, "1a2b3c4d", program], check=True)
+    assert version().endswith(" (1a2b3c4d)\n")
+    # A shorter one leaves nothing of the longer.
+    subprocess.run([stamp, "v1", program], check=True)
+    assert version().endswith(" (v1)\n")
+    assert subprocess.run([stamp, "no spaces", program], capture_output=True).returncode == 2
 
 
 def log_events(cluster, name, kind):

@@ -36,6 +36,30 @@ def test_playground_json_names_every_daemon(cluster):
     assert info["routers"][0]["admin"] == f"127.0.0.1:{cluster.port_base + 1}"
 
 
+def test_prometheus_beside_an_old_playground(tmp_path):
+    one = Cluster(tmp_path / "one", "--nodes", "3", "--spares", "0")
+    try:
+        one.up()
+        assert "prometheus" not in one.info
+        wrong = one.kvctl("playground", "up", "--detach", "--rules", tmp_path)
+        assert wrong.returncode == 2 and "--with-prometheus" in wrong.stderr
+        wrong = one.kvctl("playground", "up", "--detach", "--with-prometheus", "--rules", tmp_path)
+        assert wrong.returncode == 1 and "alerts" in wrong.stderr
+        added = one.kvctl("playground", "up", "--detach", "--with-prometheus")
+        assert added.returncode == 0, added.stderr
+        prometheus = one.info["prometheus"]
+        assert prometheus["url"] == f"http://127.0.0.1:{one.port_base + 18}"
+        assert prometheus["url"] in added.stdout and is_alive(prometheus["pid"])
+        # It stays with the directory: the next start needs no flag.
+        one.down()
+        assert not is_alive(prometheus["pid"])
+        one.up()
+        assert is_alive(one.info["prometheus"]["pid"])
+    finally:
+        one.down("--wipe", "--yes")
+    assert not (tmp_path / "one").exists()
+
+
 def test_accepts_writes_at_once(tmp_path):
     one = Cluster(tmp_path / "one")
     try:

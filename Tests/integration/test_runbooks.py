@@ -1,13 +1,17 @@
-"""Every finding of `kvctl doctor` has its runbook, and every runbook names commands that exist."""
+"""Every finding and every alert has its runbook, and the commands of every runbook work."""
 
+import os
 import re
+import signal
 
 import pytest
 
-from conftest import REPOSITORY, run
+from conftest import REPOSITORY, Cluster, run, wait_for
+from runbooks import FOLDER, HEADINGS, Shell, blocks, check_existence
 
-FOLDER = REPOSITORY / "Runbooks"
-HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation", "## Escalation"]
+PAGES = sorted(path for path in FOLDER.glob("*.md") if path.name != "README.md")
+ALERT_PAGES = [page for page in PAGES if page.name.startswith("KV")]
+PROCEDURES = [page for page in PAGES if page.stem[:2] not in ("KV", "RK")]
 
 
 def codes():
@@ -20,19 +24,122 @@ def codes():
 def test_every_finding_has_its_page_and_every_page_its_finding():
     assert len(codes()) >= 13
     assert {page.stem for page in FOLDER.glob("RK*.md")} == codes()
+
+
+def test_every_page_is_listed_and_every_link_leads_somewhere():
     index = (FOLDER / "README.md").read_text()
-    assert all(f"({code}.md)" in index for code in codes())
+    assert [page.name for page in PAGES if f"({page.name})" not in index] == []
+    broken = [f"{page.name}: {link}" for page in [*PAGES, FOLDER / "README.md"]
+              for link in re.findall(r"\]\(([^)#:]+)[^)]*\)", page.read_text())
+              if not (FOLDER / link).exists()]
+    assert broken == []
 
 
-@pytest.mark.parametrize("code", sorted(codes()))
-def test_page(code):
-    text = (FOLDER / f"{code}.md").read_text()
-    assert text.startswith(f"# {code}: ")
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem[:2] in ("RK", "KV")],
+                         ids=lambda page: page.stem)
+def test_headings(page):
+    text = page.read_text()
+    assert text.startswith(f"# {page.stem}: ")
     assert [line for line in text.splitlines() if line.startswith("## ")] == HEADINGS
-    commands = re.findall(r"kvctl ((?:[a-z]+ ?)+)", text)
-    assert commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_exist(page):
+    """Of every kvctl command that the page names, in a block or in a sentence."""
+    text = page.read_text()
+    commands = re.findall(r"(?:^|`|\$ )kvctl ((?:[a-z]+ ?)+)", text, re.MULTILINE)
+    assert commands or blocks(page)
     for command in commands:
         words = command.split()
         # The longest beginning that is a command; what follows are arguments.
         assert any(run("kvctl", *words[:count], "--help").returncode == 0
                    for count in range(len(words), 0, -1)), f"kvctl {command}"
+    for kind, listed in blocks(page):
+        assert kind in ("", "changes", "elsewhere"), kind
+        for command in listed if kind == "elsewhere" else []:
+            check_existence(command.text)
+
+
+def fill(cluster):
+    """Gives the cluster a table with records, and something that it has done."""
+    client = cluster.redis()
+    cluster.kvctl("table", "create", "stocks", "--split", "0500", "--if-missing")
+    client.hset("stocks", mapping={f"{number:04}": "x" * 100 for number in range(1000)})
+    shell = Shell(cluster)
+    assert shell.run("kvctl transfer GROUP OTHER --wait")[1] == 0
+    return cluster
+
+
+def wait_for_sizes(cluster):
+    """Until the controller knows a key to cut at: leaders report sizes now and then."""
+    wait_for(lambda: Shell(cluster).run("kvctl split TABLE --dry-run")[1] == 0, what="sizes")
+
+
+@pytest.fixture(scope="module")
+def calm_cluster(tmp_path_factory):
+    """For commands that only look."""
+    cluster = Cluster(tmp_path_factory.mktemp("runbooks") / "cluster")
+    try:
+        cluster.up()
+        wait_for_sizes(fill(cluster))
+        yield cluster
+    finally:
+        cluster.down("--wipe", "--yes")
+
+
+@pytest.mark.parametrize("page", ALERT_PAGES, ids=lambda page: page.stem)
+def test_diagnosis(page, calm_cluster):
+    shell = Shell(calm_cluster)
+    for kind, commands in blocks(page):
+        for command in commands if kind == "" else []:
+            shell.check(command)
+
+
+CHANGING = [page for page in ALERT_PAGES if any(kind == "changes" for kind, _ in blocks(page))]
+
+
+@pytest.mark.parametrize("page", CHANGING, ids=lambda page: page.stem)
+def test_mitigation(page, tmp_path):
+    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
+    try:
+        cluster.up()
+        shell = Shell(fill(cluster))
+        if "kvctl node remove NODE" in page.read_text():
+            # Only a node that is gone can be forgotten.
+            cluster.kvctl("config", "set", "repair", "off")
+            cluster.kill(shell.word("NODE"))
+            wait_for(lambda: state_of(cluster, shell.word("NODE")) == "down", what="a dead node")
+        for kind, commands in blocks(page):
+            for command in commands if kind == "changes" else []:
+                shell.check(command)
+        assert cluster.redis().hget("stocks", "0001") == b"x" * 100
+    finally:
+        cluster.down("--wipe", "--yes")
+
+
+@pytest.mark.parametrize("page", PROCEDURES, ids=lambda page: page.stem)
+def test_procedure(page, tmp_path):
+    """A procedure from its first command to its last, on a cluster of its own."""
+    cluster = Cluster(tmp_path / "cluster", "--nodes", "5", "--spares", "2")
+    try:
+        cluster.up()
+        shell = Shell(fill(cluster))
+        shell.take_settings(page)
+        if "kvctl split" in page.read_text():
+            wait_for_sizes(cluster)
+        if page.stem == "lose-a-quorum":
+            cluster.kill(shell.word("NODE"), shell.word("OTHER"))
+            wait_for(lambda: state_of(cluster, shell.word("OTHER")) == "down", what="dead nodes")
+        for kind, commands in blocks(page):
+            for command in commands if kind != "elsewhere" else []:
+                shell.check(command)
+        wait_for(lambda: cluster.redis().hget("stocks", "0001") == b"x" * 100, what="a read")
+    finally:
+        for started in cluster.directory.glob("*.pid"):
+            os.kill(int(started.read_text()), signal.SIGKILL)
+        cluster.down("--wipe", "--yes")
+
+
+def state_of(cluster, name):
+    return next((node["state"] for node in cluster.json("nodes")["nodes"] if node["name"] == name),
+                None)

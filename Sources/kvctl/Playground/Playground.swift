@@ -31,6 +31,13 @@ struct Playground {
         return true
     }
 
+    /// Lets the next start run Prometheus as `plan` says. It is no part of the cluster, so that an
+    /// old playground may get one; one that runs goes on with the rules that it has.
+    mutating func use(_ plan: PrometheusPlan) {
+        guard !daemons.contains(where: { $0.kind == .prometheus && isRunning($0) }) else { return }
+        state.plan.prometheus = plan
+    }
+
     // MARK: Starting
 
     /// Throws when a port that `daemons` need is taken, and stays so for a moment: a process that
@@ -70,6 +77,11 @@ struct Playground {
                 try directory.create(daemon.home)
             } else {
                 for data in daemon.data { try directory.create(data) }
+            }
+            if daemon.kind == .prometheus, let prometheus = state.plan.prometheus {
+                try directory.write(
+                    prometheus.configuration(scraping: self.daemons), to: "prometheus.yml",
+                    of: daemon)
             }
             state.processes[daemon.name] = try DaemonProcess.spawn(daemon)
             try directory.save(state)
@@ -116,12 +128,12 @@ struct Playground {
 
     // MARK: Stopping
 
-    /// Ends those of `daemons` that run: routers, then nodes, then controllers, then etcd, each kind with
+    /// Ends those of `daemons` that run: Prometheus, routers, nodes, controllers, then etcd, each kind with
     /// SIGTERM and, when that does not help, SIGKILL. Returns the names of those it ended.
     @discardableResult
     mutating func stop(_ daemons: [DaemonPlan]) throws(Failure) -> [String] {
         var stopped: [String] = []
-        for kind in [DaemonPlan.Kind.router, .node, .controller, .etcd] {
+        for kind in [DaemonPlan.Kind.prometheus, .router, .node, .controller, .etcd] {
             let running = daemons.filter { $0.kind == kind && isRunning($0) }
             signal(SIGTERM, running)
             // One that was paused would never see the request.

@@ -27,6 +27,8 @@ extension Command {
                 .option("groups", "N", "replication groups: 2 unless told"),
                 .option("disks", "N", "data directories of each node: 1 unless told"),
                 .option("port-base", "PORT", "first port: 7000 unless told; the first router's"),
+                .toggle("with-prometheus", "run Prometheus beside the cluster, with alert rules"),
+                .option("rules", "DIR", "its rules; those that came with kvctl unless told"),
                 .toggle("detach", "return as soon as writes are accepted"),
                 .option("timeout", "TIME", "bound of the start: 60s unless told"),
             ],
@@ -34,6 +36,7 @@ extension Command {
                 "playground up --dir /tmp/rk",
                 "playground up --dir /tmp/rk2 --port-base 7200 --nodes 6 --detach",
                 "playground up --dir /tmp/rk3 --metadata etcd --controllers 3",
+                "playground up --dir /tmp/rk --with-prometheus",
             ],
             run: up),
         Command(
@@ -66,7 +69,7 @@ extension Command {
     private static func up(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let began = Deadline.now()
         let directory = try directory(invocation)
-        let asked = try plan(invocation)
+        let asked = try plan(invocation, binaries: directory.binaries)
         let timeout = try invocation.seconds("timeout") ?? 60
         if let state = try directory.state() {
             try refuseContradiction(invocation, state.plan, asked, directory)
@@ -79,6 +82,7 @@ extension Command {
             let old = try directory.state()
             playground = Playground(
                 directory, old ?? PlaygroundState(plan: asked), SignalWatch())
+            if let prometheus = asked.prometheus { playground.use(prometheus) }
             let missing = playground.daemons.filter { !playground.isRunning($0) }
             if missing.isEmpty {
                 Terminal.say("the playground in \(directory.path) already runs")
@@ -113,7 +117,9 @@ extension Command {
         return .ok
     }
 
-    private static func plan(_ invocation: Invocation) throws(Failure) -> PlaygroundPlan {
+    private static func plan(
+        _ invocation: Invocation, binaries: String
+    ) throws(Failure) -> PlaygroundPlan {
         var plan = PlaygroundPlan()
         if let nodes = try invocation.int("nodes", in: 1...PlaygroundPlan.nodesMax) {
             plan.nodes = nodes
@@ -162,6 +168,12 @@ extension Command {
                 "--controllers is 1, 3 or 5, not \(plan.controllers): an even number survives no more "
                     + "deaths than one less")
         }
+        let rules = invocation.string("rules")
+        if invocation.has("with-prometheus") {
+            plan.prometheus = try .found(rulesIn: rules, binaries: binaries)
+        } else if rules != nil {
+            throw invocation.usage("--rules goes with --with-prometheus")
+        }
         return plan
     }
 
@@ -196,10 +208,12 @@ extension Command {
     private static func announcement(
         _ playground: Playground, _ daemons: [DaemonPlan], isNew: Bool
     ) -> String {
-        let counts = DaemonPlan.Kind.allCases.compactMap { kind -> String? in
+        var counts = DaemonPlan.Kind.allCases.compactMap { kind -> String? in
             let count = daemons.count { $0.kind == kind }
-            return count > 0 ? Quantity.of(count, kind.rawValue) : nil
+            guard kind != .prometheus, count > 0 else { return nil }
+            return Quantity.of(count, kind.rawValue)
         }
+        if daemons.contains(where: { $0.kind == .prometheus }) { counts.append("Prometheus") }
         return "\(isNew ? "new cluster" : "cluster") in \(playground.directory.path): starting "
             + counts.joined(separator: ", ")
     }
@@ -329,6 +343,9 @@ enum PlaygroundHints {
             "          kvctl shards --dir \(directory)",
             "          kill -9 a node's pid, watch, then: kvctl playground start node-1 --dir \(directory)",
         ]
+        if let prometheus = playground.daemons.first(where: { $0.kind == .prometheus }) {
+            lines.append("metrics:  \(prometheus.url)/alerts")
+        }
         if isDetached { lines.append("stop:     kvctl playground down --dir \(directory)") }
         return lines
     }

@@ -103,6 +103,8 @@ struct PlaygroundDirectory {
             case .router:
                 file.routers.append(
                     .init(name: plan.name, pid: pid, resp: plan.address, admin: plan.admin))
+            case .prometheus:
+                file.prometheus = .init(pid: pid, url: plan.url)
             }
         }
         return file
@@ -116,6 +118,11 @@ struct PlaygroundDirectory {
         } catch {
             throw Failure(.failure, "cannot create \(directory): \(error)")
         }
+    }
+
+    /// Writes the file `name` in the directory of `daemon`.
+    func write(_ text: String, to name: String, of daemon: DaemonPlan) throws(Failure) {
+        try replace("\(daemon.name)/\(name)", with: Data(text.utf8))
     }
 
     /// Keeps other kvctl processes from changing the playground until the result goes away.

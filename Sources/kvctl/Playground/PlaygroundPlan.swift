@@ -17,16 +17,18 @@ struct PlaygroundPlan: Codable, Hashable {
     var portBase = 7000
     /// `etcd`: the controllers keep their metadata in a local etcd; nil: among themselves.
     var metadata: String?
+    /// Nil when there is none beside the cluster.
+    var prometheus: PrometheusPlan?
 
     static let metadataForms = ["embedded", "etcd"]
-    static let routersMax = 10
+    static let routersMax = 9
     static let controllersMax = 5
     static let nodesMax = 100
     static let disksMax = 16
 
-    /// Ports from the base on: two for each router, two for each controller, two for each node,
-    /// then two for etcd.
-    private static let controllerPorts = 2 * routersMax
+    /// Ports from the base on: two for each router, one for Prometheus and one for nothing, two for
+    /// each controller, two for each node, then two for etcd.
+    private static let controllerPorts = 2 * routersMax + 2
     private static let nodePorts = controllerPorts + 2 * controllersMax
     /// Ports that a plan may use, from its base on.
     static let portSpan = nodePorts + 2 * nodesMax + 2
@@ -61,6 +63,11 @@ struct PlaygroundPlan: Codable, Hashable {
                 peers: controllerPlans.map { "\($0.name)=\($0.address)" }.joined(separator: ","),
                 etcd: all.first { $0.kind == .etcd }?.address, plan: self)
         }
+        if let prometheus {
+            all.append(
+                DaemonPlan(
+                    prometheus, in: directory, port: PrometheusPlan.port(base: portBase)))
+        }
         return all
     }
 }
@@ -68,7 +75,7 @@ struct PlaygroundPlan: Codable, Hashable {
 /// One daemon of a playground.
 struct DaemonPlan {
     enum Kind: String, CaseIterable {
-        case etcd, controller, node, router
+        case etcd, controller, node, router, prometheus
 
         var program: String {
             switch self {
@@ -76,6 +83,7 @@ struct DaemonPlan {
             case .controller: "kvcontrollerd"
             case .node: "kvnode"
             case .router: "kvrouter"
+            case .prometheus: "prometheus"
             }
         }
     }
@@ -87,7 +95,8 @@ struct DaemonPlan {
     /// The directory of its own.
     var home: String
     var log: String
-    /// Its service port (RPC or Redis protocol); the admin port is the next one.
+    /// Its service port (RPC, Redis protocol, web); the admin port is the next one, but that of
+    /// Prometheus the same.
     var port: Int
     var isSpare: Bool
     /// How many data directories it has.
@@ -109,8 +118,21 @@ struct DaemonPlan {
         self.disks = disks
     }
 
+    init(_ prometheus: PrometheusPlan, in directory: String, port: Int) {
+        self.init(
+            kind: .prometheus, name: "prometheus", binary: prometheus.binary,
+            home: "\(directory)/prometheus", log: "\(directory)/logs/prometheus.log", port: port,
+            isSpare: false, disks: 1)
+        arguments = [
+            "--config.file=\(home)/prometheus.yml", "--storage.tsdb.path=\(data[0])",
+            "--web.listen-address=\(address)",
+        ]
+    }
+
     var address: String { "127.0.0.1:\(port)" }
-    var admin: String { "127.0.0.1:\(port + 1)" }
+    var admin: String { kind == .prometheus ? address : "127.0.0.1:\(port + 1)" }
+    /// Where its pages are.
+    var url: String { "http://\(admin)" }
 
     /// `data`, or `data-1`, `data-2`, ... when there are several.
     var data: [String] {
@@ -119,8 +141,12 @@ struct DaemonPlan {
 
     /// Each port with what it serves.
     var ports: [(port: Int, use: String)] {
-        if kind == .etcd { return [(port, "clients"), (port + 1, "peers")] }
-        return [(port, kind == .router ? "Redis protocol" : "RPC"), (port + 1, "admin")]
+        switch kind {
+        case .etcd: [(port, "clients"), (port + 1, "peers")]
+        case .controller, .node: [(port, "RPC"), (port + 1, "admin")]
+        case .router: [(port, "Redis protocol"), (port + 1, "admin")]
+        case .prometheus: [(port, "web")]
+        }
     }
 
     fileprivate mutating func setArguments(
@@ -154,6 +180,8 @@ struct DaemonPlan {
             if isSpare { arguments.append("--spare") }
         case .router:
             arguments += ["--listen-resp", address, "--controllers", controllers]
+        case .prometheus:
+            preconditionFailure("it is given its arguments where it is made")
         }
     }
 }

@@ -49,8 +49,8 @@ struct ReadinessCheck {
         }
         for daemon in daemons where daemon.kind == .node {
             let state = states[daemon.name] ?? "not registered"
-            // An ill node serves; on a busy machine every disk may answer late at first.
-            guard ["up", "spare", "ill"].contains(state) else {
+            // All but dead ones serve; on a busy machine every disk may answer late at first.
+            guard ["up", "spare", "ill", "maintenance", "draining"].contains(state) else {
                 return (Obstacle(reason: "\(daemon.name) is \(state)", daemon: daemon), ids)
             }
         }
@@ -74,6 +74,13 @@ struct ReadinessCheck {
                 return (
                     Obstacle(reason: "\(daemon.name) is not ready: \(reason)", daemon: daemon), ids
                 )
+            }
+        }
+        for daemon in daemons where daemon.kind == .prometheus {
+            let page = try? AdminPage.get(
+                "/-/ready", from: daemon.admin, deadline: Deadline(seconds: 1))
+            guard page?.status == 200 else {
+                return (Obstacle(reason: "\(daemon.name) is not ready", daemon: daemon), ids)
             }
         }
         return (nil, ids)
