@@ -123,8 +123,8 @@ let package = Package(
             "kvctl",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "WireProtocol", "RESP", "MetadataStore", "ObjectStore", "MetadataBackup",
-                "OperatorClient",
+                "WireProtocol", "RESP", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "MetadataBackup", "OperatorClient",
             ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
         program(

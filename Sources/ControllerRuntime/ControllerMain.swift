@@ -27,6 +27,31 @@ public enum ControllerMain {
                 "NAME=HOST:PORT of every controller when the cluster is founded, this one included; "
                 + "without it, one alone. Later: kvctl controller."),
         Setting(
+            "metadata", .choice(["embedded", "etcd"]), default: "embedded",
+            help:
+                "Where the metadata is kept: among the controllers themselves, or in etcd. The same for all "
+                + "controllers."),
+        Setting(
+            "etcd.endpoints", .list,
+            help: "With metadata = etcd: http://HOST:PORT or https://HOST:PORT of its members."),
+        Setting(
+            "etcd.prefix", .string, default: "rangekeeper/",
+            help: "In front of every key in etcd: one of its own for each Rangekeeper cluster."),
+        Setting(
+            "etcd.ca", .path, help: "PEM file of the authority of etcd's certificates."),
+        Setting(
+            "etcd.cert", .path, help: "PEM file of this controller's certificate for etcd."),
+        Setting("etcd.key", .path, help: "PEM file of the key of etcd.cert."),
+        Setting("etcd.user", .string, help: "User of etcd, with etcd.password.file."),
+        Setting(
+            "etcd.password.file", .path,
+            help: "File with the password of etcd.user, nothing else in it."),
+        Setting(
+            "etcd.session", .duration(.seconds(2)...(.seconds(60))), default: "3s",
+            help:
+                "How long after its death an acting controller keeps others from acting; whole seconds."
+        ),
+        Setting(
             "groups.initial", .integer(1...1_000), default: "2",
             help: "Groups formed when enough nodes are there, and for each further kind of group."),
         Setting(
@@ -90,7 +115,8 @@ public enum ControllerMain {
             try daemon.serve { (loop) throws(DatabaseError) in
                 let server = try ControllerServer(
                     settings: own, loop: loop, log: log, metrics: metrics,
-                    quorumMetrics: quorumMetrics, backupMetrics: backupMetrics, pages: pages
+                    quorumMetrics: quorumMetrics, backupMetrics: backupMetrics, pages: pages,
+                    registry: daemon.metrics
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }
@@ -123,6 +149,8 @@ public enum ControllerMain {
 struct ControllerServerSettings: Sendable {
     var core: ControllerSettings
     var quorum: QuorumNode.Settings
+    /// Nil when the metadata is not in etcd.
+    var etcd: EtcdNode.Settings?
     var rpcAddress: SocketAddress
     /// Empty when there is no admin HTTP.
     var adminAddress: String
@@ -175,7 +203,11 @@ extension ControllerServerSettings {
         quorum = QuorumNode.Settings(
             name: name, address: own?.address ?? address.description, peers: peers,
             directory: data + "/quorum", olderDirectory: data + "/metadata")
+        etcd = try Self.etcd(settings, data, ownAddress, adminAddress)
     }
+
+    /// Where others reach this controller.
+    var ownAddress: String { quorum.address }
 
     private static func peers(_ list: [String]) throws(DatabaseError) -> [QuorumNode.Peer] {
         var peers: [QuorumNode.Peer] = []

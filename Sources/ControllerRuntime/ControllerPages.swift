@@ -32,7 +32,7 @@ final class ControllerPages: Sendable {
             + ",\"table_procedures\":\(controller?.proceduresInFlight ?? 0)"
             + ",\"operations_open\":\(open)"
             + ",\"metadata_revision\":"
-            + "\"\(server.quorum.store?.state.revision.rawValue ?? 0)\"}\n"
+            + "\"\(server.home.state?.revision.rawValue ?? 0)\"}\n"
         queues.withLock { $0 = page }
     }
 }

@@ -145,7 +145,7 @@ extension ControllerServer {
         let anchor = try request.arguments?.value.map { (text) throws(DatabaseError) in
             try AuditAnchor(text)
         }
-        quorum.store?.range(prefix: AuditEntry.storePrefix) { [unowned self, weak session] in
+        home.metadata?.range(prefix: AuditEntry.storePrefix) { [unowned self, weak session] in
             guard let session, let head = controller?.auditHead else { return }
             guard case .success(let snapshot) = $0 else {
                 return session.adminFailure(

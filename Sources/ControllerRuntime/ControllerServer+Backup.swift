@@ -62,7 +62,7 @@ extension ControllerServer {
         guard let backup, backup.session != 0 else { return }
         backup.session = 0
         backup.service.end()
-        if let watch = backup.watch { quorum.store?.cancel(watch) }
+        if let watch = backup.watch { home.metadata?.cancel(watch) }
         backup.watch = nil
     }
 
@@ -73,7 +73,7 @@ extension ControllerServer {
             guard session == backup.session else { return }
             watchForBackup(backup, from: from)
         case .snapshot(let session):
-            guard session == backup.session, let state = quorum.store?.state else { return }
+            guard session == backup.session, let state = home.state else { return }
             // A copy shares its memory: the records are gathered on the backup's thread.
             backup.service.take {
                 MetadataSnapshot(revision: state.revision, records: state.range(prefix: []))
@@ -88,16 +88,16 @@ extension ControllerServer {
     }
 
     private func watchForBackup(_ backup: BackupKeeper, from: Revision?) {
-        guard let store = quorum.store else { return }
+        guard let store = home.metadata, let state = home.state else { return }
         if let watch = backup.watch { store.cancel(watch) }
         backup.watch = nil
-        let next = store.state.revision.next()
+        let next = state.revision.next()
         if let from, from > next {
             return backup.service.refuse(
                 DatabaseError(
                     .refused,
                     "the backup holds revision \(from.rawValue - 1) and the metadata is at "
-                        + "\(store.state.revision): it was written by another history of this "
+                        + "\(state.revision): it was written by another history of this "
                         + "cluster; give the backup another destination"))
         }
         let session = backup.session

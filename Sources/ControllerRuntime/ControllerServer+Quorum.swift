@@ -15,17 +15,17 @@ extension ControllerServer {
     /// Acts, and no other controller can at this moment.
     var isActing: Bool {
         guard let controller, controller.isActing, !isStopping else { return false }
-        return quorum.replica?.isAlone(at: loop.now) ?? false
+        return home.isAlone(at: loop.now)
     }
 
     /// What this controller says of itself.
     var standing: ControllerStanding {
         if controller?.isActing == true, !isStopping {
             return ControllerStanding(
-                isActing: true, acting: settings.core.name, address: settings.quorum.address)
+                isActing: true, acting: settings.core.name, address: settings.ownAddress)
         }
-        let leader = quorum.leader
-        let isOwn = leader?.replica == quorum.identity?.replica
+        let leader = home.leader
+        let isOwn = leader?.name == settings.core.name
         return ControllerStanding(
             isActing: false, acting: isOwn ? "" : leader?.name ?? "",
             address: isOwn ? "" : leader?.address ?? "")
@@ -35,9 +35,8 @@ extension ControllerServer {
     var notActing: DatabaseError {
         let standing = standing
         let name = settings.core.name
-        guard quorum.replica != nil else {
-            return DatabaseError(
-                .notLeader, "\(name) is not a member of the controllers yet and does not act")
+        if let obstacle = home.obstacle {
+            return DatabaseError(.notLeader, "\(name) does not act: \(obstacle)")
         }
         return DatabaseError(
             .notLeader,
@@ -46,57 +45,14 @@ extension ControllerServer {
                 : "\(name) does not act; \(standing.acting) at \(standing.address) acts")
     }
 
-    /// Hands the metadata group to the member that is furthest; false when there is none to.
-    func handOver() -> Bool {
-        guard let replica = quorum.replica, replica.isLeader else { return false }
-        let voters = replica.core.membership.voters.map(\.replica)
-        let successor =
-            voters.compactMap { voter -> (ReplicaID, UInt64)? in
-                guard voter != replica.id,
-                    let seen = replica.progress(of: voter, now: loop.now), seen.isLive
-                else { return nil }
-                return (voter, seen.lag)
-            }.min { $0.1 < $1.1 }
-        guard let successor else { return false }
-        quorum.store?.handle(.replication(.transferLeadership(to: successor.0)))
-        return true
-    }
-
     // MARK: Views
 
     func controllerViews() -> [ControllerView] {
-        guard let replica = quorum.replica else { return [] }
-        return replica.image.roster.members.map { member in
-            let isOwn = member.replica == replica.id
-            let seen = replica.isLeader ? replica.progress(of: member.replica, now: loop.now) : nil
-            return ControllerView(
-                name: member.name, rpc: member.address,
-                admin: isOwn
-                    ? settings.adminAddress
-                    : quorum.links[member.replica]?.peer?.addresses.first ?? "",
-                acting: isOwn && isActing,
-                term: isOwn ? controller?.term.rawValue ?? 0 : 0,
-                role: role(of: member.replica, replica),
-                reachable: quorum.isReachable(member.replica),
-                lag: seen?.lag ?? 0, state: state(of: member, replica))
-        }
+        home.controllerViews(acting: actingTerm, admin: settings.adminAddress)
     }
 
-    private func role(of member: ReplicaID, _ replica: MetadataReplica) -> String {
-        if member == replica.id { return QuorumMetrics.name(replica.core.role) }
-        if member == replica.core.leader { return "leader" }
-        return replica.core.membership.isVoter(member) ? "follower" : "learner"
-    }
-
-    private func state(of member: ControllerMember, _ replica: MetadataReplica) -> String {
-        if member.isLeaving { return "leaving" }
-        if member.isJoined, let link = quorum.links[member.replica], !link.isIntroduced,
-            link.peer?.node == NodeID.none
-        {
-            return "empty"
-        }
-        return replica.core.membership.isVoter(member.replica) ? "member" : "joining"
-    }
+    /// The term in which this controller acts alone.
+    private var actingTerm: UInt64? { isActing ? controller?.term.rawValue ?? 0 : nil }
 
     /// The verdict on the cluster with what is to be said of the controllers.
     func judge(_ views: ClusterViews) -> (verdict: String, findings: [String]) {
@@ -127,6 +83,15 @@ extension ControllerServer {
     func serveQuorum(_ request: AdminRequest, _ token: UInt32, _ session: ControllerSession) {
         if request.verb == "controller.list" {
             return session.adminSuccess(token, controllersView())
+        }
+        guard let quorum else {
+            return session.adminFailure(
+                token,
+                DatabaseError(
+                    .refused,
+                    "the metadata is in etcd: a controller belongs to the cluster when it is started "
+                        + "with the same etcd.endpoints and etcd.prefix, and no more when it is stopped"
+                ))
         }
         guard isActing, let store = quorum.store else {
             return session.adminFailure(token, notActing, acting: standing.address)
@@ -169,30 +134,23 @@ extension ControllerServer {
         }
         let parsed = try SocketAddress.parse(address).description
         // Tried on a copy: what the roster would refuse is refused before it is logged.
-        var roster = quorum.replica?.image.roster ?? ControllerRoster()
+        var roster = quorum?.replica?.image.roster ?? ControllerRoster()
         _ = try roster.admit(name: name, address: parsed)
         return .admit(name: name, address: parsed)
     }
 
     private func dismissal(of name: String) throws(DatabaseError) -> MetadataCommand {
-        if let objection = quorum.replica?.objection(toDismissing: name, now: loop.now) {
+        if let objection = quorum?.replica?.objection(toDismissing: name, now: loop.now) {
             throw objection
         }
-        guard let member = quorum.replica?.image.roster.member(named: name) else {
+        guard let member = quorum?.replica?.image.roster.member(named: name) else {
             throw DatabaseError(.refused, "there is no controller \(name)")
         }
         return .dismiss(member.replica)
     }
 
     private func controllersView() -> ControllersView {
-        let replica = quorum.replica
-        return ControllersView(
-            name: settings.core.name, rpc: settings.quorum.address,
-            role: replica.map { QuorumMetrics.name($0.core.role) } ?? "empty",
-            term: replica?.core.term.rawValue ?? 0, acting: isActing,
-            leader: NullableText(text: quorum.leader?.name),
-            applied: replica?.image.position.index.rawValue ?? 0,
-            commit: replica?.core.commit.rawValue ?? 0, controllers: controllerViews())
+        home.controllersView(acting: actingTerm, admin: settings.adminAddress)
     }
 }
 

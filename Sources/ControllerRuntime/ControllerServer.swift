@@ -39,7 +39,10 @@ final class ControllerServer: LoopService {
     let metrics: ControllerMetrics
     private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
-    let quorum: QuorumNode
+    let home: any MetadataHome
+    /// The same, when the metadata is replicated among the controllers.
+    let quorum: QuorumNode?
+    private let takeOverDuration: DurationHistogram
     /// Nil when no backup is asked for.
     private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
@@ -50,8 +53,8 @@ final class ControllerServer: LoopService {
     private(set) var sessions: [ConnectionID: ControllerSession] = [:]
     /// Rises with every attempt to act: answers of the store to an earlier one are dropped.
     private var attempt: UInt64 = 0
-    /// The metadata group's term in which this controller acts or is about to.
-    private var attemptTerm = Term.none
+    /// The leadership (`MetadataHome`) in which this controller acts or is about to.
+    private var attemptTerm: UInt64?
     private var leadsSince = Instant.origin
     private var requesters: [RequestID: Requester] = [:]
     var auditBook = AuditBook()
@@ -66,7 +69,7 @@ final class ControllerServer: LoopService {
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
         metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, backupMetrics: BackupMetrics,
-        pages: ControllerPages,
+        pages: ControllerPages, registry: MetricsRegistry,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
@@ -81,17 +84,26 @@ final class ControllerServer: LoopService {
         transport = RPCTransport(loop: loop)
         jobs = BackgroundJobs(loop)
         var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
-        quorum = try QuorumNode(
-            settings: settings.quorum, loop: loop, transport: transport, log: log,
-            metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
-        let quorum = quorum
+        takeOverDuration = quorumMetrics.takeOver
+        if let wanted = settings.etcd {
+            quorum = nil
+            home = try EtcdNode(
+                settings: wanted, loop: loop, log: log, metrics: EtcdMetrics(registry))
+        } else {
+            let node = try QuorumNode(
+                settings: settings.quorum, loop: loop, transport: transport, log: log,
+                metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
+            quorum = node
+            home = node
+        }
+        let home = home
         endTurn = { [unowned self] in
             storeAudit()
-            quorum.endTurn()
+            home.endTurn()
         }
         hello = { [unowned self] in self.hello() }
-        quorum.onChange = { [unowned self] in quorumChanged() }
-        quorum.onFailure = { [unowned self] in fail($0) }
+        home.onChange = { [unowned self] in leadershipChanged() }
+        home.onFailure = { [unowned self] in fail($0) }
         if let wanted = settings.backup {
             let service = try BackupService(
                 to: wanted.destination, settings: wanted.settings, loop: loop, log: log,
@@ -110,7 +122,7 @@ final class ControllerServer: LoopService {
         if let listener {
             log.notice("listens", [LogField("address", listener.localAddress)])
         }
-        try quorum.start()
+        try home.start()
         loop.schedule(after: Self.tickInterval, repeating: Self.tickInterval) { [unowned self] in
             tick()
         }
@@ -129,7 +141,7 @@ final class ControllerServer: LoopService {
         for session in sessions.values {
             session.connection.close(DatabaseError(.unavailable, "the controller stops"))
         }
-        let isHandingOver = handOver()
+        let isHandingOver = home.handOver()
         // A moment for the goodbyes to leave and for the successor to win.
         loop.schedule(after: .milliseconds(isHandingOver ? 250 : 50)) { [loop] in loop.stop() }
     }
@@ -138,26 +150,26 @@ final class ControllerServer: LoopService {
         backup?.service.close()
         backup?.threads.close()
         jobs.close()
-        quorum.close()
+        home.close()
     }
 
     // MARK: Acting and standing by
 
     /// Acts when this replica has come to lead the metadata group, stands down when it does not any more.
-    private func quorumChanged() {
+    private func leadershipChanged() {
         guard !isStopping else { return }
-        guard let replica = quorum.replica, replica.isServing else {
-            if attemptTerm != .none {
-                standDown(
-                    DatabaseError(.notLeader, "this controller does not lead the metadata group"))
+        guard let leadership = home.leadership else {
+            if attemptTerm != nil {
+                let reason = home.obstacle ?? "this controller does not lead the metadata group"
+                standDown(DatabaseError(.notLeader, reason))
             }
             return
         }
-        guard attemptTerm != replica.core.term else { return }
-        if attemptTerm != .none {
+        guard attemptTerm != leadership else { return }
+        if attemptTerm != nil {
             standDown(DatabaseError(.notLeader, "the metadata group has a new term"))
         }
-        attemptTerm = replica.core.term
+        attemptTerm = leadership
         leadsSince = loop.now
         takeOver()
     }
@@ -165,40 +177,49 @@ final class ControllerServer: LoopService {
     /// Ends the leases of controllers before this one, for they can store nothing any more, then reads
     /// everything and begins.
     private func takeOver() {
-        guard let store = quorum.store, !isStopping else { return }
+        guard let store = home.metadata, !isStopping else { return }
         attempt += 1
         let number = attempt
         lease = .none
         store.range(prefix: Bytes("controller/".utf8)) { [unowned self] result in
-            guard number == attempt, case .success(let snapshot) = result else { return }
+            guard number == attempt else { return }
+            guard case .success(let snapshot) = result else { return couldNotRead(result) }
             for record in snapshot.records where record.lease != .none {
                 store.revoke(record.lease) { _ in }
             }
             store.grantLease(ttl: Self.leaseDuration, now: loop.now) { [unowned self] in
-                guard number == attempt, case .success(let granted) = $0 else { return }
+                guard number == attempt else { return }
+                guard case .success(let granted) = $0 else { return couldNotRead($0) }
                 lease = granted
                 read(number)
             }
         }
     }
 
+    /// Either the leadership is gone too, and this is dropped, or it is tried again in a moment.
+    private func couldNotRead<Value>(_ result: Result<Value, MetadataError>) {
+        guard case .failure(let error) = result else { return }
+        resigned(DatabaseError(.unavailable, error.description))
+    }
+
     /// Builds the core from this controller's copy of the state, off the loop: with a million shards
     /// that takes about a second, and a leader that is silent for so long is no leader any more.
     private func read(_ number: UInt64) {
-        guard let state = quorum.store?.state, let identity = quorum.identity else { return }
+        guard let state = home.state else { return }
+        let candidate = home.clusterCandidate
         let (core, lease, now) = (settings.core, lease, loop.now)
         jobs.run("take-over") { () throws(DatabaseError) -> Controller in
             try Controller(
                 settings: core,
                 snapshot: MetadataSnapshot(
                     revision: state.revision, records: state.range(prefix: [])),
-                lease: lease, clusterCandidate: identity.cluster, now: now)
+                lease: lease, clusterCandidate: candidate, now: now)
         } _: { [unowned self] result in
             guard number == attempt, !isStopping else { return }
             switch result {
             case .failure(let error): fail(error)
             case .success(let read):
-                guard quorum.store?.state.revision == state.revision else {
+                guard home.state?.revision == state.revision else {
                     return self.read(number)
                 }
                 controller = read
@@ -211,9 +232,9 @@ final class ControllerServer: LoopService {
     /// Acts no more, if it did: whoever waits is answered, and who is connected is told.
     private func standDown(_ reason: DatabaseError) {
         step(.leaseLost)
-        guard attemptTerm != .none else { return }
+        guard attemptTerm != nil else { return }
         attempt += 1
-        attemptTerm = .none
+        attemptTerm = nil
         controller = nil
         stopBackup()
         auditBook = AuditBook()
@@ -226,11 +247,11 @@ final class ControllerServer: LoopService {
     /// The core gave up. While this replica leads the metadata group nobody else can act, so it begins
     /// anew in a moment.
     private func resigned(_ error: DatabaseError) {
-        guard attemptTerm != .none, !isStopping else { return }
+        guard attemptTerm != nil, !isStopping else { return }
         log.warning("resigns", [LogField("reason", error.message)])
         controller = nil
         standDown(error)
-        loop.schedule(after: Self.retryInterval) { [unowned self] in quorumChanged() }
+        loop.schedule(after: Self.retryInterval) { [unowned self] in leadershipChanged() }
     }
 
     // MARK: The core
@@ -248,7 +269,7 @@ final class ControllerServer: LoopService {
         switch effect {
         case .store(let transaction, let ticket):
             let number = attempt
-            quorum.store?.commit(transaction) { [unowned self] in
+            home.metadata?.commit(transaction) { [unowned self] in
                 guard number == attempt else { return }
                 switch $0 {
                 case .success(let revision): step(.stored(ticket, revision))
@@ -260,7 +281,7 @@ final class ControllerServer: LoopService {
         case .acting(let term):
             metrics.isServing.set(1)
             let took = loop.now - leadsSince
-            quorum.metrics.takeOver.observe(took)
+            takeOverDuration.observe(took)
             log.notice(
                 "acts",
                 [LogField("term", term), LogField("after_ms", took.count / 1_000_000)],
@@ -311,15 +332,15 @@ final class ControllerServer: LoopService {
 
     private func housekeep() {
         guard !isStopping else { return }
-        quorum.metrics.update(quorum.replica, reachable: quorum.reachableCount)
-        metrics.hasLeader.set(quorum.leader == nil ? 0 : 1)
+        home.updateMetrics()
+        metrics.hasLeader.set(home.leader == nil ? 0 : 1)
         metrics.connections.set(Int64(sessions.count))
         pages.publish(self)
-        guard let store = quorum.store else { return }
-        metrics.revision.set(Int64(store.state.revision.rawValue))
-        metrics.storeRecords.set(Int64(store.state.records.count))
-        metrics.storeBytes.set(Int64(store.state.records.memoryBytes))
-        if attemptTerm != .none, lease != .none {
+        guard let store = home.metadata, let state = home.state else { return }
+        metrics.revision.set(Int64(state.revision.rawValue))
+        metrics.storeRecords.set(Int64(state.records.count))
+        metrics.storeBytes.set(Int64(state.records.memoryBytes))
+        if attemptTerm != nil, lease != .none {
             let number = attempt
             store.keepAlive(lease, now: loop.now) { [unowned self] in
                 guard number == attempt else { return }
@@ -335,8 +356,8 @@ final class ControllerServer: LoopService {
 
     private func hello() -> Hello {
         Hello(
-            role: .controller, cluster: quorum.identity?.cluster ?? 0,
-            node: NodeID(quorum.identity?.replica.rawValue ?? 0), name: settings.core.name,
+            role: .controller, cluster: home.cluster,
+            node: home.helloNode, name: settings.core.name,
             addresses: [settings.adminAddress])
     }
 

@@ -68,17 +68,21 @@ final class ControllerSession: RPCConnectionDelegate {
     private func receive(
         _ kind: FrameKind, _ reader: inout ByteReader, _ connection: RPCConnection
     ) throws(DatabaseError) {
+        guard let quorum = server.quorum else {
+            throw DatabaseError(
+                .refused, "this controller keeps its metadata in etcd and is in no metadata group")
+        }
         if kind == .introduction {
-            member = try server.quorum.receive(
+            member = try quorum.receive(
                 try ControllerIntroduction(from: &reader), on: connection)
             return
         }
         guard let member else { return }
         switch kind {
-        case .peerMessages: try server.quorum.receive(&reader, from: member)
+        case .peerMessages: try quorum.receive(&reader, from: member)
         case .snapshotChunk:
-            try server.quorum.receive(try MetadataChunk(from: &reader), from: member)
-        case .snapshotAck: server.quorum.receive(try MetadataChunkAck(from: &reader), from: member)
+            try quorum.receive(try MetadataChunk(from: &reader), from: member)
+        case .snapshotAck: quorum.receive(try MetadataChunkAck(from: &reader), from: member)
         default: throw DatabaseError(.malformed, "\(kind) from a controller")
         }
     }

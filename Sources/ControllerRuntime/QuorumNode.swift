@@ -135,7 +135,7 @@ final class QuorumNode {
     var replica: MetadataReplica? { store?.replica }
 
     /// The member that leads, as far as this controller knows.
-    var leader: ControllerMember? {
+    var leadingMember: ControllerMember? {
         guard let replica else { return nil }
         return replica.image.roster[replica.core.leader]
     }

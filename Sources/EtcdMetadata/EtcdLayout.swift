@@ -96,6 +96,11 @@ struct EtcdLayout: Hashable, Sendable {
 struct EtcdHead: Hashable, Sendable {
     private static let version: UInt8 = 1
 
+    /// In place of a head when the metadata was moved elsewhere.
+    static let moved: Bytes = [255]
+
+    static func isMoved(_ bytes: Bytes) -> Bool { bytes == moved }
+
     /// Of the newest mutation; numbered from 1 without a gap.
     var sequence: UInt64 = 0
     /// Who made it: a random number of each store that is opened.
@@ -128,6 +133,12 @@ struct EtcdHead: Hashable, Sendable {
     init(_ bytes: Bytes) throws(DatabaseError) {
         self = try ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
             let version = try reader.readUInt8()
+            guard version != Self.moved[0] else {
+                throw DatabaseError(
+                    .refused,
+                    "the metadata was moved out of etcd (kvctl metadata migrate): start the controllers "
+                        + "with metadata = embedded, or name another etcd.prefix")
+            }
             guard version == Self.version else {
                 throw DatabaseError(
                     .storageFailed, "the metadata in etcd has version \(version), not 1")

@@ -30,8 +30,8 @@ public final class EtcdMetadataStore: MetadataStore {
         var handler: Completion<MetadataEvent>
     }
 
-    /// Before an image is asked for again.
-    static let loadPause = Nanoseconds.milliseconds(250)
+    /// After etcd did not answer.
+    static let retryPause = Nanoseconds.milliseconds(250)
     /// How long the watch may be behind what was read before another endpoint is followed.
     static let lagMax = Nanoseconds.seconds(1)
 
@@ -64,7 +64,8 @@ public final class EtcdMetadataStore: MetadataStore {
     private var polled: UInt64 = 0
     private var lagsSince: Instant?
     private var needsLoad = false
-    private var loadAt = Instant.origin
+    /// Not before then is etcd asked anew on nobody's behalf.
+    private(set) var retryAt = Instant.origin
     private var following: UInt64 = 0
     /// Leases whose end is on its way.
     var ending: Set<LeaseID> = []
@@ -227,13 +228,13 @@ public final class EtcdMetadataStore: MetadataStore {
     private func advance() {
         guard failure == nil, calling == nil else { return }
         guard isLoaded, !needsLoad else {
-            guard clock() >= loadAt else { return }
+            guard clock() >= retryAt else { return }
             return call(.load(known: isLoaded ? mirror.head.sequence : nil))
         }
         while calling == nil, failure == nil, mirror.head.sequence >= awaited {
             if work == nil {
                 endLeases()
-                guard !waiting.isEmpty else { return tidy() }
+                guard !waiting.isEmpty else { return tidy(now: clock()) }
                 work = EtcdWork(waiting.removeFirst())
             }
             proceed()
@@ -275,7 +276,7 @@ public final class EtcdMetadataStore: MetadataStore {
     /// Etcd does not answer: whoever waits is told.
     private func unreachable(_ message: String) {
         statistics.failures += 1
-        loadAt = clock() + Self.loadPause
+        retryAt = clock() + Self.retryPause
         if outage == nil { isChanged = true }
         outage = message
         if let work {

@@ -245,6 +245,12 @@ struct EtcdElectionRecord: Hashable, Sendable {
     var createRevision: UInt64
     var lease: UInt64
 
+    init(place: EtcdPlace, createRevision: UInt64, lease: UInt64) {
+        self.place = place
+        self.createRevision = createRevision
+        self.lease = lease
+    }
+
     init?(_ record: EtcdRecord) {
         guard let place = try? EtcdPlace(record.value) else { return nil }
         self.place = place

@@ -57,6 +57,13 @@ final class EtcdWorker: @unchecked Sendable {
         pthread_join(thread, nil)
     }
 
+    /// Waits for the jobs that were given. Once, in place of `close`.
+    func finish() {
+        state.withLock { $0.isClosed = true }
+        sem_post(wake)
+        pthread_join(thread, nil)
+    }
+
     private func work() {
         while true {
             while sem_wait(wake) != 0 {}

@@ -256,7 +256,12 @@ extension EtcdMetadataStore {
     }
 
     /// With nothing else to do.
-    func tidy() {
+    func tidy(now: Instant) {
+        if outage != nil {
+            // Whether etcd is back.
+            if now >= retryAt { call(.confirm) }
+            return
+        }
         guard fence != .closed else { return }
         if mirror.head.staged != nil { return place() }
         guard case .held = fence, !mirror.parts.isEmpty else { return }

@@ -5,7 +5,8 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + controllerCommands + backupCommands + restoreCommands + loadCommands
+        statusCommands + controllerCommands + backupCommands + restoreCommands
+        + metadataCommands + loadCommands
         + shardCommands + operationCommands + nodeCommands + settingCommands + auditCommands
         + tableCommands + recordCommands + playgroundCommands + toolCommands
 

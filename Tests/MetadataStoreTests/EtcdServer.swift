@@ -57,6 +57,46 @@ final class EtcdServer: Sendable {
         leash = ends[1]
     }
 
+    /// Forgets the history of etcd up to now.
+    func compact() {
+        let answer = post("/v3/kv/range", #"{"key":"AA==","limit":"1"}"#)
+        guard let start = answer.firstRange(of: #""revision":""#) else {
+            fatalError("etcd answers \(answer)")
+        }
+        let revision = answer[start.upperBound...].prefix { $0.isNumber }
+        let result = post("/v3/kv/compaction", #"{"revision":"\#(revision)","physical":true}"#)
+        // Another test's may have come in between.
+        precondition(result.contains("200 OK") || result.contains("compacted"), result)
+    }
+
+    /// The whole answer.
+    private func post(_ path: String, _ body: String) -> String {
+        let descriptor = socket(
+            AF_INET, Int32(SOCK_STREAM.rawValue | SOCK_CLOEXEC.rawValue), 0)
+        defer { close(descriptor) }
+        var address = loopback(port: port)
+        let status = withUnsafePointer(to: &address) { pointer in
+            pointer.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        guard status == 0 else { fatalError("connect: errno \(errno)") }
+        let request =
+            "POST \(path) HTTP/1.1\r\nHost: etcd\r\nConnection: close\r\n"
+            + "Content-Length: \(body.utf8.count)\r\n\r\n\(body)"
+        let bytes = Array(request.utf8)
+        guard send(descriptor, bytes, bytes.count, Int32(MSG_NOSIGNAL)) == bytes.count else {
+            fatalError("send: errno \(errno)")
+        }
+        var answer: [UInt8] = []
+        var buffer = [UInt8](repeating: 0, count: 4_096)
+        while true {
+            let count = read(descriptor, &buffer, buffer.count)
+            guard count > 0 else { return String(decoding: answer, as: UTF8.self) }
+            answer += buffer[..<count]
+        }
+    }
+
     /// A prefix that no other test uses.
     func newPrefix() -> String {
         prefixes.withLock { count in

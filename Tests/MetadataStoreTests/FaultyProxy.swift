@@ -12,6 +12,9 @@ final class FaultyProxy: Sendable {
         /// What a request must hold to lose its answer.
         var marker = ""
         var isStalled = false
+        var isCut = false
+        /// Of the clients.
+        var open: Set<Int32> = []
         var connections = 0
     }
 
@@ -41,6 +44,15 @@ final class FaultyProxy: Sendable {
     /// While stalled, nothing is passed on in either direction, and nothing is closed.
     func stall(_ isStalled: Bool) { state.withLock { $0.isStalled = isStalled } }
 
+    /// While cut, connections break, those that are open too.
+    func cut(_ isCut: Bool) {
+        state.withLock { state in
+            state.isCut = isCut
+            guard isCut else { return }
+            for client in state.open { shutdown(client, Int32(SHUT_RDWR)) }
+        }
+    }
+
     // MARK: Threads
 
     private func accept() {
@@ -54,12 +66,15 @@ final class FaultyProxy: Sendable {
                     connect(server, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
                 }
             }
-            guard status == 0 else {
+            guard status == 0, !state.withLock({ $0.isCut }) else {
                 close(client)
                 close(server)
                 continue
             }
-            state.withLock { $0.connections += 1 }
+            state.withLock { state in
+                state.connections += 1
+                state.open.insert(client)
+            }
             let loses = Mutex(false)
             let shared = Loss(value: loses)
             spawn { [self] in

@@ -128,12 +128,12 @@ struct Playground {
 
     // MARK: Stopping
 
-    /// Ends those of `daemons` that run: Prometheus, routers, nodes, then controllers, each kind with
+    /// Ends those of `daemons` that run: Prometheus, routers, nodes, controllers, then etcd, each kind with
     /// SIGTERM and, when that does not help, SIGKILL. Returns the names of those it ended.
     @discardableResult
     mutating func stop(_ daemons: [DaemonPlan]) throws(Failure) -> [String] {
         var stopped: [String] = []
-        for kind in [DaemonPlan.Kind.prometheus, .router, .node, .controller] {
+        for kind in [DaemonPlan.Kind.prometheus, .router, .node, .controller, .etcd] {
             let running = daemons.filter { $0.kind == kind && isRunning($0) }
             signal(SIGTERM, running)
             // One that was paused would never see the request.

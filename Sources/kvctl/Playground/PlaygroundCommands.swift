@@ -20,6 +20,9 @@ extension Command {
                 .option("spares", "N", "how many of them are spares: 1 unless told"),
                 .option("routers", "N", "routers: 1 unless told"),
                 .option("controllers", "N", "controllers, 1, 3 or 5: 1 unless told"),
+                .option(
+                    "metadata", "FORM",
+                    "embedded (unless told) or etcd: a local etcd, which must be installed"),
                 .option("replicas", "N", "replicas of each group, 1, 3 or 5: 3 unless told"),
                 .option("groups", "N", "replication groups: 2 unless told"),
                 .option("disks", "N", "data directories of each node: 1 unless told"),
@@ -32,6 +35,7 @@ extension Command {
             examples: [
                 "playground up --dir /tmp/rk",
                 "playground up --dir /tmp/rk2 --port-base 7200 --nodes 6 --detach",
+                "playground up --dir /tmp/rk3 --metadata etcd --controllers 3",
                 "playground up --dir /tmp/rk --with-prometheus",
             ],
             run: up),
@@ -131,6 +135,18 @@ extension Command {
         {
             plan.controllers = controllers
         }
+        if let metadata = invocation.string("metadata") {
+            guard PlaygroundPlan.metadataForms.contains(metadata) else {
+                throw invocation.usage("--metadata is embedded or etcd, not \(metadata)")
+            }
+            guard metadata != "etcd" || EtcdProgram.isInstalled else {
+                throw Failure(
+                    .refused,
+                    "there is no etcd on this machine: install it (Debian: etcd-server), or leave "
+                        + "--metadata out")
+            }
+            plan.metadata = metadata == "etcd" ? metadata : nil
+        }
         if let replicas = try invocation.int("replicas", in: 1...5) { plan.replicas = replicas }
         if let groups = try invocation.int("groups", in: 1...1000) { plan.groups = groups }
         if let disks = try invocation.int("disks", in: 1...PlaygroundPlan.disksMax) {
@@ -174,6 +190,12 @@ extension Command {
             ("disks", old.disks, asked.disks),
             ("port-base", old.portBase, asked.portBase),
         ]
+        if invocation.has("metadata"), old.metadata != asked.metadata {
+            throw Failure(
+                .refused,
+                "the playground in \(directory.path) was made with --metadata "
+                    + "\(old.metadata ?? "embedded"); leave the flag out, or use another --dir")
+        }
         for (flag, old, asked) in numbers where invocation.has(flag) && old != asked {
             throw Failure(
                 .refused,

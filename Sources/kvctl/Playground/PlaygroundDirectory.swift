@@ -90,6 +90,7 @@ struct PlaygroundDirectory {
         for plan in daemons(state) {
             let pid = state.processes[plan.name]?.pid
             switch plan.kind {
+            case .etcd: break
             case .controller:
                 file.controllers.append(
                     .init(name: plan.name, pid: pid, rpc: plan.address, admin: plan.admin))

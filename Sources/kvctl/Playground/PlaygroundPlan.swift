@@ -1,5 +1,6 @@
 // What a playground consists of: how many daemons of each kind, their ports, their command lines.
 
+import Glibc
 import OperatorClient
 
 /// The numbers a playground is made from; they stay the same for its whole life.
@@ -14,20 +15,23 @@ struct PlaygroundPlan: Codable, Hashable {
     /// Data directories of each node.
     var disks = 1
     var portBase = 7000
+    /// `etcd`: the controllers keep their metadata in a local etcd; nil: among themselves.
+    var metadata: String?
     /// Nil when there is none beside the cluster.
     var prometheus: PrometheusPlan?
 
+    static let metadataForms = ["embedded", "etcd"]
     static let routersMax = 9
     static let controllersMax = 5
     static let nodesMax = 100
     static let disksMax = 16
 
     /// Ports from the base on: two for each router, one for Prometheus and one for nothing, two for
-    /// each controller, two for each node.
+    /// each controller, two for each node, then two for etcd.
     private static let controllerPorts = 2 * routersMax + 2
     private static let nodePorts = controllerPorts + 2 * controllersMax
     /// Ports that a plan may use, from its base on.
-    static let portSpan = nodePorts + 2 * nodesMax
+    static let portSpan = nodePorts + 2 * nodesMax + 2
 
     /// The daemons in the order in which they start. `directory` is absolute.
     func daemons(in directory: String, binaries: String) -> [DaemonPlan] {
@@ -43,15 +47,21 @@ struct PlaygroundPlan: Codable, Hashable {
         let controllerPlans = (0..<controllers).map {
             plan(.controller, $0, ports: Self.controllerPorts)
         }
+        var all: [DaemonPlan] = []
+        if metadata == "etcd" {
+            var etcd = plan(.etcd, 0, ports: Self.nodePorts + 2 * nodes)
+            etcd.binary = EtcdProgram.path
+            all.append(etcd)
+        }
         let addresses = controllerPlans.map(\.address).joined(separator: ",")
-        var all = controllerPlans
+        all += controllerPlans
         all += (0..<nodes).map { plan(.node, $0, ports: Self.nodePorts) }
         all += (0..<routers).map { plan(.router, $0, ports: 0) }
         for index in all.indices {
             all[index].setArguments(
                 controllers: addresses,
                 peers: controllerPlans.map { "\($0.name)=\($0.address)" }.joined(separator: ","),
-                plan: self)
+                etcd: all.first { $0.kind == .etcd }?.address, plan: self)
         }
         if let prometheus {
             all.append(
@@ -65,10 +75,11 @@ struct PlaygroundPlan: Codable, Hashable {
 /// One daemon of a playground.
 struct DaemonPlan {
     enum Kind: String, CaseIterable {
-        case controller, node, router, prometheus
+        case etcd, controller, node, router, prometheus
 
         var program: String {
             switch self {
+            case .etcd: "etcd"
             case .controller: "kvcontrollerd"
             case .node: "kvnode"
             case .router: "kvrouter"
@@ -131,6 +142,7 @@ struct DaemonPlan {
     /// Each port with what it serves.
     var ports: [(port: Int, use: String)] {
         switch kind {
+        case .etcd: [(port, "clients"), (port + 1, "peers")]
         case .controller, .node: [(port, "RPC"), (port + 1, "admin")]
         case .router: [(port, "Redis protocol"), (port + 1, "admin")]
         case .prometheus: [(port, "web")]
@@ -138,15 +150,30 @@ struct DaemonPlan {
     }
 
     fileprivate mutating func setArguments(
-        controllers: String, peers: String, plan: PlaygroundPlan
+        controllers: String, peers: String, etcd: String?, plan: PlaygroundPlan
     ) {
-        arguments = ["--name", name, "--listen-admin", admin]
+        arguments = ["--name", name]
+        if kind != .etcd { arguments += ["--listen-admin", admin] }
         switch kind {
+        case .etcd:
+            arguments += ["--data-dir", data[0], "--log-level", "warn"]
+            arguments += ["--listen-client-urls", "http://\(address)"]
+            arguments += ["--advertise-client-urls", "http://\(address)"]
+            arguments += ["--listen-peer-urls", "http://\(admin)"]
+            arguments += ["--initial-advertise-peer-urls", "http://\(admin)"]
+            arguments += ["--initial-cluster", "\(name)=http://\(admin)"]
+            arguments += [
+                "--auto-compaction-mode", "periodic", "--auto-compaction-retention", "1h",
+            ]
         case .controller:
             arguments += ["--listen-rpc", address, "--data", data[0]]
             arguments += ["--groups-initial", "\(plan.groups)"]
             arguments += ["--replicas-default", "\(plan.replicas)"]
-            if plan.controllers > 1 { arguments += ["--peers", peers] }
+            if let etcd {
+                arguments += ["--metadata", "etcd", "--etcd-endpoints", "http://\(etcd)"]
+            } else if plan.controllers > 1 {
+                arguments += ["--peers", peers]
+            }
         case .node:
             arguments += ["--listen-rpc", address, "--data", data.joined(separator: ",")]
             arguments += ["--controllers", controllers]
@@ -157,4 +184,16 @@ struct DaemonPlan {
             preconditionFailure("it is given its arguments where it is made")
         }
     }
+}
+
+/// The etcd of this machine.
+enum EtcdProgram {
+    /// Where it is installed; just its name when it is not.
+    static var path: String {
+        let search = getenv("PATH").map { String(cString: $0) } ?? ""
+        let places = search.split(separator: ":").map(String.init) + ["/usr/bin", "/usr/local/bin"]
+        return places.map { $0 + "/etcd" }.first { access($0, X_OK) == 0 } ?? "etcd"
+    }
+
+    static var isInstalled: Bool { access(path, X_OK) == 0 }
 }

@@ -1,0 +1,268 @@
+// A controller whose metadata is in etcd: its store, its session, and whether it may act.
+//
+// Threads: everything here runs on the loop's thread; the store and the session have threads that wait for
+// etcd. So an etcd that does not answer delays what waits for it, and nothing else.
+
+import EtcdMetadata
+import EventLoop
+import Glibc
+import KVBase
+import MetadataCore
+import MetadataStore
+import ReplicatedLog
+import SystemdSupport
+
+final class EtcdNode: MetadataHome {
+    struct Settings: Sendable {
+        var etcd: EtcdSettings
+        var name: String
+        /// Where nodes, routers and tools reach this controller.
+        var address: String
+        var adminAddress: String
+        /// How long after its death this controller counts as acting, in seconds.
+        var sessionSeconds: UInt64
+        /// For the lock, and the lease of the last session.
+        var directory: String
+    }
+
+    private static let tickInterval = Nanoseconds.milliseconds(100)
+    private static let beatInterval = Nanoseconds.milliseconds(500)
+
+    private let settings: Settings
+    private let loop: EventLoop
+    private let log: ComponentLog
+    private let metrics: EtcdMetrics
+    private let lock: DirectoryLock
+    private let store: EtcdMetadataStore
+    private let session: EtcdSession
+    private let sessionFile: String
+    private let mailbox: Mailbox<Void>
+    private var leaseWritten: UInt64 = 0
+    private var beatAt = Instant.origin
+    private var leaderships: UInt64 = 0
+    /// The create revision of the election key in which this controller leads.
+    private var leadsIn: UInt64?
+    /// In which it was deposed, though its session does not know yet.
+    private var lostIn: UInt64 = 0
+    private var outageSince: Instant?
+    private var said = ""
+    private var isClosed = false
+
+    var onChange: () -> Void = {}
+    var onFailure: (DatabaseError) -> Void = { _ in }
+    let clusterCandidate = UInt64.random(in: 1...UInt64.max)
+    private(set) var leadership: UInt64?
+
+    init(
+        settings: Settings, loop: EventLoop, log: ComponentLog, metrics: EtcdMetrics
+    ) throws(DatabaseError) {
+        self.settings = settings
+        self.loop = loop
+        self.log = log
+        self.metrics = metrics
+        try DurableFile.createDirectory(settings.directory)
+        lock = try DirectoryLock(directory: settings.directory)
+        sessionFile = settings.directory + "/session"
+        var receive: () -> Void = {}
+        let mailbox = loop.makeMailbox(capacity: 1) { (_: [Void]) in receive() }
+        self.mailbox = mailbox
+        let place = EtcdPlace(
+            incarnation: UInt64.random(in: 1...UInt64.max), name: settings.name,
+            address: settings.address, adminAddress: settings.adminAddress)
+        store = try EtcdMetadataStore(
+            settings: settings.etcd, fence: .closed, clock: { [loop] in loop.now },
+            wake: { _ = mailbox.post(()) })
+        session = try EtcdSession(
+            settings: settings.etcd, place: place, seconds: settings.sessionSeconds,
+            earlierLease: try Self.earlierLease(sessionFile),
+            wake: { _ = mailbox.post(()) })
+        receive = { [unowned self] in turn() }
+        store.onChange = { [unowned self] in storeChanged() }
+    }
+
+    // MARK: What the server asks
+
+    var metadata: (any MetadataStore)? { store.isLoaded ? store : nil }
+    var state: RevisionedState? { store.isLoaded ? store.state : nil }
+    var helloNode: NodeID { .none }
+
+    var cluster: UInt64 {
+        guard store.isLoaded, let record = store.state.get(Bytes("controller/cluster".utf8))
+        else { return 0 }
+        let cluster = try? ByteReader.decode(record.value) { (reader) throws(DatabaseError) in
+            try reader.readUInt64()
+        }
+        return cluster ?? 0
+    }
+
+    func isAlone(at now: Instant) -> Bool { leadership != nil && now < session.validUntil }
+
+    var leader: (name: String, address: String)? {
+        guard outage == nil, let election = store.election else { return nil }
+        return (election.place.name, election.place.address)
+    }
+
+    var obstacle: String? {
+        if let outage { return "etcd does not answer: \(outage)" }
+        if session.isNameTaken {
+            return "another controller named \(settings.name) has a session in etcd"
+        }
+        return store.isLoaded ? nil : "the metadata is being read from etcd"
+    }
+
+    private var outage: String? { store.outage ?? session.outage }
+
+    // MARK: Time
+
+    func start() throws(DatabaseError) {
+        log.notice(
+            "keeps its metadata in etcd",
+            [
+                LogField("endpoints", settings.etcd.endpoints.joined(separator: ",")),
+                LogField("prefix", settings.etcd.prefix),
+            ])
+        loop.schedule(after: Self.tickInterval, repeating: Self.tickInterval) { [unowned self] in
+            guard !isClosed else { return }
+            store.tick(now: loop.now)
+            turn()
+        }
+        turn()
+    }
+
+    func endTurn() {
+        guard !isClosed else { return }
+        store.flush()
+    }
+
+    private func turn() {
+        guard !isClosed else { return }
+        session.flush()
+        store.expect(sequence: session.sequence)
+        store.flush()
+        if loop.now >= beatAt {
+            beatAt = loop.now + Self.beatInterval
+            session.beat(now: loop.now, campaigns: store.isLoaded && store.outage == nil)
+        }
+        look()
+    }
+
+    private func storeChanged() {
+        if let failure = store.failure { return onFailure(failure) }
+        // Whoever acted is gone: no need to wait for the next beat.
+        if store.election == nil { beatAt = min(beatAt, loop.now) }
+        if case .closed = store.fence, let leadsIn { lostIn = leadsIn }
+        onChange()
+    }
+
+    /// Sees whether this controller may act, and says what there is to say.
+    private func look() {
+        rememberLease()
+        sayOutage()
+        if session.isNameTaken, said != settings.name {
+            said = settings.name
+            log.warning(
+                "waits: another controller of this name has a session in etcd",
+                [LogField("controller", settings.name)])
+        }
+        var held: UInt64?
+        if let holding = session.holding, holding != lostIn, loop.now < session.validUntil,
+            store.isLoaded, store.outage == nil, store.failure == nil
+        {
+            held = holding
+        }
+        guard held != leadsIn else { return }
+        leadsIn = held
+        if let held {
+            leaderships += 1
+            leadership = leaderships
+            store.fence = .held(held)
+            log.notice("is elected in etcd", [LogField("election", held)])
+        } else {
+            leadership = nil
+            store.fence = .closed
+            log.notice("is not elected in etcd any more")
+        }
+        onChange()
+    }
+
+    private func sayOutage() {
+        if let outage, outageSince == nil {
+            outageSince = loop.now
+            log.error(
+                "etcd does not answer: no decisions until it does; nodes and routers go on",
+                [LogField("reason", outage)])
+            onChange()
+        } else if outage == nil, let since = outageSince {
+            outageSince = nil
+            log.notice(
+                "etcd answers",
+                [LogField("after_ms", (loop.now - since).count / 1_000_000)])
+            onChange()
+        }
+    }
+
+    // MARK: The end
+
+    func handOver() -> Bool {
+        store.fence = .closed
+        leadership = nil
+        leadsIn = nil
+        session.release()
+        return false
+    }
+
+    func close() {
+        guard !isClosed else { return }
+        isClosed = true
+        session.close()
+        store.close()
+    }
+
+    // MARK: The lease of the last session
+
+    /// A process before this one on the same directory is gone, for it held the lock: its session is ended
+    /// at once, so that a restart need not wait for it.
+    private static func earlierLease(_ path: String) throws(DatabaseError) -> UInt64 {
+        guard let bytes = try DurableFile.read(path) else { return 0 }
+        return UInt64(String(decoding: bytes, as: UTF8.self)) ?? 0
+    }
+
+    private func rememberLease() {
+        guard session.lease != leaseWritten, session.lease != 0 else { return }
+        leaseWritten = session.lease
+        do throws(DatabaseError) {
+            try DurableFile.replace(sessionFile, with: Bytes(String(leaseWritten).utf8))
+        } catch {
+            // A restart waits for the session to end, nothing more.
+            log.warning("cannot note the session", [LogField("reason", error.message)])
+        }
+    }
+
+    // MARK: Views
+
+    func updateMetrics() {
+        metrics.update(store.statistics, isUp: outage == nil, isElected: leadership != nil)
+    }
+
+    func controllerViews(acting term: UInt64?, admin: String) -> [ControllerView] {
+        let elected = leader?.name
+        return store.controllers.map { place in
+            let isOwn = place.name == settings.name
+            return ControllerView(
+                name: place.name, rpc: place.address, admin: place.adminAddress,
+                acting: isOwn && term != nil, term: isOwn ? term ?? 0 : 0,
+                role: place.name == elected ? "leader" : "follower", reachable: true, lag: 0,
+                state: "member")
+        }
+    }
+
+    func controllersView(acting term: UInt64?, admin: String) -> ControllersView {
+        let role = leadership != nil ? "leader" : store.isLoaded ? "follower" : "empty"
+        let revision = store.state.revision.rawValue
+        return ControllersView(
+            name: settings.name, rpc: settings.address, role: role,
+            term: store.election?.createRevision ?? 0, acting: term != nil,
+            leader: NullableText(text: leader?.name), applied: revision, commit: revision,
+            controllers: controllerViews(acting: term, admin: admin))
+    }
+}
