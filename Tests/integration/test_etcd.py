@@ -17,6 +17,7 @@ import redis
 
 from conftest import is_alive, run, wait_for
 from test_controllers import Controllers, Creator
+from test_metrics import documented, scrape
 
 ETCD = shutil.which("etcd") or ("/usr/bin/etcd" if os.path.exists("/usr/bin/etcd") else None)
 pytestmark = [pytest.mark.fault,
@@ -317,6 +318,17 @@ def test_etcd_down_for_a_while(on_etcd, etcd):
     create(on_etcd, "last")
     assert set(on_etcd.tables()) == {"t", "after", "last"}
     on_etcd.check_nothing_was_decided_twice()
+
+
+def test_metrics_are_those_of_the_document(on_etcd):
+    tables = documented()
+    expected = (tables["Every daemon"] | tables["kvcontrollerd"]
+                | tables["kvcontrollerd with metadata in etcd"])
+    families = scrape(on_etcd.daemons["controller-1"])
+    assert set(families) == set(expected), "docs/metrics.md and the daemon differ"
+    assert all(families[name][0] == expected[name][0] for name in expected)
+    assert metric(on_etcd.daemons["controller-1"], "kvcontroller_etcd_requests_total") > 0
+    assert metric(on_etcd.daemons["controller-1"], "kvcontroller_etcd_elected") == 1
 
 
 def controller_of(cluster, directory, name="controller-1"):
