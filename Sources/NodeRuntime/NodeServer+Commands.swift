@@ -231,4 +231,15 @@ extension GroupReplica {
             .max { ($0.match, $1.member.replica) < ($1.match, $0.member.replica) }?
             .member.replica
     }
+
+    /// Whether a voter answers, which follows closely or may come to.
+    func hasSuccessor(at now: Instant) -> Bool {
+        core.progress.contains { follower in
+            core.membership.isVoter(follower.member.replica)
+                && follower.acknowledgedAt.map { now - $0 < Self.answersWithin } ?? false
+        }
+    }
+
+    /// Followers answer each heartbeat.
+    private static let answersWithin = Nanoseconds.milliseconds(500)
 }

@@ -102,13 +102,13 @@ final class NodeServer: LoopService {
     var surveyedLast = GroupID.none
     var sweepNotBefore = Instant.origin
 
-    private var server: RPCServer?
+    private(set) var server: RPCServer?
     private(set) var controllers: [ControllerLink] = []
     private var inbound: [InboundConnection] = []
     private var sessions: [RouterSession?] = []
     private var nextGeneration: UInt32 = 1
     private var dirtySessions: [Int32] = []
-    private var isStopping = false
+    var isStopping = false
     private(set) var surveys: Completions
 
     /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.
@@ -201,35 +201,6 @@ final class NodeServer: LoopService {
             [unowned self] in
             for disk in disks where disk.bytesSinceCheckpoint > 0 { checkpoint(disk) }
         }
-    }
-
-    /// Hands leaderships over, makes the engines durable, and ends the loop.
-    func stop() {
-        guard !isStopping else { return }
-        isStopping = true
-        server?.close()
-        for replica in replicas.elements where replica.isLeader {
-            if let target = replica.bestSuccessor { replica.step(.transferLeadership(to: target)) }
-        }
-        let deadline = now + .seconds(2)
-        // Leaderships that come back from nodes that stop too are not handed on again.
-        var leading = replicas.elements.filter { $0.isLeader && $0.bestSuccessor != nil }
-        loop.schedule(after: .milliseconds(20), repeating: .milliseconds(20)) { [unowned self] in
-            leading.removeAll { !$0.isLeader }
-            publishStatus()
-            guard leading.isEmpty || now >= deadline else { return }
-            for controller in controllers { controller.close() }
-            peers.close()
-            loop.stop()
-        }
-    }
-
-    /// After the loop ended: flushes and closes the disks.
-    func close() {
-        // Views of an engine must be gone before it closes.
-        for replica in replicas.elements { replica.snapshotSenders.removeAll() }
-        digestions.removeAll()
-        for disk in disks { disk.close() }
     }
 
     func hello(expects: NodeID = .none) -> Hello {
