@@ -58,6 +58,8 @@ public final class EtcdMetadataStore: MetadataStore {
     var work: EtcdWork?
     /// The one request on its way.
     var calling: EtcdCall?
+    /// The newest mutation that was known when it was sent.
+    private(set) var sequenceAtCall: UInt64 = 0
     /// The mutation that the copy must reach before anything goes on.
     var awaited: UInt64 = 0
     /// The newest mutation that somebody else has seen.
@@ -244,6 +246,7 @@ public final class EtcdMetadataStore: MetadataStore {
     func call(_ call: EtcdCall) {
         precondition(calling == nil)
         calling = call
+        sequenceAtCall = mirror.head.sequence
         statistics.requests += 1
         worker.run { [gateway, layout, answers] in
             do throws(EtcdFailure) {
@@ -302,9 +305,11 @@ public final class EtcdMetadataStore: MetadataStore {
                 DatabaseError(
                     .storageFailed, "the endpoints belong to different etcd clusters"))
         }
-        guard isFirst || image.head.sequence >= mirror.head.sequence else {
+        guard isFirst || image.head.sequence >= sequenceAtCall else {
             return wentBack(image.head)
         }
+        // The watch was faster: it is read anew.
+        guard isFirst || image.head.sequence >= mirror.head.sequence else { return }
         cluster = image.cluster
         needsLoad = false
         isLoaded = true

@@ -357,12 +357,15 @@ extension EtcdMetadataStore {
     /// The head as it is in etcd.
     private func see(_ record: EtcdRecord?) {
         guard let record else {
-            if mirror.headModRevision != 0 { wentBack(EtcdHead()) }
+            if sequenceAtCall != 0 { wentBack(EtcdHead()) }
             return
         }
         do throws(DatabaseError) {
             let head = try EtcdHead(record.value)
-            guard head.sequence >= mirror.head.sequence else { return wentBack(head) }
+            // An answer shows at least what was known when it was asked for; the watch may have
+            // brought more since.
+            guard head.sequence >= sequenceAtCall else { return wentBack(head) }
+            guard head.sequence >= mirror.head.sequence else { return }
             mirror.observe(head, modRevision: record.modRevision)
             awaited = max(awaited, head.sequence)
         } catch {

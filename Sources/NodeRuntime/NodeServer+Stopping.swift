@@ -5,6 +5,7 @@ import EventLoop
 import KVBase
 import RPC
 import ReplicationCore
+import ShardCore
 
 extension NodeServer {
     /// Hands leaderships over, makes the engines durable, and ends the loop.

@@ -225,6 +225,8 @@ import Testing
     }
 
     /// Writers that each read and then compare and put: none of their additions is lost or made twice.
+    /// In etcd the watch of one overtakes answers to it, which then are old and not a sign of a store
+    /// that went back.
     @Test(arguments: StoreForm.allCases)
     func concurrentWritersLoseNothing(form: StoreForm) throws {
         final class Writer {
@@ -267,7 +269,7 @@ import Testing
         let harness = try StoreHarness(form)
         let writers = try (0..<4).map { _ in Writer(try harness.another()) }
         for writer in writers { writer.add() }
-        let end = monotonicNow() + .seconds(120)
+        let end = monotonicNow() + .seconds(60)
         while writers.contains(where: { $0.left > 0 }), monotonicNow() < end {
             // Those of etcd send on only, so that the requests of the others come in between.
             for writer in writers { harness.sendOn(writer.store) }
