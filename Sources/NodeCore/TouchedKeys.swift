@@ -9,6 +9,10 @@ public struct TouchedKeys: Sendable {
         case written(Sequencer)
         case tombstone(Sequencer)
         case deleted
+
+        fileprivate var isPresent: Bool {
+            if case .deleted = self { false } else { true }
+        }
     }
 
     private struct Slot {
@@ -42,6 +46,18 @@ public struct TouchedKeys: Sendable {
             Slot(keyOffset: keys.count, keyCount: key.count, effect: effect, next: head))
         keys.append(contentsOf: key)
         heads[hash] = slots.count - 1
+    }
+
+    /// The batch deletes the range: what it did before to keys in it counts no more.
+    public mutating func noteDeletion(of range: KeyRange) {
+        keys.withUnsafeBytes { keys in
+            for index in slots.indices where slots[index].effect.isPresent {
+                let slot = slots[index]
+                let key = UnsafeRawBufferPointer(
+                    rebasing: keys[slot.keyOffset..<slot.keyOffset + slot.keyCount])
+                if range.contains(key) { slots[index].effect = .deleted }
+            }
+        }
     }
 
     /// Nil when the batch does not touch the key.

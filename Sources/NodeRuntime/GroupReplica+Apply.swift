@@ -280,6 +280,7 @@ extension GroupReplica {
         range.start.withUnsafeBytes { from in
             end.withUnsafeBytes { to in scratch.batch.deleteRange(from: from, to: to) }
         }
+        scratch.touched.noteDeletion(of: range)
         scratch.cleared.append(range)
         garbage = garbage.flatMap { old in
             guard old.overlaps(range) else { return [old] }

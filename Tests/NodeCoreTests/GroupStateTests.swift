@@ -144,6 +144,25 @@ import Testing
         touched.removeAll()
         #expect(effect(keys[0]) == nil)
     }
+
+    /// A shard that left and came back in one batch: what it wrote before it left is not there any more.
+    @Test func aDeletedRangeForgetsWhatWasWrittenBefore() {
+        var touched = TouchedKeys()
+        let written = TouchedKeys.Effect.written(
+            Sequencer(time: 1, counter: 0, node: NodeID(1)))
+        func note(_ key: Bytes) {
+            key.withUnsafeBytes { touched.note($0, hash: stableHash($0), written) }
+        }
+        func isWritten(_ key: Bytes) -> Bool {
+            let effect = key.withUnsafeBytes { touched.effect(on: $0, hash: stableHash($0)) }
+            return if case .written = effect { true } else { false }
+        }
+        for key: Bytes in [[1], [2], [3]] { note(key) }
+        touched.noteDeletion(of: KeyRange(start: [2], end: [3]))
+        #expect(isWritten([1]) && !isWritten([2]) && isWritten([3]))
+        note([2])
+        #expect(isWritten([2]))
+    }
 }
 
 @Suite struct StorageLayoutTests {
