@@ -174,8 +174,9 @@ def test_a_replica_that_differs_keeps_the_former_copy(tree_cluster):
 
 
 @pytest.mark.parametrize("engine", ["LSM", "BTREE"])
-def test_a_new_replica_that_applies_two_stays_at_once_has_all_records(fresh_cluster, engine):
-    """The records of the first stay, its end, and the copy that comes back are all in the log that a new
+@pytest.mark.parametrize("how", ["new", "restarted"])
+def test_a_replica_that_applies_two_stays_at_once_has_all_records(fresh_cluster, how, engine):
+    """The records of the first stay, its end, and the copy that comes back are all in the log that a
     replica reads in one go: the copy's records are the same as those that went."""
     cluster = fresh_cluster
     do(cluster, "config", "set", "release.after", "0s")
@@ -190,9 +191,16 @@ def test_a_new_replica_that_applies_two_stays_at_once_has_all_records(fresh_clus
     wait_until_gone(cluster, operation)
     group = cluster.group_of("table")
     assert group["id"] == shard["group"]
-    follower = next(replica["node"] for replica in group["replicas"]
-                    if replica["node"] != group["leader"])
-    do(cluster, "replace", "--group", group["id"], "--replica", follower, "--wait")
-    do(cluster, "transfer", group["id"], "node-4", "--wait")
-    assert cluster.group_of("table")["leader"] == "node-4"
+    heir = next(replica["node"] for replica in group["replicas"]
+                if replica["node"] != group["leader"])
+    if how == "new":
+        do(cluster, "replace", "--group", group["id"], "--replica", heir, "--with", "node-4",
+           "--wait")
+        heir = "node-4"
+    else:
+        cluster.kill(heir)
+        cluster.start(heir)
+        cluster.wait_until_equal()
+    do(cluster, "transfer", group["id"], heir, "--wait")
+    assert cluster.group_of("table")["leader"] == heir
     assert cluster.redis().hgetall("table") == records
