@@ -120,8 +120,8 @@ class Workload:
 
 
 class Inserts:
-    """Threads that each insert keys never used before; the acknowledged ones must stay. Each thread waits
-    `pause` seconds between its inserts."""
+    """Threads that each insert keys never used before; the acknowledged ones must stay. Each thread
+    waits `pause` seconds between its inserts."""
 
     def __init__(self, cluster, table, threads=4, pause=0):
         self.cluster = cluster
