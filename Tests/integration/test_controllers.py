@@ -59,7 +59,8 @@ class Controllers(Cluster):
             terms += re.findall(r'"message":"acts in term (\d+) ', self.log_of(name))
         return [int(term) for term in terms]
 
-    def check_nothing_was_decided_twice(self):
+    def check_nothing_was_decided_twice(self, shards_per_table=1):
+        """`shards_per_table` is None where tables were split."""
         terms = Counter(self.terms_acted())
         assert max(terms.values()) == 1, f"two controllers acted in one term: {terms}"
         tables = list(self.tables().values())
@@ -71,7 +72,8 @@ class Controllers(Cluster):
         per_table = Counter(shard["table"] for shard in shards if shard["state"] != "dropping")
         for table in tables:
             if table["state"] == "active":
-                assert per_table[table["name"]] == table["shards"] == 1, table
+                assert per_table[table["name"]] == table["shards"], table
+                assert shards_per_table in (None, table["shards"]), table
         groups = self.json("groups")["groups"]
         replicas = Counter(r["replica"] for group in groups for r in group["replicas"])
         assert max(replicas.values()) == 1, replicas

@@ -18,7 +18,9 @@ def do(cluster, *words):
 
 
 def move(cluster, shard):
-    target = next(group["id"] for group in cluster.groups() if group["id"] != shard["group"])
+    groups = {group["id"]: group for group in cluster.groups()}
+    engine = groups.pop(shard["group"])["engine"]
+    target = next(group["id"] for group in groups.values() if group["engine"] == engine)
     do(cluster, "move", shard["id"], "--to", target, "--wait")
     return cluster.json("ops", "list")["operations"][-1]["id"], target
 
@@ -169,3 +171,36 @@ def test_a_replica_that_differs_keeps_the_former_copy(tree_cluster):
     assert left["group"] == shard["group"] and node in left["note"], left
     assert "keeps its former copy of shard" in do(cluster, "why", "op", operation)
     assert cluster.redis().hget("table", "a000000") == MARKED
+
+
+@pytest.mark.parametrize("engine", ["LSM", "BTREE"])
+@pytest.mark.parametrize("how", ["new", "restarted"])
+def test_a_replica_that_applies_two_stays_at_once_has_all_records(fresh_cluster, how, engine):
+    """The records of the first stay, its end, and the copy that comes back are all in the log that a
+    replica reads in one go: the copy's records are the same as those that went."""
+    cluster = fresh_cluster
+    do(cluster, "config", "set", "release.after", "0s")
+    do(cluster, "table", "create", "table", "--engine", engine.lower())
+    records = fill(cluster.redis(), "table", 200)
+    [shard] = shards(cluster)
+    operation, target = move(cluster, shard)
+    wait_until_gone(cluster, operation)
+    [moved] = shards(cluster)
+    assert moved["group"] == target
+    operation, _ = move(cluster, moved)
+    wait_until_gone(cluster, operation)
+    group = cluster.group_of("table")
+    assert group["id"] == shard["group"]
+    heir = next(replica["node"] for replica in group["replicas"]
+                if replica["node"] != group["leader"])
+    if how == "new":
+        do(cluster, "replace", "--group", group["id"], "--replica", heir, "--with", "node-4",
+           "--wait")
+        heir = "node-4"
+    else:
+        cluster.kill(heir)
+        cluster.start(heir)
+        cluster.wait_until_equal()
+    do(cluster, "transfer", group["id"], heir, "--wait")
+    assert cluster.group_of("table")["leader"] == heir
+    assert cluster.redis().hgetall("table") == records

@@ -4,6 +4,8 @@ the nodes alone, and everything that was acknowledged is readable."""
 import json
 import shutil
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -249,5 +251,86 @@ def test_three_controllers_are_lost_and_three_come_back(tmp_path):
         create(cluster, "after")
         cluster.fill("after", 0, 10)
         cluster.check_everything_is_there()
+    finally:
+        cluster.kvctl("playground", "down")
+
+
+def churn(cluster, count, threads=8):
+    """Raises the revision by `count`: clients create and drop tables."""
+    goal, passed = cluster.json("status")["revision"] + count, threading.Event()
+
+    def work(number):
+        with cluster.redis(timeout=30) as client:
+            while not passed.is_set():
+                client.execute_command("KV.CREATE", f"churn{number}", "IFMISSING")
+                client.execute_command("KV.DROP", f"churn{number}")
+    workers = [threading.Thread(target=work, args=(number,)) for number in range(threads)]
+    for worker in workers:
+        worker.start()
+    try:
+        wait_for(lambda: cluster.json("status")["revision"] >= goal, 120, f"revision {goal}")
+    finally:
+        passed.set()
+        for worker in workers:
+            worker.join()
+
+
+def test_a_state_10000_revisions_old_is_restored(tmp_path, record_property):
+    cluster = RestoredControllers(tmp_path / "cluster", "--controllers", "3", "--nodes", "5",
+                                  "--spares", "1", "--groups", "2")
+    try:
+        cluster.up()
+        cluster.wait_for_members(*NAMES)
+        before(cluster)
+        old = cluster.json("backup", "status")["revision"]
+        started = time.monotonic()
+        churn(cluster, 5_000)
+        change_much(cluster)
+        for key in [key for key in cluster.acknowledged if key[0] == "doomed"]:
+            del cluster.acknowledged[key]
+        churn(cluster, 5_000)
+        cluster.fill("second", 300, 20)
+        distance = cluster.json("status")["revision"] - old
+        rate = distance / (time.monotonic() - started)
+        print(f"restores a state that is {distance} revisions old, made at {rate:.0f}/s")
+        record_property("revisions", distance)
+        assert distance >= 10_000
+        cluster.settle()
+        shards = {(s["table"], s["start"], s["end"], s["group"], s["epoch"])
+                  for s in cluster.json("shards")["shards"]}
+        groups = {g["id"]: sorted(r["replica"] for r in g["replicas"]) for g in cluster.groups()}
+        highest = max(s["id"] for s in cluster.json("shards")["shards"])
+
+        cluster.lose_controllers(*NAMES)
+        # The data plane goes on.
+        cluster.fill("first", 400, 20)
+        found, result = cluster.rebuild("restore", "--from", str(cluster.place), "--at", str(old),
+                                        "--dry-run")
+        assert result.returncode == 0, result.stderr + result.stdout
+        assert not [f for f in found["findings"] if f["kind"] != "changed"], found["findings"]
+        found, result = cluster.rebuild("restore", "--from", str(cluster.place), "--at", str(old))
+        assert result.returncode == 0 and found["written"], result.stderr
+        assert found["tables"] == 3, found
+        for name in NAMES:
+            cluster.start(name)
+        cluster.wait_for_members(*NAMES, seconds=60)
+        cluster.settle()
+        cluster.check_everything_is_there()
+        assert set(cluster.tables()) == {"first", "second", "late"}
+        assert {(s["table"], s["start"], s["end"], s["group"], s["epoch"])
+                for s in cluster.json("shards")["shards"]} == shards
+        assert {g["id"]: sorted(r["replica"] for r in g["replicas"])
+                for g in cluster.groups()} == groups
+
+        # And it goes on, under ids and revisions that were never there.
+        create(cluster, "after")
+        cluster.fill("after", 0, 20)
+        cluster.work("split", "late", "--at", "k00025", "--wait")
+        assert max(s["id"] for s in cluster.json("shards")["shards"]) > highest + 1_000_000
+        assert cluster.json("status")["revision"] > old + distance
+        cluster.check_everything_is_there()
+        wait_for(lambda: cluster.json("backup", "status")["lagSeconds"] == 0, 20,
+                 "a current backup")
+        cluster.work("backup", "verify")
     finally:
         cluster.kvctl("playground", "down")

@@ -25,12 +25,14 @@ def outcome_of(error):
 class Workload:
     """Threads that each put and get random keys of one table with a client of their own.
 
-    Every written value is unique. Use as a context: on leaving it the threads have ended.
+    Every written value is unique. Use as a context: on leaving it the threads have ended. Each thread
+    waits `pause` seconds between its operations.
     """
 
-    def __init__(self, cluster, table, threads=6, keys=16, seed=1):
+    def __init__(self, cluster, table, threads=6, keys=16, seed=1, pause=0):
         self.cluster = cluster
         self.table = table
+        self.pause = pause
         self.keys = [b"k%03d" % number for number in range(keys)]
         self.history = []
         self.errors = {}
@@ -80,6 +82,7 @@ class Workload:
             except redis.ConnectionError:
                 # The router may be down: no need to knock at full speed.
                 time.sleep(0.01)
+            self._stop.wait(self.pause)
 
     def _put(self, client, key, value):
         start = time.monotonic()
@@ -117,11 +120,13 @@ class Workload:
 
 
 class Inserts:
-    """Threads that each insert keys never used before; the acknowledged ones must stay."""
+    """Threads that each insert keys never used before; the acknowledged ones must stay. Each thread
+    waits `pause` seconds between its inserts."""
 
-    def __init__(self, cluster, table, threads=4):
+    def __init__(self, cluster, table, threads=4, pause=0):
         self.cluster = cluster
         self.table = table
+        self.pause = pause
         self.acknowledged = []
         self.unknown = set()
         self._stop = threading.Event()
@@ -151,6 +156,7 @@ class Inserts:
                 if outcome_of(error) == UNKNOWN:
                     self.unknown.add(key)
                 time.sleep(0.005)
+            self._stop.wait(self.pause)
 
     def succeeded(self):
         """How many inserts were acknowledged so far."""
