@@ -4,17 +4,16 @@ set -euo pipefail
 binaries=$(realpath "$1")
 target=$2
 rm -rf "$target"
-mkdir -p "$target/rangekeeper/docs"
+mkdir -p "$target/rangekeeper"
 target=$(realpath "$target")
 cd "$(dirname "$0")/.."
-cp -a debian systemd scripts "$target/rangekeeper"
+cp -a debian systemd scripts docs Runbooks dashboards "$target/rangekeeper"
 # The daemons with the revision that they were built from, where it is known.
 mkdir "$target/programs"
 for program in kvnode kvrouter kvcontrollerd kvctl; do cp "$binaries/$program" "$target/programs"; done
 if revision=$(git rev-parse --short HEAD 2> /dev/null); then
     (cd "$target/programs" && "$OLDPWD/scripts/stamp-revision" "$revision" kvnode kvrouter kvcontrollerd)
 fi
-cp -a docs/systemd.md "$target/rangekeeper/docs"
 cd "$target/rangekeeper"
 RANGEKEEPER_BIN=$target/programs DEB_BUILD_OPTIONS="nocheck ${DEB_BUILD_OPTIONS:-}" \
     dpkg-buildpackage --build=binary --no-sign --no-check-builddeps > ../build.log 2>&1 ||
