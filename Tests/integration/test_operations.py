@@ -387,7 +387,8 @@ def test_an_empty_group_is_dissolved(fresh_cluster):
     assert cluster.group_of("inserts")["id"] != cluster.group_of("other")["id"]
     shard = cluster.json("shards", "inserts")["shards"][0]["id"]
     home = cluster.group_of("inserts")["id"]
-    assert cluster.kvctl("config", "set", "groups.empty.after", "3s").returncode == 0
+    for setting, value in (("groups.empty.after", "3s"), ("release.after", "0s")):
+        assert cluster.kvctl("config", "set", setting, value).returncode == 0
     with Inserts(cluster, "inserts") as inserts:
         wait_for_progress(inserts)
         moved = cluster.kvctl("move", shard, "--to", "new", "--wait")
