@@ -352,8 +352,6 @@ public struct MetadataRecovery {
     static func list(_ placements: [Placement]) -> String {
         placements.map { "\($0.replica) on node \($0.node)" }.joined(separator: ", ")
     }
-
-    func hex(_ number: UInt64) -> String { String(number, radix: 16) }
 }
 
 extension Group {

@@ -40,8 +40,7 @@ public struct MetadataSummary: Hashable, Sendable, Encodable {
     /// Throws `.storageFailed` that names the record when one is not of this version.
     public init(_ records: [MetadataRecord]) throws(DatabaseError) {
         let state = try DurableState(MetadataSnapshot(revision: .none, records: records))
-        let digits = String(state.cluster, radix: 16)
-        cluster = String(repeating: "0", count: 16 - digits.utf8.count) + digits
+        cluster = hex(state.cluster)
         controllerTerm = state.term.rawValue
         self.records = records.count
         nodes = state.nodes.map(\.name)

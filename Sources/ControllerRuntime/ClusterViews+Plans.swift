@@ -65,7 +65,7 @@ extension ClusterViews {
             controller.groups[GroupID(group.id)].map { (status: $0, isLed: group.leader != nil) }
         }
         return PlanBasis(
-            cluster: hexadecimal(controller.cluster), shards: shards.compactMap(state),
+            cluster: hex(controller.cluster), shards: shards.compactMap(state),
             groups: groups.map { state($0.status, withLeader: $0.isLed) })
     }
 
@@ -75,7 +75,7 @@ extension ClusterViews {
         _ verb: String, _ arguments: AdminRequest.Arguments, _ plans: [Replacement],
         _ summary: String
     ) -> PlanDocument {
-        var basis = PlanBasis(cluster: hexadecimal(controller.cluster))
+        var basis = PlanBasis(cluster: hex(controller.cluster))
         var steps: [String] = []
         var isLeader = false
         var nodes = SortedRecords<NodeID, ForecastView>()
@@ -139,7 +139,7 @@ extension ClusterViews {
         var arguments = AdminRequest.Arguments()
         arguments.group = id.rawValue
         arguments.node = node
-        var basis = PlanBasis(cluster: hexadecimal(controller.cluster))
+        var basis = PlanBasis(cluster: hex(controller.cluster))
         if let group = controller.groups[id] {
             basis.groups.append(state(group, withLeader: true))
         }
@@ -195,10 +195,5 @@ extension ClusterViews {
 
     func count(_ count: Int, _ noun: String) -> String {
         "\(count) \(noun)\(count == 1 ? "" : "s")"
-    }
-
-    func hexadecimal(_ value: UInt64) -> String {
-        let digits = String(value, radix: 16)
-        return String(repeating: "0", count: 16 - digits.utf8.count) + digits
     }
 }

@@ -6,7 +6,7 @@ import ShardCore
 
 extension ClusterViews {
     func document(_ plan: RebalancePlan) -> PlanDocument {
-        var basis = PlanBasis(cluster: hexadecimal(controller.cluster))
+        var basis = PlanBasis(cluster: hex(controller.cluster))
         for group in controller.groups.elements {
             let isAboutLeader = plan.steps.contains { step in
                 guard case .leader(group.record.id, _, _, _) = step else { return false }

@@ -6,7 +6,7 @@ import ShardCore
 
 extension ClusterViews {
     func document(_ plan: ShardPlan) -> PlanDocument {
-        var basis = PlanBasis(cluster: hexadecimal(controller.cluster))
+        var basis = PlanBasis(cluster: hex(controller.cluster))
         basis.shards = [plan.shard, plan.neighbour].compactMap { $0 }.compactMap(state)
         for id in [plan.work.source, plan.work.target] {
             guard let group = controller.groups[id],

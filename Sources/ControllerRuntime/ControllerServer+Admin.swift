@@ -116,7 +116,7 @@ extension ControllerServer {
         let (verdict, findings) = judge(views)
         let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
         return StatusView(
-            cluster: views.hexadecimal(views.controller.cluster),
+            cluster: hex(views.controller.cluster),
             controllers: controllerViews(), revision: views.controller.revision.rawValue,
             mapRevision: views.controller.mapRevision.rawValue, nodes: views.nodes(),
             groups: views.groups(),

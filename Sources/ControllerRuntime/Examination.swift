@@ -129,7 +129,8 @@ extension ClusterViews {
         {
             add(
                 "RK030", "warning", "no live spare: nothing can take over from a node that fails",
-                "start a node with spare = true")
+                "start a node with spare = true, or for one that holds nothing: kvctl node spare NODE"
+            )
         }
         if controller.mode(of: .repair) == .off {
             add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")

@@ -49,8 +49,8 @@ final class QuorumNode {
     var onFailure: (DatabaseError) -> Void = { _ in }
 
     // Disk.
-    private var replicated: ReplicatedLog?
-    private var staged: [PersistTicket] = []
+    private(set) var replicated: ReplicatedLog?
+    var staged: [PersistTicket] = []
     private var inFlight: [(number: UInt64, tickets: [PersistTicket])] = []
     private var durable: Mailbox<Result<UInt64, DatabaseError>>?
     var bytesSinceSnapshot = 0
@@ -64,7 +64,7 @@ final class QuorumNode {
     var senders: [ImageSender] = []
     var receiver: ImageReceiver?
     var isInstalling = false
-    private var isChanged = false
+    var isChanged = false
     private var isClosed = false
     private var saidWaiting = ""
     /// Whom a first introduction did not reach (it was empty then) is tried again.
@@ -359,7 +359,7 @@ final class QuorumNode {
         links.update(places.filter { $0.replica != identity.replica })
     }
 
-    private func introduction(to place: ControllerIntroduction.Place, mayAdopt: Bool)
+    func introduction(to place: ControllerIntroduction.Place, mayAdopt: Bool)
         -> ControllerIntroduction?
     {
         guard let identity else { return nil }
@@ -462,40 +462,4 @@ final class QuorumNode {
             store?.handle(.replication(.message(from: sender, message.message)))
         }
     }
-}
-
-extension QuorumNode: QuorumOutlet {
-    func persist(_ persist: Persist) {
-        guard let replicated, let identity else { return }
-        replicated.stage(
-            group: MetadataReplica.group, replica: identity.replica, persist: persist)
-        for entry in persist.entries { bytesSinceSnapshot += entry.payload.count + 64 }
-        staged.append(persist.ticket)
-    }
-
-    func send(_ message: Message, to replica: ReplicaID) {
-        guard let identity else { return }
-        links[replica]?.send(.peerMessages) {
-            PeerMessage(
-                group: MetadataReplica.group, from: identity.replica, to: replica,
-                message: message
-            ).encode(into: &$0)
-        }
-    }
-
-    func welcome(_ member: ControllerMember) {
-        guard let link = links[member.replica], let identity,
-            let introduction = introduction(to: link.place, mayAdopt: true),
-            identity.replica != member.replica
-        else { return }
-        if link.isIntroduced {
-            store?.handle(.welcomed(member.replica))
-        } else {
-            link.send(.introduction) { introduction.encode(into: &$0) }
-        }
-    }
-
-    func roleChanged() { isChanged = true }
-
-    func storeFailed(_ error: DatabaseError) { onFailure(error) }
 }
