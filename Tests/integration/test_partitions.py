@@ -6,6 +6,7 @@ giving the sender a wrong hardware address for the receiver, so packets vanish w
 root and veth devices; skipped otherwise.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -22,7 +23,8 @@ from workload import Workload
 
 pytestmark = pytest.mark.fault
 
-NET = f"10.177.{77 + WORKER}"
+#: Networks of this process, each with its own addresses and names: two may exist at once.
+NETWORKS = itertools.count()
 NOWHERE = "02:00:00:00:fe:fe"
 PORT = 7000
 
@@ -39,13 +41,15 @@ class NetworkCluster(Cluster):
 
     def __init__(self, directory):
         self.directory, self.environment = directory, {}
-        self.tag = f"rk{os.getpid() % 100_000}"
+        number = next(NETWORKS)
+        self.tag = f"rk{os.getpid() % 100_000}{chr(ord('a') + number % 26)}"
+        self.net = f"10.{177 + WORKER}.{number % 256}"
         self.processes = {}
 
     def up(self):
         (self.directory / "logs").mkdir(parents=True)
         results = [ip("link", "add", self.tag, "type", "bridge"),
-                   ip("addr", "add", f"{NET}.254/24", "dev", self.tag),
+                   ip("addr", "add", f"{self.net}.254/24", "dev", self.tag),
                    ip("link", "set", self.tag, "up")]
         for name, number in self.HOSTS.items():
             space, outer, inner = self.space(name), f"{self.tag}h{number}", f"{self.tag}g{number}"
@@ -54,7 +58,7 @@ class NetworkCluster(Cluster):
                 ip("link", "add", outer, "type", "veth", "peer", "name", inner, "netns", space),
                 ip("link", "set", outer, "master", self.tag, "up"),
                 ip("link", "set", "lo", "up", namespace=space),
-                ip("addr", "add", f"{NET}.{number}/24", "dev", inner, namespace=space),
+                ip("addr", "add", f"{self.net}.{number}/24", "dev", inner, namespace=space),
                 ip("link", "set", inner, "up", namespace=space)]
         wrong = [result.stderr.strip() for result in results if result.returncode]
         if wrong:
@@ -77,7 +81,7 @@ class NetworkCluster(Cluster):
         return f"{self.tag}-{name}"
 
     def address(self, name):
-        return f"{NET}.{self.HOSTS[name]}:{PORT}"
+        return f"{self.net}.{self.HOSTS[name]}:{PORT}"
 
     def start(self, name):
         kind = name.partition("-")[0]
@@ -104,7 +108,7 @@ class NetworkCluster(Cluster):
 
     def redis(self, timeout=10, **options):
         return redis.Redis(
-            host=f"{NET}.{self.HOSTS['router-1']}", port=PORT, socket_timeout=timeout,
+            host=f"{self.net}.{self.HOSTS['router-1']}", port=PORT, socket_timeout=timeout,
             socket_connect_timeout=2, retry=Retry(NoBackoff(), 0), **options)
 
     def terms_led(self, group):
@@ -116,7 +120,7 @@ class NetworkCluster(Cluster):
 
     def cut(self, sender, receiver):
         """Nothing that `sender` sends arrives at `receiver`."""
-        result = ip("neigh", "replace", f"{NET}.{self.HOSTS[receiver]}", "lladdr", NOWHERE, "nud",
+        result = ip("neigh", "replace", f"{self.net}.{self.HOSTS[receiver]}", "lladdr", NOWHERE, "nud",
                     "permanent", "dev", f"{self.tag}g{self.HOSTS[sender]}",
                     namespace=self.space(sender))
         assert result.returncode == 0, result.stderr
