@@ -84,10 +84,7 @@ public struct AuditAnchor: Hashable, Sendable {
     /// The text of the newest entry; nil while there is none.
     public static func text(_ head: AuditHead) -> String? {
         guard head.next > 1 else { return nil }
-        let digits = head.seal.map { byte in
-            (byte < 16 ? "0" : "") + String(byte, radix: 16)
-        }
-        return "\(head.next - 1):" + digits.joined()
+        return "\(head.next - 1):" + head.seal.map { hex(UInt64($0), count: 2) }.joined()
     }
 
     private static func bytes(hexadecimal text: Substring) -> Bytes? {

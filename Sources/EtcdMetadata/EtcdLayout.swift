@@ -39,7 +39,7 @@ struct EtcdLayout: Hashable, Sendable {
     func controller(_ name: String) -> Bytes { controller + Bytes(name.utf8) }
     func part(writer: UInt64, sequence: UInt64, index: Int) -> Bytes {
         part + Self.digits(writer) + Bytes("-".utf8) + Self.digits(sequence) + Bytes("/".utf8)
-            + Self.digits(UInt64(index)).suffix(8)
+            + Self.digits(UInt64(index), count: 8)
     }
 
     enum Place: Hashable {
@@ -72,7 +72,7 @@ struct EtcdLayout: Hashable, Sendable {
             let start = name.startIndex
             if let writer = Self.number(name[start..<start + 16]),
                 let sequence = Self.number(name[start + 17..<start + 33]),
-                let index = Self.number(name[(start + 34)...])
+                let index = Self.number(name[(start + 34)...], count: 8)
             {
                 return .part(writer: writer, sequence: sequence, index: Int(index))
             }
@@ -80,14 +80,12 @@ struct EtcdLayout: Hashable, Sendable {
         return .foreign
     }
 
-    private static func digits(_ number: UInt64) -> Bytes {
-        let digits = Bytes(String(number, radix: 16).utf8)
-        return Bytes(repeating: UInt8(ascii: "0"), count: 16 - digits.count) + digits
+    private static func digits(_ number: UInt64, count: Int = 16) -> Bytes {
+        Bytes(hex(number, count: count).utf8)
     }
 
-    private static func number(_ digits: ArraySlice<UInt8>) -> UInt64? {
-        guard digits.count == 16 || digits.count == 8 else { return nil }
-        return UInt64(String(decoding: digits, as: UTF8.self), radix: 16)
+    private static func number(_ digits: ArraySlice<UInt8>, count: Int = 16) -> UInt64? {
+        UInt64(hex: String(decoding: digits, as: UTF8.self), count: count)
     }
 }
 

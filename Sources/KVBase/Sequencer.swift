@@ -33,24 +33,17 @@ public struct Sequencer: Hashable, Comparable, Sendable, CustomStringConvertible
 
     /// Three fixed-width hexadecimal fields, `time-counter-node`; sorts as the sequencer does.
     public var description: String {
-        "\(Self.hex(time, digits: 16))-\(Self.hex(UInt64(counter), digits: 8))"
-            + "-\(Self.hex(UInt64(node.rawValue), digits: 8))"
+        "\(hex(time))-\(hex(UInt64(counter), count: 8))-\(hex(UInt64(node.rawValue), count: 8))"
     }
 
     /// Reads the form that `description` writes; nil for anything else.
     public init?(_ text: some StringProtocol) {
         let fields = text.split(separator: "-", omittingEmptySubsequences: false)
-        guard fields.count == 3, fields[0].utf8.count == 16, fields[1].utf8.count == 8,
-            fields[2].utf8.count == 8,
-            let time = UInt64(fields[0], radix: 16), let counter = UInt32(fields[1], radix: 16),
-            let node = UInt32(fields[2], radix: 16)
+        guard fields.count == 3, let time = UInt64(hex: fields[0]),
+            let counter = UInt64(hex: fields[1], count: 8),
+            let node = UInt64(hex: fields[2], count: 8)
         else { return nil }
-        self.init(time: time, counter: counter, node: NodeID(node))
-    }
-
-    private static func hex(_ value: UInt64, digits: Int) -> String {
-        let text = String(value, radix: 16)
-        return String(repeating: "0", count: digits - text.utf8.count) + text
+        self.init(time: time, counter: UInt32(counter), node: NodeID(UInt32(node)))
     }
 }
 

@@ -44,9 +44,9 @@ public struct BackupName: Hashable, Comparable, Sendable {
     /// `snapshot-R-AT.rkb` and `log-FROM-TO-AT.rkb`, each number in 16 hexadecimal digits.
     public var text: String {
         switch kind {
-        case .snapshot: "snapshot-\(Self.digits(to.rawValue))-\(Self.digits(at)).rkb"
+        case .snapshot: "snapshot-\(hex(to.rawValue))-\(hex(at)).rkb"
         case .log:
-            "log-\(Self.digits(from.rawValue))-\(Self.digits(to.rawValue))-\(Self.digits(at)).rkb"
+            "log-\(hex(from.rawValue))-\(hex(to.rawValue))-\(hex(at)).rkb"
         }
     }
 
@@ -54,7 +54,7 @@ public struct BackupName: Hashable, Comparable, Sendable {
     public init?(_ text: String) {
         guard text.hasSuffix(".rkb") else { return nil }
         let parts = text.dropLast(4).split(separator: "-", omittingEmptySubsequences: false)
-        let numbers = parts.dropFirst().compactMap { Self.number($0) }
+        let numbers = parts.dropFirst().compactMap { UInt64(hex: $0) }
         guard numbers.count == parts.count - 1 else { return nil }
         switch (parts[0], numbers.count) {
         case ("snapshot", 2): self.init(snapshotAt: Revision(numbers[0]), at: numbers[1])
@@ -67,15 +67,6 @@ public struct BackupName: Hashable, Comparable, Sendable {
     /// By the last revision; at the same one a snapshot comes after the log that leads to it.
     public static func < (left: BackupName, right: BackupName) -> Bool {
         (left.to, right.kind.rawValue, left.from) < (right.to, left.kind.rawValue, right.from)
-    }
-
-    private static func digits(_ number: UInt64) -> String {
-        let text = String(number, radix: 16)
-        return String(repeating: "0", count: 16 - text.utf8.count) + text
-    }
-
-    private static func number(_ text: Substring) -> UInt64? {
-        text.utf8.count == 16 ? UInt64(text, radix: 16) : nil
     }
 }
 

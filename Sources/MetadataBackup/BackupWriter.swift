@@ -71,7 +71,7 @@ public struct BackupWriter: Sendable {
                 throw DatabaseError(
                     .refused,
                     "\(writer.archive.destination.description) holds the backup of another cluster "
-                        + "(\(String(object.cluster, radix: 16)))")
+                        + "(\(hex(object.cluster)))")
             }
             writer.status.snapshot = last.to
             writer.status.snapshotAt = last.at

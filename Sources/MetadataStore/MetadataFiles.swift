@@ -185,12 +185,10 @@ final class MetadataFiles: MetadataJournal {
     private func path(_ name: String) -> String { "\(directory)/\(name)" }
 
     private static func name(_ prefix: String, _ sequence: UInt64) -> String {
-        let digits = String(sequence, radix: 16)
-        return prefix + String(repeating: "0", count: 16 - digits.utf8.count) + digits
+        prefix + hex(sequence)
     }
 
     private static func sequence(of name: String, prefix: String) -> UInt64? {
-        guard name.hasPrefix(prefix), name.utf8.count == prefix.utf8.count + 16 else { return nil }
-        return UInt64(name.dropFirst(prefix.utf8.count), radix: 16)
+        name.hasPrefix(prefix) ? UInt64(hex: name.dropFirst(prefix.utf8.count)) : nil
     }
 }

@@ -254,14 +254,13 @@ public final class QuorumFiles: Sendable {
     }
 
     private static func name(_ index: LogIndex) -> String {
-        let digits = String(index.rawValue, radix: 16)
-        return "snapshot-" + String(repeating: "0", count: 16 - digits.utf8.count) + digits
+        "snapshot-" + hex(index.rawValue)
     }
 
     private static func index(of name: String) -> LogIndex? {
         let prefix = "snapshot-"
-        guard name.hasPrefix(prefix), name.utf8.count == prefix.utf8.count + 16 else { return nil }
-        return UInt64(name.dropFirst(prefix.utf8.count), radix: 16).map { LogIndex($0) }
+        guard name.hasPrefix(prefix) else { return nil }
+        return UInt64(hex: name.dropFirst(prefix.utf8.count)).map { LogIndex($0) }
     }
 }
 

@@ -39,7 +39,7 @@ struct NodeIdentity: Hashable {
         let text = """
             format 1
             node \(node)
-            cluster \(String(cluster, radix: 16))
+            cluster \(hex(cluster))
             disk \(disk)
             disks \(diskCount)
 

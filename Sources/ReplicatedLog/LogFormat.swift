@@ -20,16 +20,12 @@ enum LogFormat {
     static func align(_ offset: Int) -> Int { (offset + alignment - 1) & ~(alignment - 1) }
 
     static func segmentName(_ number: UInt64) -> String {
-        let digits = String(number, radix: 16)
-        return String(repeating: "0", count: 16 - digits.utf8.count) + digits + ".log"
+        hex(number) + ".log"
     }
 
     /// The number in a segment's file name; nil for any other name.
     static func segmentNumber(_ name: String) -> UInt64? {
-        guard name.hasSuffix(".log"), name.utf8.count == 20,
-            let number = UInt64(name.dropLast(4), radix: 16), segmentName(number) == name
-        else { return nil }
-        return number
+        name.hasSuffix(".log") ? UInt64(hex: name.dropLast(4)) : nil
     }
 }
 

@@ -193,8 +193,7 @@ enum KeyText {
             if byte >= 0x20, byte < 0x7F, byte != UInt8(ascii: "\\") {
                 text.unicodeScalars.append(Unicode.Scalar(byte))
             } else {
-                let digits = String(byte, radix: 16)
-                text += "\\x" + (digits.count == 1 ? "0" : "") + digits
+                text += "\\x" + hex(UInt64(byte), count: 2)
             }
         }
         return text

@@ -110,7 +110,7 @@ extension Command {
         let document: JSONValue = [
             "origin": .string(origin), "nodes": census.json,
             "findings": .array(recovered.findings.map { JSONValue(encoding: $0) }),
-            "cluster": .string(String(recovered.cluster, radix: 16)),
+            "cluster": .string(hex(recovered.cluster)),
             "revision": .unsigned(recovered.revision.rawValue),
             "controllerTerm": .unsigned(recovered.controllerTerm.rawValue),
             "groups": .integer(Int64(recovered.groups)),
