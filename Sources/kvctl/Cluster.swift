@@ -8,7 +8,9 @@ struct Cluster {
     let controllers: ControllerClient
     /// Routers known without asking a controller (`host:port` of their Redis protocol).
     private let knownRouters: [String]
-    private let timeout: Double
+    /// RPC addresses of nodes, for when no controller can be asked.
+    let knownNodes: [String]
+    let timeout: Double
 
     init(_ invocation: Invocation) throws(Failure) {
         timeout = try invocation.requestTimeout()
@@ -21,11 +23,10 @@ struct Cluster {
             }
             controllers = ControllerClient(addresses: file.controllers.map(\.rpc))
             knownRouters = file.routers.map(\.resp)
+            knownNodes = file.nodes.map(\.rpc)
             return
         }
-        let environment = getenv("KVCTL_CONTROLLERS").map { String(cString: $0) } ?? ""
-        let list = invocation.string("controllers") ?? environment
-        let addresses = list.split { $0 == "," || $0 == " " }.map(String.init)
+        let addresses = Self.addresses("controllers", "KVCTL_CONTROLLERS", invocation)
         guard !addresses.isEmpty else {
             throw Failure(
                 .usage,
@@ -37,6 +38,15 @@ struct Cluster {
         }
         controllers = ControllerClient(addresses: addresses)
         knownRouters = []
+        knownNodes = Self.addresses("nodes", "KVCTL_NODES", invocation)
+    }
+
+    /// The list that a flag or else the environment gives.
+    private static func addresses(
+        _ flag: String, _ variable: String, _ invocation: Invocation
+    ) -> [String] {
+        let list = invocation.string(flag) ?? getenv(variable).map { String(cString: $0) } ?? ""
+        return list.split { $0 == "," || $0 == " " }.map(String.init)
     }
 
     /// Sends an admin request.

@@ -6,8 +6,22 @@ extension Command {
     static let statusCommands: [Command] = [
         Command(
             path: ["status"], summary: "one verdict on the cluster, and what it is made of",
-            details: "Exits 5 when the cluster is not healthy; the first line says why.",
-            examples: ["status --dir /tmp/rk", "status --controllers 127.0.0.1:7020 -o json"],
+            details: """
+                Exits 5 when the cluster is not healthy; the first line says why. While no controller \
+                acts, the nodes
+                are asked themselves: those of --nodes, of KVCTL_NODES in the environment or of the \
+                playground, and every
+                one that these know of.
+                """,
+            flags: [
+                .option(
+                    "nodes", "HOST:PORT,...",
+                    "RPC addresses of nodes to ask while no controller acts")
+            ],
+            examples: [
+                "status --dir /tmp/rk", "status --controllers 127.0.0.1:7020 -o json",
+                "status --controllers 10.0.0.1:7300 --nodes 10.0.0.11:7100",
+            ],
             run: status),
         Command(
             path: ["nodes"], summary: "nodes, their state, replicas and disks",
@@ -22,7 +36,7 @@ extension Command {
     ]
 
     private static func status(_ invocation: Invocation) throws(Failure) -> ExitCode {
-        let status = try Cluster(invocation).call("status")
+        let status = try askStatus(Cluster(invocation))
         if invocation.wantsJSON {
             Terminal.data(status.encoded(pretty: true))
         } else {
@@ -37,6 +51,19 @@ extension Command {
             }
         }
         return status["verdict"].string == "healthy" ? .ok : .unhealthy
+    }
+
+    /// The controller's answer; while none acts, what the nodes say.
+    private static func askStatus(_ cluster: Cluster) throws(Failure) -> JSONValue {
+        do throws(Failure) {
+            return try cluster.call("status")
+        } catch {
+            guard [.unreachable, .unhealthy, .timeout].contains(error.code),
+                let nodes = NodesStatus(
+                    cluster.knownNodes, timeout: cluster.timeout, reason: error.message)
+            else { throw error }
+            return nodes.json
+        }
     }
 
     private static func nodes(_ invocation: Invocation) throws(Failure) -> ExitCode {

@@ -85,7 +85,7 @@ struct Palette {
         case "ill", "suspect", "degraded", "draining", "restoring", "lagging", "learner",
             "candidate", "starting":
             warning(word)
-        case "down", "unavailable", "failed", "unreachable", "died": bad(word)
+        case "down", "unavailable", "uncontrolled", "failed", "unreachable", "died": bad(word)
         default: word
         }
     }

@@ -1,6 +1,7 @@
 """Processes die, pause and lose their disks while clients write: nothing acknowledged is lost, and
 no read is stale."""
 
+import json
 import os
 import random
 import shutil
@@ -170,7 +171,8 @@ def test_paused_router_with_an_old_map(tmp_path):
 
 
 def test_a_leader_dies_while_no_controller_answers(fresh_cluster):
-    """The replicas nominate one of themselves, and the router finds it by asking."""
+    """The replicas nominate one of themselves, and the router finds it by asking. `kvctl status` asks
+    the nodes."""
     create(fresh_cluster, "inserts")
     create(fresh_cluster, "register")
     leader = fresh_cluster.group_of("register")["leader"]
@@ -181,6 +183,12 @@ def test_a_leader_dies_while_no_controller_answers(fresh_cluster):
         wait_for_progress(workload, inserts)
         fresh_cluster.kill(leader)
         wait_for_progress(workload, inserts, count=200)
+        result = fresh_cluster.kvctl("status", "-o", "json")
+        status = json.loads(result.stdout)
+        assert result.returncode == 5 and status["verdict"] == "uncontrolled", result
+        assert f"{leader} does not answer" in status["findings"], status["findings"]
+        led = {group["id"]: group["leader"] for group in status["groups"]}
+        assert len(led) == 2 and not {None, leader} & set(led.values()), led
         fresh_cluster.start("controller-1")
         fresh_cluster.start(leader)
         fresh_cluster.wait_until_caught_up()
