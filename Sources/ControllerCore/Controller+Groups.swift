@@ -187,4 +187,50 @@ extension Controller {
         }
         return candidates
     }
+
+    /// Takes stored placements into what is known of a group.
+    mutating func takeOver(placementsOf record: GroupRecord, now: Instant) {
+        let id = record.group.id
+        guard let before = groups[id] else { return }
+        endAttempt(id)
+        let gone = before.record.placements.filter { !record.group.placements.contains($0) }
+        let come = record.group.placements.filter { !before.record.placements.contains($0) }
+        if gone.contains(where: { $0.node == before.leader.node }) {
+            loseLeader(id, isLost: false, now: now)
+        }
+        groups.update(id) { group in
+            let old = group
+            group = GroupStatus(record)
+            for (index, placement) in record.group.placements.enumerated() {
+                if let place = old.placementIndex(replica: placement.replica) {
+                    group.reports[index] = old.reports[place]
+                    group.reportedAt[index] = old.reportedAt[place]
+                    if old.createdMask & (1 << place) != 0 { group.createdMask |= 1 << index }
+                } else {
+                    group.reports[index] = extraReports[placement.replica]
+                    group.reportedAt[index] = now
+                }
+            }
+            group.leader = old.leader
+            group.isServing = old.isServing
+            group.leaderlessSince = old.leaderlessSince
+            group.isLeaderLost = old.isLeaderLost
+            group.nomination = old.nomination
+        }
+        for placement in gone {
+            nodes.update(placement.node) { node in
+                node.replicas -= 1
+                node.groups.removeAll { $0 == id }
+            }
+        }
+        for placement in come {
+            extraReports.remove(placement.replica)
+            nodes.update(placement.node) { node in
+                node.replicas += 1
+                Self.insert(id, into: &node.groups)
+            }
+        }
+        changes.append(.group(record.group))
+        attend(id)
+    }
 }

@@ -26,13 +26,6 @@ final class ControllerServer: LoopService {
     /// Before a controller that resigned, though it still leads the metadata group, acts again.
     static let retryInterval = Nanoseconds.milliseconds(500)
 
-    /// Who waits for the answer of a table request. `isRepeatable`: doing it twice changes nothing more.
-    enum Requester {
-        case router(ConnectionID, token: UInt32, isRepeatable: Bool)
-        case tool(ConnectionID, token: UInt32, table: String?)
-        case operation(ConnectionID, token: UInt32)
-    }
-
     let settings: ControllerServerSettings
     let loop: EventLoop
     let log: ComponentLog
@@ -56,14 +49,13 @@ final class ControllerServer: LoopService {
     /// The leadership (`MetadataHome`) in which this controller acts or is about to.
     private var attemptTerm: UInt64?
     private var leadsSince = Instant.origin
-    private var requesters: [RequestID: Requester] = [:]
+    var requesters = Requesters()
     var auditBook = AuditBook()
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
-    private var requestsIssued: UInt64 = 0
     private(set) var isStopping = false
     /// The core gives up: what it answers now may have been carried out.
-    private var isResigning = false
+    private(set) var isResigning = false
 
     /// `onFailure` is told once why this process can act no more.
     init(
@@ -300,13 +292,7 @@ final class ControllerServer: LoopService {
             }
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
-        case .operationAnswer(let request, let result):
-            guard case .operation(let id, let token) = requesters.removeValue(forKey: request)
-            else { return }
-            auditAnswer(result, token, of: id)
-            guard let session = sessions[id] else { return }
-            session.requestsWaiting -= 1
-            operationAnswer(result.mapError { uncertain($0) ?? $0 }, token, of: session)
+        case .operationAnswer(let request, let result): answer(request, result)
         case .decided(let text): log.info(text, event: .decision)
         }
     }
@@ -372,105 +358,5 @@ final class ControllerServer: LoopService {
     func closed(_ session: ControllerSession) {
         sessions[session.id] = nil
         step(.connectionClosed(session.id))
-    }
-
-    // MARK: The map
-
-    func watchMap(_ session: ControllerSession, from revision: Revision) {
-        guard let controller, controller.isActing else {
-            return session.stands(standing)
-        }
-        for update in controller.mapUpdates(since: revision) {
-            for piece in update.pieces() {
-                session.connection.send(.mapUpdate) { piece.encode(into: &$0) }
-            }
-        }
-        session.followsMap = true
-        session.wholeMapBytes = session.connection.pendingBytes
-    }
-
-    private func publish(_ update: MapUpdate) {
-        var frame = ByteWriter()
-        for piece in update.pieces() {
-            Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
-        }
-        for session in sessions.values where session.followsMap {
-            if session.connection.pendingBytes > Self.followerBytesMax + session.wholeMapBytes {
-                session.connection.close(
-                    DatabaseError(.overloaded, "the map is not read fast enough"))
-            } else {
-                session.connection.sendFrames(frame.bytes)
-            }
-        }
-    }
-
-    // MARK: Table requests
-
-    func tableRequest(_ request: TableRequest, token: UInt32, of session: ControllerSession) {
-        guard session.requestsWaiting < ControllerSession.requestsWaitingMax else {
-            return session.answer(
-                token, DatabaseError(.overloaded, "too many table requests wait"))
-        }
-        audit(request, token, of: session)
-        submit(
-            request,
-            for: .router(session.id, token: token, isRepeatable: request.isRepeatable), of: session)
-    }
-
-    func submit(_ request: TableRequest, for requester: Requester, of session: ControllerSession) {
-        metrics.tableRequests.increment()
-        session.requestsWaiting += 1
-        requestsIssued += 1
-        let id = RequestID(requestsIssued)
-        requesters[id] = requester
-        if let controller, controller.isActing, !isStopping {
-            step(.tableRequest(id, request))
-        } else {
-            answer(id, notActing)
-        }
-    }
-
-    private func answer(_ request: RequestID, _ error: DatabaseError?) {
-        switch requesters.removeValue(forKey: request) {
-        case .router(let id, let token, let isRepeatable):
-            let error = isRepeatable ? error : uncertain(error)
-            auditAnswer(error, token, of: id)
-            guard let session = sessions[id] else { return }
-            session.requestsWaiting -= 1
-            session.answer(token, error)
-        case .tool(let id, let token, let table):
-            auditAnswer(error, token, of: id)
-            guard let session = sessions[id] else { return }
-            session.requestsWaiting -= 1
-            adminAnswer(uncertain(error), table: table, token, of: session)
-        case .operation, nil: break
-        }
-    }
-
-    /// What a core that resigns says of a request that it had taken: it may have been stored.
-    private func uncertain(_ error: DatabaseError?) -> DatabaseError? {
-        guard isResigning, let error, error.code == .unavailable else { return error }
-        return DatabaseError(
-            .unknownOutcome,
-            "the acting controller changed before the answer: the request may have been taken; look "
-                + "before you repeat it")
-    }
-
-    /// A number for a request of an operator's tool, by which its answer finds back.
-    func operationRequest(from session: ControllerSession, _ token: UInt32) -> RequestID {
-        session.requestsWaiting += 1
-        requestsIssued += 1
-        let id = RequestID(requestsIssued)
-        requesters[id] = .operation(session.id, token: token)
-        return id
-    }
-}
-
-extension ControllerSession {
-    func answer(_ token: UInt32, _ error: DatabaseError?) {
-        connection.send(.tableResponse) { writer in
-            writer.write(token)
-            writer.write(error)
-        }
     }
 }

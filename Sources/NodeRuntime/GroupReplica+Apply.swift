@@ -157,12 +157,10 @@ extension GroupReplica {
     private func takeWaiters(for entry: LogEntry) -> [Waiter]? {
         var waiters: [Waiter]?
         node.applyScratch.proposed = .origin
-        while inFlightHead < inFlight.count, inFlight[inFlightHead].index <= entry.index {
-            let candidate = inFlight[inFlightHead]
+        while let candidate = logged.first, candidate.index <= entry.index {
             // One of an older term is left to `refuseReplaced`.
             if candidate.index == entry.index, candidate.term != entry.term { break }
-            inFlight[inFlightHead].waiters = []
-            inFlightHead += 1
+            logged.removeFirst()
             if candidate.index == entry.index {
                 waiters = candidate.waiters
                 node.applyScratch.proposed = candidate.proposed
@@ -175,18 +173,14 @@ extension GroupReplica {
             }
         }
         refuseReplaced(by: entry)
-        if inFlightHead > 1_024 || inFlightHead == inFlight.count {
-            inFlight.removeFirst(inFlightHead)
-            inFlightHead = 0
-        }
         return waiters
     }
 
     /// Behind a committed entry no entry of a lower term is ever committed: what this replica logged
     /// in an earlier leadership at or behind `entry` is not applied anywhere and may be repeated.
     private func refuseReplaced(by entry: LogEntry) {
-        while inFlightHead < inFlight.count, let last = inFlight.last, last.term < entry.term {
-            inFlight.removeLast()
+        while let last = logged.last, last.term < entry.term {
+            logged.removeLast()
             for waiter in last.waiters { answerNotLeader(waiter) }
         }
     }
@@ -211,221 +205,12 @@ extension GroupReplica {
         }
     }
 
-    private func applyControl(
-        _ operation: Operation, _ sequencer: Sequencer, _ waiter: Waiter?, _ scratch: ApplyScratch
-    ) {
-        var outcomeError: DatabaseError?
-        var floor = Sequencer.zero
-        do throws(DatabaseError) {
-            if operation.code == .shardCommand {
-                var reader = ByteReader(operation.value)
-                let command = try ShardCommand(from: &reader)
-                let shardCount = state.shards.count
-                let effect = try state.apply(command, sequencer: sequencer)
-                if case .advance(_, _, _, .some) = command {
-                    scratch.movedCursor = true
-                } else {
-                    scratch.changedState = true
-                }
-                // A repeated command changes nothing.
-                if state.shards.count != shardCount { noteLoad(of: command) }
-                if let removed = effect.garbage { discard(removed) }
-                if let cleared = effect.cleared { clear(cleared, scratch) }
-                if let absorbed = effect.absorbed {
-                    node.forgetReport(of: absorbed, through: Epoch(UInt32.max))
-                }
-                if let verified = effect.verified { scratch.verified.append(verified) }
-                if let finished = effect.finished {
-                    sweeps.append(
-                        StorageLayout.range(store, finished.shard.table, finished.shard.range))
-                }
-                floor = effect.floor
-            } else {
-                scratch.changedState = true
-                if let removed = try state.apply(operation.code, operation.value) {
-                    discard(removed)
-                }
-            }
-        } catch {
-            outcomeError = error
-        }
-        if let waiter {
-            scratch.outcomes.append(
-                Outcome(waiter: waiter, error: outcomeError, found: false, sequencer: floor))
-        }
-    }
-
-    /// The load of shards that were cut or joined follows their keys.
-    private func noteLoad(of command: ShardCommand) {
-        switch command {
-        case .split(let shard, _, let key, let right):
-            node.load.split(shard, at: key, into: right)
-        case .merge(let shard, _, let right, _): node.load.merge(shard, with: right)
-        default: break
-        }
-    }
-
-    /// The shard's records are deleted little by little.
-    private func discard(_ removed: OwnedShard) {
-        garbage.append(StorageLayout.range(store, removed.shard.table, removed.shard.range))
-        node.garbageAppeared(self)
-        node.forgetReport(of: removed.shard.id, through: removed.shard.epoch)
-    }
-
-    /// The shard comes back to a store that may still hold records of an earlier stay: they go at
-    /// once, and the collection of garbage must not reach the new ones.
-    private func clear(_ shard: OwnedShard, _ scratch: ApplyScratch) {
-        let range = StorageLayout.range(store, shard.shard.table, shard.shard.range)
-        guard let end = range.end else { preconditionFailure("a storage range has an end") }
-        range.start.withUnsafeBytes { from in
-            end.withUnsafeBytes { to in scratch.batch.deleteRange(from: from, to: to) }
-        }
-        scratch.touched.noteDeletion(of: range)
-        scratch.cleared.append(range)
-        garbage = garbage.flatMap { old in
-            guard old.overlaps(range) else { return [old] }
-            return [
-                KeyRange(start: old.start, end: range.start), KeyRange(start: end, end: old.end),
-            ].filter { !$0.isEmpty }
-        }
-    }
-
-    private func applyWrite(
-        _ operation: Operation, _ sequencer: Sequencer, _ waiter: Waiter?, _ scratch: ApplyScratch
-    ) throws(DatabaseError) {
-        guard let owned = try? state.owned(operation.shard, operation.epoch) else {
-            refuseStale(operation, waiter, scratch)
-            return
-        }
-        let key = node.storageKey
-        key.set(store, owned.shard.table, owned.partitioning, key: operation.key)
-        guard owned.shard.range.contains(key.routedKey) else {
-            refuseStale(operation, waiter, scratch)
-            return
-        }
-        let hash = stableHash(key.bytes)
-        let decision = try owned.decide(
-            operation, sequencer: sequencer, routedKey: key.routedKey,
-            asksPrevious: waiter != nil && operation.flags.contains(.wantsPrevious)
-        ) { () throws(DatabaseError) in
-            try presentVersion(key.bytes, hash: hash, scratch)
-        }
-        switch decision.effect {
-        case .put:
-            scratch.put(key.bytes, decision.sequencer, operation.value)
-            scratch.touched.note(key.bytes, hash: hash, .written(decision.sequencer))
-        case .putTombstone:
-            let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
-            scratch.put(
-                key.bytes, decision.sequencer, nothing, flags: StorageLayout.tombstoneFlag)
-            scratch.touched.note(key.bytes, hash: hash, .tombstone(decision.sequencer))
-        case .remove:
-            scratch.batch.delete(key: key.bytes)
-            scratch.touched.note(key.bytes, hash: hash, .deleted)
-        case .none: break
-        }
-        if let waiter {
-            scratch.outcomes.append(
-                Outcome(
-                    waiter: waiter, error: decision.error, found: decision.previous != .zero,
-                    sequencer: decision.error == nil ? decision.sequencer : decision.previous,
-                    proposed: scratch.proposed))
-        }
-    }
-
-    private func refuseStale(
-        _ operation: Operation, _ waiter: Waiter?, _ scratch: ApplyScratch
-    ) {
-        guard let waiter else { return }
-        let error = DatabaseError(
-            .staleEpoch, "shard \(operation.shard) moved on before the write was applied")
-        scratch.outcomes.append(
-            Outcome(waiter: waiter, error: error, found: false, sequencer: .zero))
-    }
-
-    /// The key's version as of the operation before.
-    private func presentVersion(
-        _ key: UnsafeRawBufferPointer, hash: UInt64, _ scratch: ApplyScratch
-    ) throws(DatabaseError) -> RecordVersion? {
-        switch scratch.touched.effect(on: key, hash: hash) {
-        case .written(let sequencer):
-            return RecordVersion(sequencer: sequencer, isTombstone: false)
-        case .tombstone(let sequencer):
-            return RecordVersion(sequencer: sequencer, isTombstone: true)
-        case .deleted: return nil
-        case nil:
-            // What the batch clears is still in the engine.
-            if scratch.cleared.contains(where: { $0.contains(key) }) { return nil }
-            return try storedVersion(key)
-        }
-    }
-
-    /// The applied version of a storage key.
-    func storedVersion(_ key: UnsafeRawBufferPointer) throws(DatabaseError) -> RecordVersion? {
-        try engine.get(key) { bytes in
-            bytes.flatMap { StoredRecord($0) }.map {
-                RecordVersion(sequencer: $0.sequencer, isTombstone: $0.isTombstone)
-            }
-        }
-    }
-
     private func answer(_ outcome: Outcome) {
         if let error = outcome.error {
             node.answer(outcome.waiter, error: error, sequencer: outcome.sequencer)
         } else {
             node.answer(
                 outcome.waiter, flags: outcome.found ? .found : [], sequencer: outcome.sequencer)
-        }
-    }
-}
-
-/// What applying reuses from turn to turn; one per event loop.
-final class ApplyScratch {
-    var batch = EngineBatch()
-    var touched = TouchedKeys()
-    var outcomes: [GroupReplica.Outcome] = []
-    /// When the entry at hand was proposed here, if it was.
-    var proposed = Instant.origin
-    /// Ranges that the batch deletes before it writes to them.
-    var cleared: [KeyRange] = []
-    /// Something of the group's state besides the cursor of a copy changed.
-    var changedState = false
-    var movedCursor = false
-    /// Shards to be digested as the batch leaves them.
-    var verified: [OwnedShard] = []
-
-    func reset() {
-        batch.removeAll()
-        cleared.removeAll()
-        changedState = false
-        movedCursor = false
-        verified.removeAll()
-        touched.removeAll()
-        outcomes.removeAll(keepingCapacity: true)
-    }
-
-    /// Deletes whatever an earlier, unfinished use left in a store.
-    func clear(_ store: StoreID) {
-        let range = StorageLayout.range(store)
-        guard let end = range.end else { return }
-        range.start.withUnsafeBytes { from in
-            end.withUnsafeBytes { to in batch.deleteRange(from: from, to: to) }
-        }
-    }
-
-    /// Adds a record: header and value are put together in the batch, without a copy in between.
-    func put(
-        _ key: UnsafeRawBufferPointer, _ sequencer: Sequencer, _ value: UnsafeRawBufferPointer,
-        flags: UInt8 = 0
-    ) {
-        var header: (UInt64, UInt32, UInt32, UInt8) = (
-            sequencer.time.littleEndian, sequencer.counter.littleEndian,
-            sequencer.node.rawValue.littleEndian, flags
-        )
-        withUnsafeBytes(of: &header) { bytes in
-            let head = UnsafeRawBufferPointer(
-                rebasing: bytes[..<StorageLayout.recordHeaderByteCount])
-            batch.put(key: key, header: head, value: value)
         }
     }
 }

@@ -17,10 +17,9 @@ extension GroupReplica {
                 return
             }
             _ = admit(operation)
-            let token = nextReadToken
-            nextReadToken += 1
-            quorumReads[token] = DeferredRead(
-                index: .none, waiter: waiter, operation: Bytes(operation.bytes))
+            let token = waitingReads.awaitMajority(
+                WaitingReads.Read(
+                    index: .none, waiter: waiter, operation: Bytes(operation.bytes)))
             step(.read(token: token, .quorum))
             return
         }
@@ -30,8 +29,8 @@ extension GroupReplica {
         }
         let barrier = admit(operation)
         if barrier > state.applied.index {
-            deferredReads.append(
-                DeferredRead(
+            waitingReads.append(
+                WaitingReads.Read(
                     index: barrier, waiter: waiter, operation: Bytes(operation.bytes)))
         } else {
             serve(operation, waiter: waiter)
@@ -67,31 +66,27 @@ extension GroupReplica {
     }
 
     func quorumReadReady(_ token: UInt64, _ index: LogIndex) {
-        guard var read = quorumReads.removeValue(forKey: token) else { return }
+        guard var read = waitingReads.takeUnconfirmed(token) else { return }
         read.index = max(index, pendingKeys.last)
         if read.index > state.applied.index {
-            deferredReads.append(read)
+            waitingReads.append(read)
         } else {
             serve(read)
         }
     }
 
     func quorumReadRefused(_ token: UInt64) {
-        guard let read = quorumReads.removeValue(forKey: token) else { return }
+        guard let read = waitingReads.takeUnconfirmed(token) else { return }
         answerNotLeader(read.waiter)
     }
 
     /// Serves what the newly applied entries release. The lease was valid when each was deferred,
     /// which is within its request; its place in the order is the entry it waited for.
     func serveDeferredReads() {
-        guard !deferredReads.isEmpty else { return }
-        let ready = deferredReads.filter { $0.index <= state.applied.index }
-        guard !ready.isEmpty else { return }
-        deferredReads.removeAll { $0.index <= state.applied.index }
-        for read in ready { serve(read) }
+        for read in waitingReads.takeReady(applied: state.applied.index) { serve(read) }
     }
 
-    private func serve(_ read: DeferredRead) {
+    private func serve(_ read: WaitingReads.Read) {
         read.operation.withUnsafeBytes { bytes in
             var reader = ByteReader(bytes)
             guard let operation = try? Operation(from: &reader) else { return }

@@ -11,7 +11,7 @@ import WireProtocol
 
 /// Feeds events to the core and carries out its effects. Owned by the node's event loop.
 ///
-/// Order of a turn: requests collect in `pending`; `propose` gives them to the core as entries;
+/// Order of a turn: requests collect in `proposals`; `propose` gives them to the core as entries;
 /// committed entries collect in `committed`; `applyCommitted` writes them to the engine in one batch
 /// and answers the waiters.
 final class GroupReplica {
@@ -27,12 +27,9 @@ final class GroupReplica {
     var state: GroupState
     var effects = Effects()
 
-    /// Most operation bytes in one log entry; a larger turn makes several.
-    static let entryBytes = 256 << 10
     /// Most entry bytes applied in one turn, but for a single larger entry: some 5 ms of work, so that
     /// heartbeats and votes stay in time. More than a turn under full load brings.
     static let applyBytesMax = 256 << 10
-    static let pendingBytesMax = 64 << 20
     static let knownNodesMax = 256
     /// How long a replica that stopped to lead keeps the requests that it logged: the next leader
     /// commits them, or replaces them, within some round trips. Well below the routers' deadline.
@@ -47,22 +44,14 @@ final class GroupReplica {
 
     // Leader: requests on their way into the log.
     var clock: SequencerClock
-    var pending = PendingBatch()
-    var fullBatches: [PendingBatch] = []
-    var pendingBytes = 0
+    var proposals = ProposalQueue()
     var pendingKeys = PendingKeys()
     /// Where this turn's reads expect its first batch.
-    private var proposalPrediction = LogIndex.none
-    var inFlight: [InFlightEntry] = []
-    /// `inFlight` before this position is done; cut off now and then.
-    var inFlightHead = 0
-    /// Until then the entries in `inFlight` may still be answered although another replica leads.
-    private(set) var orphansUntil = Instant.distantFuture
-
-    // Reads that wait.
-    var deferredReads: [DeferredRead] = []
-    var quorumReads: [UInt64: DeferredRead] = [:]
-    var nextReadToken: UInt64 = 1
+    var proposalPrediction = LogIndex.none
+    var logged = LoggedRequests()
+    /// Until then what is in `logged` may still be answered although another replica leads.
+    var orphansUntil = Instant.distantFuture
+    var waitingReads = WaitingReads()
 
     var committed: [LogEntry] = []
     /// When the first and the last of `committed` came.
@@ -99,29 +88,6 @@ final class GroupReplica {
     /// Who waits for a change of membership, by the token given to the core.
     var membershipWaiters: [UInt64: Waiter] = [:]
     private var nextMembershipToken: UInt64 = 1
-
-    /// Operations of one log entry and who waits for them, in the same order.
-    struct PendingBatch {
-        var writer = ByteWriter()
-        var count: UInt32 = 0
-        var waiters: [Waiter] = []
-        /// Hashes of the keys written, for `PendingKeys`.
-        var hashes: [UInt64] = []
-    }
-
-    struct InFlightEntry {
-        var index: LogIndex
-        var term: Term
-        var proposed: Instant
-        var waiters: [Waiter]
-    }
-
-    struct DeferredRead {
-        /// Serve once this is applied.
-        var index: LogIndex
-        var waiter: Waiter
-        var operation: Bytes
-    }
 
     init(
         node: NodeServer, disk: Disk, group: GroupID, id: ReplicaID, engineKind: EngineKind,
@@ -267,7 +233,7 @@ final class GroupReplica {
         }
         if !isLeader {
             endUnlogged()
-            if inFlightHead < inFlight.count { orphansUntil = node.now + Self.orphansKept }
+            if !logged.isEmpty { orphansUntil = node.now + Self.orphansKept }
             abandonCopies()
             for sender in snapshotSenders.values { sender.cancel() }
             snapshotSenders.removeAll()
@@ -297,162 +263,5 @@ final class GroupReplica {
 
     // MARK: Proposing
 
-    /// Queues a write for this turn's entry. `key` is the storage key, nil for controller commands.
-    func enqueue(
-        _ operation: UnsafeRawBufferPointer, keyHash: UInt64?, waiter: Waiter
-    ) throws(DatabaseError) {
-        guard pendingBytes + operation.count <= Self.pendingBytesMax else {
-            node.metrics.groupQueueFull.increment()
-            throw DatabaseError(.overloaded, "too many bytes wait in group \(group)")
-        }
-        if pending.count > 0, pending.writer.count + operation.count > Self.entryBytes {
-            fullBatches.append(pending)
-            pending = PendingBatch()
-        }
-        if pending.count == 0 {
-            pending.writer.write(Sequencer.zero)
-            pending.writer.write(UInt32(0))
-        }
-        pending.writer.writeRaw(operation)
-        pending.count += 1
-        pendingBytes += operation.count
-        pending.waiters.append(waiter)
-        if let keyHash {
-            pending.hashes.append(keyHash)
-            pendingKeys.note(hash: keyHash, index: predictedIndex(batch: fullBatches.count))
-        }
-        markDirty()
-    }
-
-    /// The index that the turn's batch number `batch` will have unless something else is logged first.
-    private func predictedIndex(batch: Int) -> LogIndex {
-        LogIndex(core.lastPosition.index.rawValue + 1 + UInt64(batch))
-    }
-
-    /// Gives the turn's batches to the core. Their sequencers are issued here, in log order.
-    func propose() {
-        guard pending.count > 0 || !fullBatches.isEmpty else { return }
-        if pending.count > 0 {
-            fullBatches.append(pending)
-            pending = PendingBatch()
-        }
-        guard core.canPropose else {
-            refusePending()
-            return
-        }
-        var payloads: [Bytes] = []
-        let now = node.microseconds(node.now)
-        for position in fullBatches.indices {
-            if let oldest = fullBatches[position].waiters.first, oldest.slot >= 0 {
-                node.metrics.proposeWait.observe(
-                    .microseconds(UInt64(now &- oldest.received)))
-            }
-            let count = fullBatches[position].count
-            let base = clock.issue(count, wallClock: EventLoop.wallClockNanoseconds())
-            var writer = fullBatches[position].writer
-            fullBatches[position].writer = ByteWriter()
-            writer.patch(UInt32(truncatingIfNeeded: base.time), at: 0)
-            writer.patch(UInt32(truncatingIfNeeded: base.time >> 32), at: 4)
-            writer.patch(base.counter, at: 8)
-            writer.patch(base.node.rawValue, at: 12)
-            writer.patch(count, at: 16)
-            payloads.append(writer.take())
-            node.metrics.proposedOperations.increment(by: UInt64(count))
-        }
-        node.metrics.proposedEntries.increment(by: UInt64(payloads.count))
-        proposalPrediction = predictedIndex(batch: 0)
-        step(.propose(payloads))
-    }
-
-    private func didPropose(_ proposed: (term: Term, first: LogIndex, count: Int)) {
-        precondition(proposed.count == fullBatches.count)
-        // Entries of an earlier leadership that these replace will never be committed.
-        while let stale = inFlight.last, stale.index >= proposed.first {
-            inFlight.removeLast()
-            for waiter in stale.waiters {
-                node.answer(waiter, error: Self.leadershipLost)
-            }
-        }
-        inFlightHead = min(inFlightHead, inFlight.count)
-        var index = proposed.first
-        if proposed.first != proposalPrediction {
-            // Something else took the predicted place: reads of this turn wait that much longer.
-            let shift = proposed.first.rawValue - proposalPrediction.rawValue
-            for position in deferredReads.indices
-            where deferredReads[position].index >= proposalPrediction {
-                deferredReads[position].index = LogIndex(
-                    deferredReads[position].index.rawValue + shift)
-            }
-        }
-        let now = node.now
-        for batch in fullBatches {
-            for hash in batch.hashes { pendingKeys.note(hash: hash, index: index) }
-            inFlight.append(
-                InFlightEntry(
-                    index: index, term: proposed.term, proposed: now, waiters: batch.waiters))
-            index = index.next()
-        }
-        fullBatches.removeAll(keepingCapacity: true)
-        pendingBytes = 0
-    }
-
-    /// None of the queued writes was logged: the router may repeat them.
-    private func refusePending() {
-        var batches = fullBatches
-        if pending.count > 0 { batches.append(pending) }
-        fullBatches.removeAll()
-        pending = PendingBatch()
-        pendingBytes = 0
-        for batch in batches {
-            for waiter in batch.waiters { answerNotLeader(waiter) }
-        }
-        // Nothing was logged, so reads that waited for it have nothing to wait for.
-        let last = core.lastPosition.index
-        pendingKeys.limit(to: last)
-        for position in deferredReads.indices where deferredReads[position].index > last {
-            deferredReads[position].index = last
-        }
-    }
-
-    func answerNotLeader(_ waiter: Waiter) {
-        if isLeader {
-            node.answer(
-                waiter,
-                error: DatabaseError(.unavailable, "group \(group) cannot take requests now"))
-        } else {
-            node.answerNotLeader(waiter, LeaderHint(term: core.term, node: leaderNode))
-        }
-    }
-
     var leaderNode: NodeID { nodeOf(core.leader) ?? .none }
-
-    /// Ends every request that waits here: logged ones with `error`, the others as not applied.
-    private func failWaiters(_ error: DatabaseError) {
-        failLogged(error)
-        endUnlogged()
-    }
-
-    /// Gives up on requests that were logged in a leadership which is over: nobody told what became
-    /// of them.
-    func failOrphans() { failLogged(Self.leadershipLost) }
-
-    private func failLogged(_ error: DatabaseError) {
-        orphansUntil = .distantFuture
-        for entry in inFlight[inFlightHead...] {
-            for waiter in entry.waiters { node.answer(waiter, error: error) }
-        }
-        inFlight.removeAll()
-        inFlightHead = 0
-    }
-
-    /// Ends the requests that are in no log, so that routers repeat them elsewhere.
-    private func endUnlogged() {
-        refusePending()
-        let reads = deferredReads
-        deferredReads.removeAll()
-        for read in reads { answerNotLeader(read.waiter) }
-        let waiting = quorumReads.sorted { $0.key < $1.key }
-        quorumReads.removeAll()
-        for (_, read) in waiting { answerNotLeader(read.waiter) }
-    }
 }

@@ -57,7 +57,7 @@ final class InboundConnection: RPCConnectionDelegate {
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {
-        if let session { node.closeSession(session) }
+        if let session { node.sessions.close(session) }
         node.forget(self)
     }
 }

@@ -14,27 +14,6 @@ import StorageAPI
 import SystemdSupport
 import WireProtocol
 
-/// What a node is told by its configuration.
-struct NodeSettings: Sendable {
-    var name: String
-    var dataDirectories: [String]
-    var rpcAddress: SocketAddress
-    var adminAddress: String
-    var controllers: [SocketAddress]
-    /// Most bytes per second that a group copies of a shard that moves to it. Above zero.
-    var copyBytesPerSecond: UInt64
-    var zone: String
-    var isSpare: Bool
-    /// Log bytes of a disk after which its engines are made durable.
-    var checkpointBytes: Int
-    /// Entries kept in memory behind that point for followers that lag a little.
-    var retainedBytes: Int
-    /// Memory for decompressed blocks of all LSM engines of the node together.
-    var cacheBytes: Int
-    /// A request that takes longer is told in the log; zero tells none.
-    var slowRequest: Nanoseconds
-}
-
 /// Owns all state of the node; every method runs on the loop's thread.
 final class NodeServer: LoopService {
     static let heartbeatInterval = Nanoseconds.milliseconds(150)
@@ -61,8 +40,8 @@ final class NodeServer: LoopService {
     let disks: [Disk]
     private(set) var transport: RPCTransport
     private(set) var peers: PeerLinks
-    private(set) var identity: NodeIdentity
-    private(set) var map = ClusterMap()
+    var identity: NodeIdentity
+    var map = ClusterMap()
     /// What the newest map said of nodes and tables; kept over restarts.
     var book = AddressBook()
     /// The monotonic clock, read anew at each call.
@@ -105,9 +84,7 @@ final class NodeServer: LoopService {
     private(set) var server: RPCServer?
     private(set) var controllers: [ControllerLink] = []
     private var inbound: [InboundConnection] = []
-    private var sessions: [RouterSession?] = []
-    private var nextGeneration: UInt32 = 1
-    private var dirtySessions: [Int32] = []
+    let sessions = RouterSessions()
     var isStopping = false
     private(set) var surveys: Completions
 
@@ -243,8 +220,7 @@ final class NodeServer: LoopService {
             changedReports.removeAll(keepingCapacity: true)
         }
         measureAnswers()
-        for slot in dirtySessions { sessions[Int(slot)]?.flush() }
-        dirtySessions.removeAll(keepingCapacity: true)
+        sessions.flush()
         peers.flush()
     }
 
@@ -315,174 +291,9 @@ final class NodeServer: LoopService {
         }
     }
 
-    // MARK: Sessions and answers
-
-    func openSession(_ connection: RPCConnection) -> RouterSession {
-        let slot = sessions.firstIndex { $0 == nil } ?? sessions.count
-        let session = RouterSession(
-            connection: connection, slot: Int32(slot), generation: nextGeneration)
-        nextGeneration += 1
-        if slot == sessions.count { sessions.append(session) } else { sessions[slot] = session }
-        for replica in replicas.elements
-        where replica.isLeader && replica.core.canPropose && !replica.isFailed {
-            tell(session, replica)
-        }
-        return session
-    }
-
-    /// A replica leads and serves: whoever routes requests or decides is told at once.
-    func announce(_ replica: GroupReplica) {
-        for session in sessions { if let session { tell(session, replica) } }
-        reportSoon()
-    }
-
-    private func remindRouters() {
-        let now = now
-        for session in sessions {
-            guard let session, !session.connection.isCongested else { continue }
-            for replica in replicas.elements
-            where !replica.isFailed && replica.core.canServeReads(at: now) {
-                tell(session, replica)
-            }
-        }
-    }
-
-    private func tell(_ session: RouterSession, _ replica: GroupReplica) {
-        let leader = GroupLeader(
-            group: replica.group, term: replica.core.term, node: identity.node)
-        session.connection.send(.leaderNotice) { leader.encode(into: &$0) }
-    }
-
-    var sessionCount: Int { sessions.count { $0 != nil } }
-
-    func closeSession(_ session: RouterSession) { sessions[Int(session.slot)] = nil }
-
     func forget(_ connection: InboundConnection) { inbound.removeAll { $0 === connection } }
-
-    /// Answers a waiter, whoever it is; one that is gone is passed over.
-    func answer(
-        _ waiter: Waiter, flags: ResponseFlags, sequencer: Sequencer,
-        payload: UnsafeRawBufferPointer? = nil
-    ) {
-        if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter, error: nil, floor: sequencer)
-        } else {
-            respond(waiter, .ok) {
-                $0.writeResponse(
-                    token: UInt32(truncatingIfNeeded: waiter.token), flags: flags,
-                    sequencer: sequencer,
-                    payload: payload ?? UnsafeRawBufferPointer(start: nil, count: 0))
-            }
-        }
-    }
-
-    func answer(_ waiter: Waiter, error: DatabaseError, sequencer: Sequencer = .zero) {
-        if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter, error: error)
-        } else if error.code == .notLeader {
-            // Routers read a hint there, never a sentence.
-            answerNotLeader(waiter, LeaderHint(term: .none, node: .none))
-        } else {
-            let message = Bytes(error.message.utf8)
-            respond(waiter, RequestResult(error.code)) { writer in
-                message.withUnsafeBytes {
-                    writer.writeResponse(
-                        token: UInt32(truncatingIfNeeded: waiter.token), error: error.code,
-                        sequencer: sequencer, payload: $0)
-                }
-            }
-        }
-    }
-
-    func answerNotLeader(_ waiter: Waiter, _ hint: LeaderHint) {
-        if waiter.slot == Waiter.commandSlot {
-            finishCommand(waiter, error: DatabaseError(.notLeader, "another replica leads"))
-        } else {
-            var writer = ByteWriter()
-            hint.encode(into: &writer)
-            let payload = writer.bytes
-            respond(waiter, .notLeader) { writer in
-                payload.withUnsafeBytes {
-                    writer.writeResponse(
-                        token: UInt32(truncatingIfNeeded: waiter.token), error: .notLeader,
-                        payload: $0)
-                }
-            }
-        }
-    }
-
-    private func respond(
-        _ waiter: Waiter, _ result: RequestResult, _ body: (inout ByteWriter) -> Void
-    ) {
-        guard waiter.slot >= 0, let session = sessions[Int(waiter.slot)],
-            session.generation == waiter.generation
-        else { return }
-        if !session.isDirty {
-            session.isDirty = true
-            dirtySessions.append(waiter.slot)
-        }
-        answered.append(AnsweredRequest(waiter: waiter, result: result))
-        session.respond(body)
-    }
 
     // MARK: Replicas
 
     func add(_ replica: GroupReplica) { replicas.set(replica, for: replica.group) }
-
-    /// Takes over the identity that a controller gave; durable before it is used.
-    func admitted(_ admission: NodeAdmission) throws(DatabaseError) {
-        guard identity.node != admission.node || identity.cluster != admission.cluster else {
-            return
-        }
-        guard identity.node == .none else {
-            throw DatabaseError(
-                .fenced, "a controller takes node \(identity.node) for \(admission.node)")
-        }
-        for disk in disks {
-            let own = NodeIdentity(
-                node: admission.node, cluster: admission.cluster, disk: disk.index,
-                diskCount: disks.count)
-            try own.write(directory: disk.path)
-        }
-        identity.node = admission.node
-        identity.cluster = admission.cluster
-        publishStatus()
-        log.notice(
-            "admitted to the cluster", [LogField("node", admission.node)], event: .nodeAdmitted)
-    }
-
-    func registration() -> NodeRegistration {
-        NodeRegistration(
-            node: identity.node, cluster: identity.cluster, incarnation: incarnation,
-            name: settings.name, rpcAddress: server?.localAddress.description ?? "",
-            adminAddress: settings.adminAddress, zone: settings.zone, isSpare: settings.isSpare,
-            diskPaths: settings.dataDirectories)
-    }
-
-    /// Takes over a step of the cluster map; false when it does not fit.
-    func follow(_ update: MapUpdate) -> Bool {
-        guard map.apply(update) else { return false }
-        updatePeers(Array(map.nodes.elements))
-        // Of a whole map in pieces the nodes are known with the last.
-        let touchesBook =
-            (update.isFull && update.isLast)
-            || update.changes.contains {
-                switch $0 {
-                case .node, .nodeRemoved, .table, .tableRemoved: true
-                default: false
-                }
-            }
-        if touchesBook { writeAddressBook() }
-        return true
-    }
-
-    func updatePeers(_ nodes: [Node]) {
-        var addresses: [(NodeID, SocketAddress)] = []
-        for peer in nodes where peer.id != identity.node {
-            if let address = try? SocketAddress.parse(peer.rpcAddress) {
-                addresses.append((peer.id, address))
-            }
-        }
-        peers.update(addresses)
-    }
 }

@@ -68,14 +68,12 @@ extension NodeStatus.ReplicaPicture {
 
 extension GroupReplica {
     var picture: NodeStatus.ReplicaPicture {
-        let logged = inFlight[inFlightHead...].reduce(0) { $0 + $1.waiters.count }
-        let unlogged = fullBatches.reduce(pending.waiters.count) { $0 + $1.waiters.count }
-        return NodeStatus.ReplicaPicture(
+        NodeStatus.ReplicaPicture(
             group: group, replica: id, role: isFailed ? "failed" : "\(core.role)",
             leader: core.leader, term: core.term, last: core.lastPosition.index,
             commit: core.commit, applied: state.applied.index, disk: disk.index,
-            shards: state.shards.count, writesWaiting: logged + unlogged,
-            readsWaiting: deferredReads.count + quorumReads.count, pendingBytes: pendingBytes,
+            shards: state.shards.count, writesWaiting: logged.waiterCount + proposals.waiterCount,
+            readsWaiting: waitingReads.count, pendingBytes: proposals.bytes,
             retainedBytes: core.retainedBytes, snapshotsSending: snapshotSenders.count,
             isReceivingSnapshot: snapshotReceiver != nil)
     }

@@ -333,7 +333,7 @@ extension NodeServer {
             let picture = replica.picture
             snapshot.replicas.append(picture)
             snapshot.requestsInFlight += picture.writesWaiting + picture.readsWaiting
-            snapshot.proposalsPending += replica.inFlight.count - replica.inFlightHead
+            snapshot.proposalsPending += replica.logged.count
             if replica.isFailed {
                 snapshot.failed += 1
                 continue
@@ -371,7 +371,7 @@ extension NodeServer {
                 pendingBytes: $0.pendingBytes)
         }
         snapshot.controllersConnected = controllers.count(where: \.isConnected)
-        snapshot.routers = sessionCount
+        snapshot.routers = sessions.count
         snapshot.readCounts = LSMReadCounts.ofThisThread()
         let failures = transport.checksumFailures
         metrics.networkChecksumFailures.increment(

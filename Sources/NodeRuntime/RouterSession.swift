@@ -4,25 +4,6 @@ import KVBase
 import RPC
 import WireProtocol
 
-/// Names a request that waits for its answer. Outlives its session safely: a slot that was reused
-/// has another generation.
-struct Waiter {
-    var slot: Int32
-    var generation: UInt32
-    /// The router's token, or the controller's command id.
-    var token: UInt64
-    /// When the request came, in microseconds of the loop's clock, cut to 32 bits.
-    var received: UInt32 = 0
-    /// What metrics count it as.
-    var kind = RequestKind.get
-
-    /// The waiter is a controller command: `token` is its id, unique within the controller's term,
-    /// whose low half is `generation`.
-    static let commandSlot: Int32 = -1
-    /// Nobody waits: what the node logs on its own account.
-    static let noOne = Waiter(slot: -2, generation: 0, token: 0)
-}
-
 /// Collects the responses of one turn in frames of a few megabytes.
 final class RouterSession {
     static let frameBytes = 4 << 20
@@ -30,7 +11,7 @@ final class RouterSession {
     let connection: RPCConnection
     let slot: Int32
     let generation: UInt32
-    /// Noted by the node for the flush at the end of the turn.
+    /// Noted for the flush at the end of the turn.
     var isDirty = false
     private var output = ByteWriter()
     private var frameStart = -1

@@ -1,11 +1,10 @@
 // The writer thread: everything handed to it since the last sync becomes one batch, one write, one
 // fdatasync.
 //
-// Thread ownership: the file, its offset and the batch number belong to the writer thread; the queue
+// Thread ownership: the appender belongs to the writer thread once that has started; the queue
 // and the counters are shared under one mutex; a submitted buffer belongs to the writer until it
 // comes back through the free list.
 
-import Checksum
 import Glibc
 import KVBase
 
@@ -19,41 +18,6 @@ struct Submission {
     var obsolete: ClosedRange<UInt64>?
     /// When the writer got it.
     var handed = Instant.origin
-}
-
-/// Counters of the writer; they only rise, except `syncStartedAt`.
-public struct LogStatistics: Hashable, Sendable {
-    /// Batches written; each is one write and one fdatasync.
-    public var batches: UInt64 = 0
-    public var submissions: UInt64 = 0
-    public var records: UInt64 = 0
-    /// Bytes written, with headers and padding.
-    public var bytes: UInt64 = 0
-    public var syncNanoseconds: UInt64 = 0
-    /// Syncs by duration: element `n` counts those of `2^n ..< 2^(n+1)` nanoseconds.
-    public var syncHistogram: [UInt64] = Array(repeating: 0, count: 40)
-    public var segmentsCreated: UInt64 = 0
-    public var segmentsRemoved: UInt64 = 0
-    /// When the write or sync under way began, on the monotonic clock; nil when none is.
-    public var writeStartedAt: Instant?
-    /// Bytes handed over that are not yet durable.
-    public var queuedBytes = 0
-}
-
-/// How fast the disk takes writes, each with its sync.
-public struct LogPace: Hashable, Sendable {
-    /// How long the newest one took that has ended.
-    public var newest = Nanoseconds.zero
-    /// When that one ended, on the monotonic clock.
-    public var endedAt: Instant
-    /// When the one under way began; nil when none is.
-    public var startedAt: Instant?
-
-    /// What a write costs now, as far as can be told at `now`: a stalled disk shows while it stalls.
-    public func delay(at now: Instant) -> Nanoseconds {
-        guard let startedAt, startedAt < now else { return newest }
-        return max(newest, now - startedAt)
-    }
 }
 
 final class LogWriter: @unchecked Sendable {
@@ -79,18 +43,10 @@ final class LogWriter: @unchecked Sendable {
 
     // The writer thread's own.
     private let directory: SegmentDirectory
-    private let logID: UInt64
-    private let segmentBytes: Int
+    private let appender: BatchAppender
     private let batchBytesMax: Int
-    private var file: Int32
-    private var segment: UInt64
-    private var offset: Int
-    private var nextBatch: UInt64
     private var taken: [Submission] = []
     private var takenAt = Instant.origin
-    private var parts: [iovec] = []
-    private let headerBytes: UnsafeMutableRawBufferPointer
-    private let padding: UnsafeMutableRawBufferPointer
     private var thread = pthread_t()
 
     init(
@@ -98,23 +54,17 @@ final class LogWriter: @unchecked Sendable {
         nextBatch: UInt64, options: LogOptions
     ) {
         self.directory = directory
-        self.logID = logID
-        self.file = file
-        self.segment = segment
-        self.offset = offset
+        appender = BatchAppender(
+            directory: directory, logID: logID, file: file, segment: segment, offset: offset,
+            nextBatch: nextBatch, segmentBytes: options.segmentBytes)
         durableSegment = segment
         durableOffset = offset
-        self.nextBatch = nextBatch
-        segmentBytes = options.segmentBytes
         batchBytesMax = options.batchBytesMax
         pace = LogPace(endedAt: Self.monotonicNow())
         mutex = .allocate(capacity: 1)
         wake = .allocate(capacity: 1)
         pthread_mutex_init(mutex, nil)
         pthread_cond_init(wake, nil)
-        headerBytes = .allocate(byteCount: LogFormat.batchHeaderBytes, alignment: 8)
-        padding = .allocate(byteCount: LogFormat.alignment, alignment: 8)
-        padding.initializeMemory(as: UInt8.self, repeating: 0)
     }
 
     deinit {
@@ -122,8 +72,6 @@ final class LogWriter: @unchecked Sendable {
         pthread_mutex_destroy(mutex)
         wake.deallocate()
         mutex.deallocate()
-        headerBytes.deallocate()
-        padding.deallocate()
     }
 
     // MARK: Called by the owner
@@ -185,7 +133,7 @@ final class LogWriter: @unchecked Sendable {
             pthread_cond_signal(wake)
         }
         pthread_join(thread, nil)
-        Glibc.close(file)
+        appender.close()
     }
 
     private func locked<R>(_ body: () -> R) -> R {
@@ -256,33 +204,21 @@ final class LogWriter: @unchecked Sendable {
         statistics.writeStartedAt = nil
     }
 
-    /// An empty batch where the next one will be written.
-    private func writeProbe() throws(DatabaseError) {
-        parts.removeAll(keepingCapacity: true)
-        parts.append(iovec(iov_base: headerBytes.baseAddress, iov_len: headerBytes.count))
-        let rest = LogFormat.alignment - headerBytes.count
-        parts.append(iovec(iov_base: padding.baseAddress, iov_len: rest))
-        BatchHeader(
-            flags: BatchHeader.isProbe, number: nextBatch, logID: logID, segment: segment,
-            bodyBytes: 0, bodyChecksum: 0, records: 0
-        ).encode(into: headerBytes)
-        try writeParts(bytes: LogFormat.alignment)
-        try check(
-            directory.operations.synchronize(file), "sync", directory.path(of: segment))
-        locked { end() }
-    }
-
     private func writeTaken() throws(DatabaseError) {
-        guard let first = taken.first, let last = taken.last else { return try writeProbe() }
-        if first.startsSegment { try roll() }
-        let written = try writeBatch(hasStateTable: first.startsSegment)
-        let path = directory.path(of: segment)
+        guard let first = taken.first, let last = taken.last else {
+            try appender.writeProbe()
+            return locked { end() }
+        }
+        if first.startsSegment {
+            try appender.roll()
+            locked { statistics.segmentsCreated += 1 }
+        }
+        let written = try appender.write(taken)
         let began = Self.monotonicNow()
         let waited = takenAt - first.handed
-        try check(directory.operations.synchronize(file), "sync", path)
+        try appender.synchronize()
         let took = Self.monotonicNow() - began
-        offset += written
-        nextBatch += 1
+        appender.advance(past: written)
         let (report, tell) = finish(written: written, syncTook: took)
         report?(.success(last.number))
         tell?(waited, took)
@@ -290,71 +226,6 @@ final class LogWriter: @unchecked Sendable {
         if let obsolete = first.obsolete {
             try directory.remove(obsolete)
             locked { statistics.segmentsRemoved += UInt64(obsolete.count) }
-        }
-    }
-
-    /// Closes the segment and goes on in a new one.
-    private func roll() throws(DatabaseError) {
-        let header = SegmentHeader(logID: logID, segment: segment + 1, firstBatch: nextBatch)
-        let next = try directory.create(header, bytes: segmentBytes)
-        Glibc.close(file)
-        file = next
-        segment += 1
-        offset = LogFormat.alignment
-        locked { statistics.segmentsCreated += 1 }
-    }
-
-    /// Writes all that was taken as one batch at `offset`; returns its length with padding.
-    private func writeBatch(hasStateTable: Bool) throws(DatabaseError) -> Int {
-        var checksum: UInt32 = 0
-        var body = 0
-        var records: UInt32 = 0
-        parts.removeAll(keepingCapacity: true)
-        parts.append(iovec(iov_base: headerBytes.baseAddress, iov_len: headerBytes.count))
-        for submission in taken {
-            let bytes = submission.buffer.bytes
-            checksum = crc32c(bytes, seed: checksum)
-            body += bytes.count
-            records += submission.buffer.records
-            parts.append(iovec(iov_base: submission.buffer.base, iov_len: bytes.count))
-        }
-        let length = LogFormat.batchHeaderBytes + body
-        let padded = LogFormat.align(length)
-        if padded > length {
-            parts.append(iovec(iov_base: padding.baseAddress, iov_len: padded - length))
-        }
-        BatchHeader(
-            flags: hasStateTable ? BatchHeader.hasStateTable : 0, number: nextBatch, logID: logID,
-            segment: segment, bodyBytes: UInt32(body), bodyChecksum: checksum, records: records
-        ).encode(into: headerBytes)
-        try writeParts(bytes: padded)
-        return padded
-    }
-
-    private func writeParts(bytes: Int) throws(DatabaseError) {
-        var done = 0
-        var first = 0
-        while done < bytes {
-            let position = Int64(offset + done)
-            let written = parts.withUnsafeBufferPointer {
-                directory.operations.write(
-                    file, $0.baseAddress! + first, Int32($0.count - first), position)
-            }
-            guard written > 0 else {
-                throw storageError(
-                    "write", directory.path(of: segment),
-                    errno: written < 0 ? Int32(-written) : EIO)
-            }
-            done += written
-            var rest = written
-            while first < parts.count, rest >= parts[first].iov_len {
-                rest -= parts[first].iov_len
-                first += 1
-            }
-            if rest > 0 {
-                parts[first].iov_base += rest
-                parts[first].iov_len -= rest
-            }
         }
     }
 
@@ -367,8 +238,8 @@ final class LogWriter: @unchecked Sendable {
     ) {
         pthread_mutex_lock(mutex)
         defer { pthread_mutex_unlock(mutex) }
-        durableSegment = segment
-        durableOffset = offset
+        durableSegment = appender.segment
+        durableOffset = appender.offset
         statistics.batches += 1
         statistics.submissions += UInt64(taken.count)
         statistics.bytes += UInt64(written)

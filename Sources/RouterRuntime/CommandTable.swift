@@ -110,3 +110,23 @@ enum CommandTable {
         Bytes(name.utf8).withUnsafeBytes { find($0) }
     }
 }
+
+extension CommandID {
+    var isWalk: Bool {
+        switch self {
+        case .hlen, .hkeys, .hvals, .hgetall, .hscan, .kvList: true
+        default: false
+        }
+    }
+
+    var operationClass: OperationClass {
+        switch self {
+        case .hset, .hmset, .hsetnx, .kvPut: .put
+        case .hget, .hmget, .hexists, .hstrlen, .kvGet: .get
+        case .hdel, .kvDel: .delete
+        case .hlen, .hkeys, .hvals, .hgetall, .hscan, .kvList: .list
+        case .del, .kvCreate, .kvDrop: .table
+        default: .other
+        }
+    }
+}

@@ -12,26 +12,6 @@ import ShardCore
 import SystemdSupport
 import WireProtocol
 
-/// What a router is started with.
-struct RouterOptions: Sendable {
-    var name: String
-    var listen: SocketAddress
-    /// A listening socket that was handed over; used instead of `listen`.
-    var inheritedSocket: Int32?
-    var controllers: [SocketAddress]
-    /// Where its admin server is; empty without one.
-    var advertisedAdmin: String
-    var clientsMax: Int
-    var password: Bytes?
-    var tuning = RouterTuning()
-    /// By get, put, delete, list.
-    var upstreamDurations: [DurationHistogram] = []
-    /// By operation class.
-    var requestDurations: [DurationHistogram] = []
-    /// A command that takes longer is told in the log; zero tells none.
-    var slowRequest = Nanoseconds.zero
-}
-
 /// Everything of a router that lives on its loop's thread.
 final class RouterLoop: LoopService {
     /// The longest drain, however long requests may take: below the stop time-out of the unit.
@@ -55,7 +35,7 @@ final class RouterLoop: LoopService {
     private(set) var sessionCount = 0
     private var lastSessionSerial: UInt64 = 0
     private var listener: TCPListener?
-    private var nodes: [NodeID: NodeClient] = [:]
+    private(set) var nodes: [NodeID: NodeClient] = [:]
     private var cluster: UInt64 = 0
     private var effects = RouterEffects()
     /// Sessions with replies to write, and those that may go on, this turn.
@@ -64,9 +44,9 @@ final class RouterLoop: LoopService {
     private var timer: LoopTimer?
     private var timerAt = Instant.distantFuture
     private var isControllerTimerArmed = false
-    private var lastPublished = Instant.origin
+    var lastPublished = Instant.origin
     /// Who answered the operation at hand, and when it was taken over; nil when no node did.
-    private var answering: (node: NodeID, submitted: Instant)?
+    private(set) var answering: (node: NodeID, submitted: Instant)?
     private var isStopping = false
     /// Sessions end as soon as they have answered; the loop ends with the last of them.
     private var isDraining = false
@@ -191,48 +171,6 @@ final class RouterLoop: LoopService {
                     error: response.error, flags: response.flags, sequencer: response.sequencer,
                     payload: response.payload))
         }
-    }
-
-    private func observe(_ code: OperationCode, took duration: Nanoseconds) {
-        guard options.upstreamDurations.count == 4 else { return }
-        let place =
-            switch code {
-            case .get: 0
-            case .put: 1
-            case .delete: 2
-            default: 3
-            }
-        options.upstreamDurations[place].observe(duration)
-    }
-
-    /// Notes how long a command took that was read at `since`.
-    func observe(_ operation: OperationClass, since: Instant, _ result: CommandResult) {
-        let took = now - since
-        if options.slowRequest > .zero, took > options.slowRequest {
-            tellSlow(operation, since: since, result)
-        }
-        guard operation.rawValue < options.requestDurations.count else { return }
-        options.requestDurations[operation.rawValue].observe(took)
-    }
-
-    /// Of a command with several operations the times are those of the last that was answered.
-    private func tellSlow(_ operation: OperationClass, since: Instant, _ result: CommandResult) {
-        statistics.countSlow(operation)
-        func milliseconds(_ name: String, _ duration: Nanoseconds) -> LogField {
-            LogField("\(name)_ms", duration.count / 1_000_000)
-        }
-        var fields = [
-            LogField("op", operation.name), LogField("result", result.name),
-            milliseconds("took", now - since),
-        ]
-        if let (node, submitted) = answering {
-            fields += [
-                milliseconds("queue", submitted - since),
-                milliseconds("upstream", now - submitted),
-                LogField("node", core.map.nodes[node]?.name ?? "\(node)"),
-            ]
-        }
-        log.warning("slow request", fields, event: .slowRequest)
     }
 
     // MARK: Map
@@ -380,42 +318,5 @@ final class RouterLoop: LoopService {
     func close() {
         sessions = []
         nodes = [:]
-    }
-
-    // MARK: Status
-
-    private func publishStatus() {
-        lastPublished = now
-        var problems: [String] = []
-        if core.map.revision == .none {
-            problems.append("no cluster map yet: no controller has answered")
-        }
-        var groupsUnroutable = 0
-        for group in core.map.groups.elements {
-            groupsUnroutable += 1
-            guard let leader = core.map.leader(of: group.id), leader.node != .none else {
-                problems.append("group \(group.id) has no leader")
-                continue
-            }
-            if !core.isOpen(leader.node) {
-                let name = core.map.nodes[leader.node]?.name ?? "\(leader.node)"
-                problems.append("no connection to \(name), which leads group \(group.id)")
-            } else {
-                groupsUnroutable -= 1
-            }
-        }
-        status.publish(
-            RouterSnapshot(
-                problems: problems, statistics: statistics, core: core.counters,
-                revision: core.map.revision, clients: sessionCount,
-                nodesOpen: nodes.values.count { $0.isOpen }, nodes: nodes.count,
-                controllerIsConnected: controllers.isConnected,
-                pendingOperations: core.pendingOperations, pendingBytes: core.pendingBytes,
-                groupsUnroutable: groupsUnroutable,
-                links: nodes.sorted { $0.key < $1.key }.map { id, client in
-                    RouterSnapshot.NodePicture(
-                        node: id, name: core.map.nodes[id]?.name ?? "\(id)",
-                        isOpen: client.isOpen, unsentBytes: client.unsentBytes)
-                }))
     }
 }
