@@ -65,6 +65,8 @@ final class NodeServer: LoopService {
     private(set) var map = ClusterMap()
     /// What the newest map said of nodes and tables; kept over restarts.
     var book = AddressBook()
+    /// Of the wall clock; shared with whoever shows it.
+    var clockOffset: ClockOffset { status.clockOffset }
     /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
@@ -164,6 +166,7 @@ final class NodeServer: LoopService {
         try recoverReplicas()
         status.endRecovery()
         peers.didLose = { [unowned self] in peerLost($0, $1) }
+        peers.didMeasure = { [roundTrip = metrics.peerRoundTrip] in roundTrip.observe($0.duration) }
         try readAddressBook()
     }
 
@@ -286,6 +289,7 @@ final class NodeServer: LoopService {
         surveyShards()
         loadReport = measureLoad()
         loadNumber += 1
+        ping()
         publishStatus()
     }
 

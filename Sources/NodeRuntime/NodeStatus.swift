@@ -91,6 +91,7 @@ final class NodeStatus: Sendable {
         var engines: EngineStatistics
     }
 
+    let clockOffset = ClockOffset()
     private let current = Mutex(Snapshot())
     private let tickCount = Atomic<UInt64>(0)
 
@@ -166,6 +167,9 @@ final class NodeStatus: Sendable {
         registry.gauge(
             "kvnode_retained_log_bytes", "Payload bytes of log entries held in memory."
         ) { [self] in Double(read().retainedBytes) }
+        registry.gauge(ClockOffset.metricName, ClockOffset.metricHelp) { [clockOffset] in
+            clockOffset.value(at: Self.monotonicNow()).map { Double($0) / 1e9 }
+        }
         registerRecovery(in: registry)
         registerTraffic(in: registry)
         registerLoad(in: registry)
