@@ -25,6 +25,7 @@ struct NodeMetrics: Sendable {
     let groupQueueFull: Counter
     let copyQueueFull: Counter
     let engineChecksumFailures: Counter
+    let logChecksumFailures: Counter
     let networkChecksumFailures: Counter
     /// From proposing an entry to its commit.
     let commitDuration: DurationHistogram
@@ -106,6 +107,7 @@ struct NodeMetrics: Sendable {
                 MetricLabel("source", source))
         }
         engineChecksumFailures = checksumFailures("engine")
+        logChecksumFailures = checksumFailures("log")
         networkChecksumFailures = checksumFailures("network")
         commitDuration = registry.histogram(
             "kvnode_commit_duration_seconds", "From proposing a log entry to its commit.")

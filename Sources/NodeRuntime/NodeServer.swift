@@ -33,6 +33,10 @@ struct NodeSettings: Sendable {
     var cacheBytes: Int
     /// A request that takes longer is told in the log; zero tells none.
     var slowRequest: Nanoseconds
+    /// Between two checks of data at rest; zero for none but those that are asked for.
+    var scrubPeriod: Nanoseconds
+    /// Most bytes per second that the check of one disk reads. Above zero.
+    var scrubBytesPerSecond: UInt64
 }
 
 /// Owns all state of the node; every method runs on the loop's thread.
@@ -140,7 +144,7 @@ final class NodeServer: LoopService {
             opened.append(
                 try Disk(
                     index: index, path: path, expectExisting: known != nil, cache: cache,
-                    metrics: metrics
+                    scrubBytesPerSecond: settings.scrubBytesPerSecond, metrics: metrics
                 ) { done, total in
                     status.recovered(
                         disk: index, of: settings.dataDirectories.count, done: done, total: total)
@@ -290,6 +294,7 @@ final class NodeServer: LoopService {
         loadReport = measureLoad()
         loadNumber += 1
         ping()
+        scrub()
         publishStatus()
     }
 

@@ -89,6 +89,7 @@ final class NodeStatus: Sendable {
         var logBytes: UInt64
         var log: LogStatistics
         var engines: EngineStatistics
+        var scrub: DiskScrub
     }
 
     let clockOffset = ClockOffset()
@@ -367,7 +368,7 @@ extension NodeServer {
                 totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
                 logBytes: disk.log.totalBytes, log: disk.log.statistics,
-                engines: disk.engineFigures)
+                engines: disk.engineFigures, scrub: disk.scrub)
         }
         snapshot.peers = peers.pictures.map {
             NodeStatus.PeerPicture(

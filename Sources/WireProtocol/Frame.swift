@@ -55,6 +55,10 @@ public enum FrameKind: UInt8, Sendable {
     /// (`Ping`, `Pong`).
     case ping = 43
     case pong = 44
+    /// Operators' tool to node: check your disks, or how far is that (`ScrubRequest`), and the answer,
+    /// a list of `ScrubStatus`.
+    case scrubRequest = 45
+    case scrubStatus = 46
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,
