@@ -46,6 +46,10 @@ let package = Package(
         system("CZlib", pkgConfig: "zlib", apt: "zlib1g-dev"),
         // Source of this repository: one text, which is written into finished programs.
         .target(name: "CRevision", path: "Sources/C/CRevision"),
+        // Source of this repository: RocksDB's C interface has no check of a table file.
+        .target(
+            name: "CTableCheck", path: "Sources/C/CTableCheck",
+            linkerSettings: [.linkedLibrary("rocksdb")]),
         system("CZstd", pkgConfig: "libzstd", apt: "libzstd-dev"),
         system("CCurl", pkgConfig: "libcurl", apt: "libcurl4-openssl-dev"),
 
@@ -65,7 +69,7 @@ let package = Package(
         library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
         library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
-        library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB"]),
+        library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB", "CTableCheck"]),
         library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
@@ -171,5 +175,6 @@ let package = Package(
             ]),
         tests("ArchitectureTests", []),
         tests("IntegrationTests", ["KVBase", "RESP"]),
-    ]
+    ],
+    cxxLanguageStandard: .cxx17
 )

@@ -21,6 +21,7 @@ public final class BTreeEngine: StorageEngine, @unchecked Sendable {
     }
 
     private let tree: Tree
+    var path: String { tree.path }
     private let options: BTreeOptions
     private let layers = Mutex(Layers())
     /// Held for a whole checkpoint: there is one at a time.

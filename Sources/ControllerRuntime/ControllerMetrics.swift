@@ -1,8 +1,10 @@
 // The figures of the controller. Gauges of the cluster's state hold only while it acts.
 
 import ControllerCore
+import EventLoop
 import KVBase
 import Metrics
+import RPC
 import ShardCore
 
 struct ControllerMetrics: Sendable {
@@ -31,6 +33,7 @@ struct ControllerMetrics: Sendable {
     private let shards: [Gauge]
     private let groups: [Gauge]
     let connections: Gauge
+    let clockOffset = ClockOffset()
     /// On while this controller acts: others know the cluster less well, and tell nothing of it.
     private let acting = MetricsSwitch()
 
@@ -75,7 +78,10 @@ struct ControllerMetrics: Sendable {
         connections = registry.gauge(
             "kvcontroller_connections",
             "Open connections of nodes, routers, tools and controllers.")
-        let acting = acting
+        let (acting, clockOffset) = (acting, clockOffset)
+        registry.gauge(ClockOffset.metricName, ClockOffset.metricHelp) {
+            clockOffset.value(at: EventLoop.monotonicNow()).map { Double($0) / 1e9 }
+        }
         nodes = Self.nodeStates.map {
             registry.gauge(
                 "kvcontroller_nodes", "Nodes by state.", MetricLabel("state", $0), shownBy: acting)

@@ -40,7 +40,9 @@ final class ControllerServer: LoopService {
     private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
-    private let transport: RPCTransport
+    let transport: RPCTransport
+    /// To the acting controller, while this one stands by.
+    var clockLink: ClockLink?
     private var listener: RPCServer?
     private(set) var controller: Controller?
     private(set) var sessions: [ConnectionID: ControllerSession] = [:]
@@ -321,6 +323,7 @@ final class ControllerServer: LoopService {
         home.updateMetrics()
         metrics.hasLeader.set(home.leader == nil ? 0 : 1)
         metrics.connections.set(Int64(sessions.count))
+        compareClocks()
         pages.publish(self)
         guard let store = home.metadata, let state = home.state else { return }
         metrics.revision.set(Int64(state.revision.rawValue))
@@ -340,7 +343,7 @@ final class ControllerServer: LoopService {
 
     // MARK: Connections
 
-    private func hello() -> Hello {
+    func hello() -> Hello {
         Hello(
             role: .controller, cluster: home.cluster,
             node: home.helloNode, name: settings.core.name,

@@ -26,6 +26,9 @@ final class Completions {
         return nextNumber
     }
 
+    /// The job was not begun.
+    func forget(_ number: UInt64) { waiting[number] = nil }
+
     private func finish(_ number: UInt64, _ error: DatabaseError?) {
         let body = waiting.removeValue(forKey: number)
         if let error { onError(error) } else { body?() }

@@ -71,6 +71,12 @@ final class ControllerLink {
         return reports
     }
 
+    /// Compares clocks with the controller, when it acts.
+    func ping(clockOffset: Int64?) {
+        guard isRegistered else { return }
+        client?.connection?.ping(clockOffset: clockOffset)
+    }
+
     func send(_ outcomes: [CommandOutcome]) {
         guard isRegistered else { return }
         client?.connection?.send(.commandOutcomes) { writer in
@@ -89,7 +95,13 @@ final class ControllerLink {
 }
 
 extension ControllerLink: RPCConnectionDelegate {
-    func connectionDidOpen(_ connection: RPCConnection) { register(connection) }
+    func connectionDidOpen(_ connection: RPCConnection) {
+        let name = connection.peer?.name ?? ""
+        connection.didMeasure = { [unowned self] in
+            if isRegistered { node.compareClock($0, with: name) }
+        }
+        register(connection)
+    }
 
     private func register(_ connection: RPCConnection) {
         connection.send(.register) { [node] writer in node.registration().encode(into: &writer) }
@@ -108,6 +120,7 @@ extension ControllerLink: RPCConnectionDelegate {
             lastError = nil
             watch()
             sendHeartbeat()
+            ping(clockOffset: nil)
             // A controller that begins waits for every node, unless it is told that one is gone.
             for peer in node.peers.lost { reportUnreachable(peer) }
         case .standing:

@@ -22,6 +22,9 @@ final class Disk {
     /// Counts shards; slow and interruptible, so apart from checkpoints.
     let surveyor: BackgroundWorker
     let probes: DiskProbes
+    let scrub: DiskScrub
+    /// By the loop's clock; the origin while that is not settled.
+    var scrubNotBefore = Instant.origin
     private(set) var failure: DatabaseError?
     private(set) var size = (totalBytes: UInt64(0), freeBytes: UInt64(0), dataBytes: UInt64(0))
     /// All engines together, as of the last measurement.
@@ -54,7 +57,8 @@ final class Disk {
     /// Opens log and engines; blocking, before the loop runs. `progress` hears how far the replay of
     /// the log is.
     init(
-        index: Int, path: String, expectExisting: Bool, cache: LSMCache, metrics: NodeMetrics,
+        index: Int, path: String, expectExisting: Bool, cache: LSMCache,
+        scrubBytesPerSecond: UInt64, metrics: NodeMetrics,
         progress: (_ done: UInt64, _ total: UInt64) -> Void
     ) throws(DatabaseError) {
         self.index = index
@@ -78,6 +82,7 @@ final class Disk {
         worker = try BackgroundWorker(name: "disk\(index)-worker")
         surveyor = try BackgroundWorker(name: "disk\(index)-survey")
         probes = try DiskProbes(disk: index)
+        scrub = try DiskScrub(disk: index, directory: path, bytesPerSecond: scrubBytesPerSecond)
         self.recovered = recovered
         measure()
     }
@@ -264,6 +269,7 @@ final class Disk {
 
     /// Ends threads and closes files; what was submitted is written first.
     func close() {
+        scrub.close()
         surveyor.stop()
         probes.close()
         worker.stop()

@@ -51,6 +51,11 @@ final class InboundConnection: RPCConnectionDelegate {
             node.receive(try ShardRecords(from: &reader))
         case (.holdingsRequest, .operatorTool):
             node.tellHoldings(to: connection)
+        case (.scrubRequest, .operatorTool):
+            let disks = node.scrub(try ScrubRequest(from: &reader))
+            connection.send(.scrubStatus) { writer in
+                writer.write(list: disks) { writer, disk in disk.encode(into: &writer) }
+            }
         default:
             throw DatabaseError(.malformed, "\(kind) is not for a node")
         }

@@ -46,6 +46,14 @@ public enum NodeMain {
             "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms",
             help: "A request that takes longer is told in the log with where its time went; 0 tells"
                 + " none."),
+        Setting(
+            "scrub.period", .duration(.zero...(.seconds(365 * 86_400))), default: "7d",
+            help: "Time between two checks of everything that is on disk; 0 checks only when asked"
+                + " to (kvctl node scrub)."),
+        Setting(
+            "scrub.rate", .bytes(64 << 10...16 << 30), default: "32MiB",
+            help: "Most bytes per second that such a check reads of a disk; a quarter of it while"
+                + " requests take too long."),
     ]
 
     /// Runs the daemon; never returns.
@@ -62,6 +70,7 @@ public enum NodeMain {
             }
             let metrics = NodeMetrics(daemon.metrics)
             status.register(in: daemon.metrics)
+            status.registerScrubs(in: daemon.metrics, period: nodeSettings.scrubPeriod)
             daemon.addReadinessCheck("node") { status.problem() }
             status.addPages(to: daemon)
             try daemon.startAdmin()
@@ -76,6 +85,7 @@ public enum NodeMain {
             daemon.watchOnLoop("tick") { status.ticks }
             for index in nodeSettings.dataDirectories.indices {
                 daemon.watch("log-\(index)") { status.logProgress(index) }
+                daemon.watch("scrub-\(index)") { status.scrubProgress(index) }
             }
         } catch {
             daemon.fail(error)
@@ -102,6 +112,8 @@ extension NodeSettings {
         retainedBytes = settings.integer("log.retain")
         cacheBytes = settings.integer("cache")
         slowRequest = settings.duration("slow.request")
+        scrubPeriod = settings.duration("scrub.period")
+        scrubBytesPerSecond = UInt64(settings.integer("scrub.rate"))
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
         }

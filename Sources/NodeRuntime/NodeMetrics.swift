@@ -25,6 +25,7 @@ struct NodeMetrics: Sendable {
     let groupQueueFull: Counter
     let copyQueueFull: Counter
     let engineChecksumFailures: Counter
+    let logChecksumFailures: Counter
     let networkChecksumFailures: Counter
     /// From proposing an entry to its commit.
     let commitDuration: DurationHistogram
@@ -32,6 +33,7 @@ struct NodeMetrics: Sendable {
     let applyDuration: DurationHistogram
     let syncDuration: DurationHistogram
     let checkpointDuration: DurationHistogram
+    let peerRoundTrip: DurationHistogram
     let loopWait: DurationHistogram
     let proposeWait: DurationHistogram
     let logWait: DurationHistogram
@@ -105,6 +107,7 @@ struct NodeMetrics: Sendable {
                 MetricLabel("source", source))
         }
         engineChecksumFailures = checksumFailures("engine")
+        logChecksumFailures = checksumFailures("log")
         networkChecksumFailures = checksumFailures("network")
         commitDuration = registry.histogram(
             "kvnode_commit_duration_seconds", "From proposing a log entry to its commit.")
@@ -114,6 +117,10 @@ struct NodeMetrics: Sendable {
             "kvnode_wal_fsync_duration_seconds", "Syncs of the log, all disks.")
         checkpointDuration = registry.histogram(
             "kvnode_checkpoint_duration_seconds", "Making engines durable.")
+        peerRoundTrip = registry.histogram(
+            "kvnode_peer_rtt_seconds",
+            "From a ping to another node to its answer, once a second to each: the network, and the"
+                + " event loops at both ends.")
         func wait(_ stage: String) -> DurationHistogram {
             registry.histogram(
                 "kvnode_queue_wait_seconds", "Waiting at a stage.", MetricLabel("stage", stage))

@@ -44,6 +44,8 @@ final class NodeServer: LoopService {
     var map = ClusterMap()
     /// What the newest map said of nodes and tables; kept over restarts.
     var book = AddressBook()
+    /// Of the wall clock; shared with whoever shows it.
+    var clockOffset: ClockOffset { status.clockOffset }
     /// The monotonic clock, read anew at each call.
     var now: Instant { loop.now }
 
@@ -115,7 +117,7 @@ final class NodeServer: LoopService {
             opened.append(
                 try Disk(
                     index: index, path: path, expectExisting: known != nil, cache: cache,
-                    metrics: metrics
+                    scrubBytesPerSecond: settings.scrubBytesPerSecond, metrics: metrics
                 ) { done, total in
                     status.recovered(
                         disk: index, of: settings.dataDirectories.count, done: done, total: total)
@@ -141,6 +143,7 @@ final class NodeServer: LoopService {
         try recoverReplicas()
         status.endRecovery()
         peers.didLose = { [unowned self] in peerLost($0, $1) }
+        peers.didMeasure = { [roundTrip = metrics.peerRoundTrip] in roundTrip.observe($0.duration) }
         try readAddressBook()
     }
 
@@ -262,6 +265,8 @@ final class NodeServer: LoopService {
         surveyShards()
         loadReport = measureLoad()
         loadNumber += 1
+        ping()
+        scrub()
         publishStatus()
     }
 

@@ -22,4 +22,8 @@ struct NodeSettings: Sendable {
     var cacheBytes: Int
     /// A request that takes longer is told in the log; zero tells none.
     var slowRequest: Nanoseconds
+    /// Between two checks of data at rest; zero for none but those that are asked for.
+    var scrubPeriod: Nanoseconds
+    /// Most bytes per second that the check of one disk reads. Above zero.
+    var scrubBytesPerSecond: UInt64
 }

@@ -89,8 +89,10 @@ final class NodeStatus: Sendable {
         var logBytes: UInt64
         var log: LogStatistics
         var engines: EngineStatistics
+        var scrub: DiskScrub
     }
 
+    let clockOffset = ClockOffset()
     private let current = Mutex(Snapshot())
     private let tickCount = Atomic<UInt64>(0)
 
@@ -166,6 +168,9 @@ final class NodeStatus: Sendable {
         registry.gauge(
             "kvnode_retained_log_bytes", "Payload bytes of log entries held in memory."
         ) { [self] in Double(read().retainedBytes) }
+        registry.gauge(ClockOffset.metricName, ClockOffset.metricHelp) { [clockOffset] in
+            clockOffset.value(at: Self.monotonicNow()).map { Double($0) / 1e9 }
+        }
         registerRecovery(in: registry)
         registerTraffic(in: registry)
         registerLoad(in: registry)
@@ -363,7 +368,7 @@ extension NodeServer {
                 totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
                 logBytes: disk.log.totalBytes, log: disk.log.statistics,
-                engines: disk.engineFigures)
+                engines: disk.engineFigures, scrub: disk.scrub)
         }
         snapshot.peers = peers.pictures.map {
             NodeStatus.PeerPicture(

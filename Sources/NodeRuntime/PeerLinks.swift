@@ -79,6 +79,7 @@ final class PeerLink {
 extension PeerLink: RPCConnectionDelegate {
     func connectionDidOpen(_ connection: RPCConnection) {
         isLost = false
+        connection.didMeasure = { [unowned links] in links.didMeasure($0) }
         links.didConnect(target)
     }
 
@@ -103,6 +104,8 @@ final class PeerLinks {
     /// A connection broke or could not be made.
     var didLose: (NodeID, DatabaseError?) -> Void = { _, _ in }
     var didOpen: (NodeID) -> Void = { _ in }
+    /// A ping was answered.
+    var didMeasure: (RoundTrip) -> Void = { _ in }
 
     init(transport: RPCTransport, hello: @escaping (_ expects: NodeID) -> Hello) {
         self.transport = transport
@@ -148,6 +151,11 @@ final class PeerLinks {
 
     func send(_ kind: FrameKind, to node: NodeID, _ body: (inout ByteWriter) -> Void) {
         links[node]?.append(kind, body)
+    }
+
+    /// Asks every peer that there is a connection to.
+    func ping() {
+        for node in links.keys.sorted() { links[node]?.client?.connection?.ping() }
     }
 
     /// Hands the turn's messages to the connections.

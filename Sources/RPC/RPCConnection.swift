@@ -24,6 +24,11 @@ public final class RPCConnection {
     public var remoteAddress: SocketAddress { tcp.remoteAddress }
     /// Free for the owner: which session this connection belongs to.
     public var tag: UInt64 = 0
+    /// What the other side said last of its wall clock, in nanoseconds ahead of the acting
+    /// controller's; nil when it knows nothing.
+    public private(set) var peerClockOffset: Int64?
+    /// Hears of every ping of this side that was answered.
+    public var didMeasure: (RoundTrip) -> Void = { _ in }
 
     private let transport: RPCTransport
     private let tcp: TCPConnection
@@ -95,6 +100,13 @@ public final class RPCConnection {
             output.writeRaw(frames)
         }
         markDirty()
+    }
+
+    /// Asks the other side for an answer, which `didMeasure` hears of. `clockOffset`: what this side
+    /// knows of its wall clock.
+    public func ping(clockOffset: Int64? = nil) {
+        let ping = Ping(sentAt: transport.loop.now, clockOffset: clockOffset)
+        send(.ping) { ping.encode(into: &$0) }
     }
 
     /// Says goodbye with `reason` when there is one, and closes. Idempotent.
@@ -215,6 +227,20 @@ extension RPCConnection: TCPConnectionDelegate {
             closeReason = try reader.readError()
             isClosed = true
             tcp.close()
+        case .ping where peer != nil:
+            var reader = ByteReader(body)
+            let ping = try Ping(from: &reader)
+            peerClockOffset = ping.clockOffset
+            let pong = Pong(sentAt: ping.sentAt, wallClock: EventLoop.wallClockNanoseconds())
+            send(.pong) { pong.encode(into: &$0) }
+        case .pong where peer != nil:
+            var reader = ByteReader(body)
+            let pong = try Pong(from: &reader)
+            let now = transport.loop.now
+            guard pong.sentAt <= now else {
+                throw DatabaseError(.malformed, "the answer to a ping that was never sent")
+            }
+            didMeasure(RoundTrip(duration: now - pong.sentAt, peerWallClock: pong.wallClock))
         default:
             guard peer != nil else { throw DatabaseError(.malformed, "\(kind) before hello") }
             try delegate?.connection(self, didReceive: kind, body: body)

@@ -117,6 +117,11 @@ final class LogWriter: @unchecked Sendable {
     var currentFailure: DatabaseError? { locked { failure } }
     var currentStatistics: LogStatistics { locked { statistics } }
     var currentPace: LogPace { locked { pace } }
+    var scrub: LogScrub {
+        LogScrub(directory: directory, logID: logID) { [self] in
+            locked { DurableEnd(segment: durableSegment, offset: durableOffset) }
+        }
+    }
 
     /// Has the thread write and sync a probe, unless there is something else to write.
     func probe() {

@@ -232,6 +232,9 @@ public final class ReplicatedLog {
     /// disk that fails is noticed. An error is as final as that of any other write.
     public func probe() { writer.probe() }
 
+    /// A check of what is on disk, to be run on another thread before `close`.
+    public var scrub: LogScrub { writer.scrub }
+
     public var segmentCount: Int { segments.count }
     /// Bytes of records in all segments, staged ones included.
     public var totalBytes: UInt64 {

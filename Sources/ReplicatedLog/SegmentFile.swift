@@ -12,6 +12,17 @@ struct SegmentDirectory: Sendable {
 
     /// The numbers of all segments, rising. Left-overs of an interrupted creation are removed.
     func list() throws(DatabaseError) -> [UInt64] {
+        let (numbers, unfinished) = try scan()
+        for name in unfinished {
+            try check(operations.remove(path + "/" + name), "remove", path + "/" + name)
+        }
+        return numbers
+    }
+
+    /// The numbers of all segments, rising.
+    func numbers() throws(DatabaseError) -> [UInt64] { try scan().numbers }
+
+    private func scan() throws(DatabaseError) -> (numbers: [UInt64], unfinished: [String]) {
         guard let directory = opendir(path) else {
             throw storageError("open directory", path, errno: errno)
         }
@@ -30,10 +41,7 @@ struct SegmentDirectory: Sendable {
             }
         }
         if errno != 0 { throw storageError("list", path, errno: errno) }
-        for name in unfinished {
-            try check(operations.remove(path + "/" + name), "remove", path + "/" + name)
-        }
-        return numbers.sorted()
+        return (numbers.sorted(), unfinished)
     }
 
     /// Creates a segment with its header, durably, with room for `bytes`, and opens it. Either the

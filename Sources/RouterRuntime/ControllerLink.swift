@@ -15,6 +15,8 @@ final class ControllerLink {
     private var ends: [ControllerEnd] = []
     /// The one that table requests go to.
     private var preferred = 0
+    /// The one that acts, by its own word or because it sent a map; nil when none said so.
+    private var acting: Int?
     private var requests: [UInt32: PendingTableRequest] = [:]
     private var lastRequestID: UInt32 = 0
     /// Sessions that wait for a table of that name to be created.
@@ -59,6 +61,26 @@ final class ControllerLink {
         for end in ends { end.connection?.send(.unreachable) { $0.write(node) } }
     }
 
+    /// Compares clocks with the acting controller.
+    func ping() {
+        guard let acting else { return }
+        ends[acting].connection?.ping(clockOffset: router.status.clockOffset.value(at: router.now))
+    }
+
+    fileprivate func didMeasure(_ trip: RoundTrip, from place: Int, _ name: String) {
+        guard place == acting else { return }
+        router.status.clockOffset.take(
+            trip, from: name, now: router.loop.now, wallClock: EventLoop.wallClockNanoseconds())
+    }
+
+    /// A controller acts: its clock is asked for at once when that is news.
+    private func acts(_ place: Int) {
+        preferred = place
+        guard acting != place else { return }
+        acting = place
+        ping()
+    }
+
     fileprivate func endDidOpen(_ place: Int, cluster: UInt64) {
         router.learn(cluster: cluster)
         if ends[preferred].connection == nil { preferred = place }
@@ -78,16 +100,17 @@ final class ControllerLink {
         case .mapUpdate:
             let update = try MapUpdate(from: &reader)
             if router.take(update) {
-                preferred = place
+                acts(place)
             } else {
                 ends[place].watch(from: .none)
             }
         case .standing:
             guard try ControllerStanding(from: &reader).isActing else {
+                if acting == place { acting = nil }
                 if preferred == place { preferNext() }
                 return
             }
-            preferred = place
+            acts(place)
             ends[place].watch(from: router.core.map.revision)
             sendWaiting()
         case .tableResponse:
@@ -99,6 +122,7 @@ final class ControllerLink {
     }
 
     fileprivate func endDidClose(_ place: Int) {
+        if acting == place { acting = nil }
         for (id, request) in requests where request.end == place {
             requests[id]!.end = nil
             if request.request.isRepeatable { continue }
@@ -239,6 +263,8 @@ private final class ControllerEnd: RPCConnectionDelegate {
     func close() { client?.close() }
 
     func connectionDidOpen(_ connection: RPCConnection) {
+        let name = connection.peer?.name ?? ""
+        connection.didMeasure = { [unowned self] in link.didMeasure($0, from: place, name) }
         link.endDidOpen(place, cluster: connection.peer?.cluster ?? 0)
     }
 

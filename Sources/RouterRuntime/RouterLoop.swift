@@ -66,6 +66,9 @@ final class RouterLoop: LoopService {
         loop.onTurnEnd { [unowned self] in endTurn() }
         transport = RPCTransport(loop: loop)
         controllers = ControllerLink(router: self, addresses: options.controllers)
+        loop.schedule(after: .seconds(1), repeating: .seconds(1)) { [unowned self] in
+            controllers.ping()
+        }
         let accept: (TCPConnection) -> Void = { [unowned self] in self.accept($0) }
         if let descriptor = options.inheritedSocket {
             listener = try TCPListener(

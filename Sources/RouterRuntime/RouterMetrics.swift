@@ -1,7 +1,9 @@
 // The metric families of a router, read from its last snapshot.
 
+import EventLoop
 import KVBase
 import Metrics
+import RPC
 import RouterCore
 
 enum RouterMetrics {
@@ -9,6 +11,9 @@ enum RouterMetrics {
         registerCommands(registry, status)
         registerRouting(registry, status)
         registerConnections(registry, status)
+        registry.gauge(ClockOffset.metricName, ClockOffset.metricHelp) {
+            status.clockOffset.value(at: EventLoop.monotonicNow()).map { Double($0) / 1e9 }
+        }
     }
 
     /// By get, put, delete, list: from taking over an operation to its answer.

@@ -1,6 +1,7 @@
 // What a router counts, and what other threads may see of it.
 
 import KVBase
+import RPC
 import RouterCore
 import Synchronization
 
@@ -97,6 +98,7 @@ struct RouterSnapshot: Sendable {
 
 /// The last snapshot, for the threads that scrape and probe.
 final class RouterStatus: Sendable {
+    let clockOffset = ClockOffset()
     private let snapshot = Mutex(RouterSnapshot())
 
     func publish(_ snapshot: RouterSnapshot) { self.snapshot.withLock { $0 = snapshot } }

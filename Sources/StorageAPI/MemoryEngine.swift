@@ -16,6 +16,8 @@ public final class MemoryEngine: StorageEngine {
 
     public init() {}
 
+    public func scrub(_ pace: any ScrubPace) -> Bool { true }
+
     public func apply(_ batch: EngineBatch) throws(DatabaseError) {
         state.withLock { state in
             state.unflushedBytes += batch.byteCount

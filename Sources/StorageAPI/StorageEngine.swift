@@ -46,6 +46,12 @@ public protocol StorageEngine: EngineReader {
     /// About how many bytes of disk and memory the keys `from <= key < to` take.
     func approximateBytes(from: UnsafeRawBufferPointer, to: UnsafeRawBufferPointer?) -> UInt64
 
+    /// Reads what is on disk and checks it against its checksums, as far as the engine has any. False
+    /// when `pace` ended it. Throws an error with `isCorruption` that names the file where something
+    /// is wrong, and others when files cannot be read. On any one thread, beside everything else but
+    /// `close`.
+    func scrub(_ pace: any ScrubPace) throws(DatabaseError) -> Bool
+
     var statistics: EngineStatistics { get }
 
     /// Releases files and memory. Promises nothing about what no checkpoint made durable. No call

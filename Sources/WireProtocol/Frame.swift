@@ -51,6 +51,14 @@ public enum FrameKind: UInt8, Sendable {
     /// that is this replica (`ControllerIntroduction`, a replica id).
     case introduction = 41
     case introduced = 42
+    /// Whoever dialled to whoever accepted: how long does an answer take, and what is the time there
+    /// (`Ping`, `Pong`).
+    case ping = 43
+    case pong = 44
+    /// Operators' tool to node: check your disks, or how far is that (`ScrubRequest`), and the answer,
+    /// a list of `ScrubStatus`.
+    case scrubRequest = 45
+    case scrubStatus = 46
 }
 
 /// A frame is a header of 12 bytes (body length 4, CRC32C of the rest of header and body 4, kind 1,
