@@ -44,7 +44,7 @@ final class NodeServer: LoopService {
     static let reminderInterval = Nanoseconds.milliseconds(250)
     static let unflushedBytesMax: UInt64 = 64 << 20
 
-    let settings: NodeSettings
+    var settings: NodeSettings
     let loop: EventLoop
     let log: ComponentLog
     let metrics: NodeMetrics
@@ -105,10 +105,12 @@ final class NodeServer: LoopService {
     private(set) var server: RPCServer?
     private(set) var controllers: [ControllerLink] = []
     private var inbound: [InboundConnection] = []
-    private var sessions: [RouterSession?] = []
+    private(set) var sessions: [RouterSession?] = []
     private var nextGeneration: UInt32 = 1
     private var dirtySessions: [Int32] = []
     var isStopping = false
+    /// Leaders take no more requests in: this node is about to end.
+    var refusesRequests = false
     private(set) var surveys: Completions
 
     /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.
