@@ -1,6 +1,7 @@
 // What a running node takes over when its settings are read again.
 
 import Configuration
+import KVBase
 import NodeCore
 import ShardCore
 

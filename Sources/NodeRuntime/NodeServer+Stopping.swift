@@ -44,7 +44,8 @@ extension NodeServer {
     /// Where nobody follows closely yet, or a hand-over is under way, nothing happens.
     private func handOver(_ leading: [GroupReplica]) {
         for replica in leading {
-            if let target = replica.bestSuccessor { replica.step(.transferLeadership(to: target)) }
+            guard let target = replica.bestSuccessor(at: now) else { continue }
+            replica.step(.transferLeadership(to: target))
         }
     }
 
