@@ -8,13 +8,16 @@ SHELL := /bin/bash
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
     libisal-dev libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools \
     curl python3 python3-venv systemd-container debhelper chrpath lintian man-db \
-    bash-completion zsh prometheus etcd-server
+    bash-completion zsh fish prometheus prometheus-alertmanager \
+    etcd-server
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built
 # twice.
 SWIFT_FLAGS := --explicit-target-dependency-import-check error
 LINTED := Sources Tests Package.swift
+# What `--version` says of a build: the commit, and whether files differ from it.
+REVISION = $(shell git describe --always --dirty --exclude='*' 2>/dev/null || echo unknown)
 # For `make sim`, `make bench` and `make test`: ARGS="--seed 7".
 ARGS ?=
 
@@ -49,14 +52,20 @@ deps: ## install the Debian packages that are missing
 	"$${as_root[@]}" apt-get update -q; \
 	"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y \
 	    --no-install-recommends "$${missing[@]}"; \
-	if [[ " $${missing[*]} " == *" etcd-server "* && -d /run/systemd/system ]]; then \
-	    echo "deps: tests start an etcd of their own: the package's service is switched off"; \
-	    "$${as_root[@]}" systemctl disable --now etcd.service; \
+	if [[ -d /run/systemd/system ]]; then \
+	    for service in etcd-server:etcd prometheus:prometheus \
+	        prometheus-alertmanager:prometheus-alertmanager; do \
+	        [[ " $${missing[*]} " == *" $${service%:*} "* ]] || continue; \
+	        echo "deps: tests start $${service#*:} themselves: the package's service is switched off"; \
+	        "$${as_root[@]}" systemctl disable --now "$${service#*:}.service"; \
+	    done; \
 	fi
 
 .PHONY: build
 build: ## build the programs, optimised, into .build/release
 	$(SWIFT) build -c release $(SWIFT_FLAGS)
+	@scripts/stamp-revision "$(REVISION)" \
+	    $(addprefix .build/release/,kvnode kvrouter kvcontrollerd kvctl)
 
 .PHONY: debug
 debug: ## build programs and tests, unoptimised, into .build/debug

@@ -65,6 +65,7 @@ let package = Package(
         library("MetadataCore", ["KVBase", "ReplicationCore"]),
 
         // Parts
+        library("BuildInfo", ["CRevision"]),
         library("Checksum", ["KVBase", "CISAL"]),
         library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
@@ -92,8 +93,8 @@ let package = Package(
         library(
             "Daemon",
             [
-                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
-                "CRevision",
+                "KVBase", "BuildInfo", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport",
+                "Configuration",
             ]),
         library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
         library(
@@ -126,8 +127,9 @@ let package = Package(
         program(
             "kvctl",
             [
-                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "WireProtocol", "RESP", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "KVBase", "BuildInfo", "ReplicationCore", "ShardCore", "ControllerCore",
+                "MetadataCore", "WireProtocol", "RESP", "MetadataStore", "EtcdMetadata",
+                "ObjectStore",
                 "MetadataBackup", "OperatorClient",
             ]),
         program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),

@@ -57,15 +57,15 @@ def daemon(program, name):
         page += entry(flag, meaning)
     page += [".SH SIGNALS",
              *entry("SIGTERM, SIGINT", "Stop in order; a second one ends the process at once."),
-             *entry("SIGHUP", "Read the settings again. Of what runs, the log follows; wrong settings "
-                    "change nothing.")]
+             *entry("SIGHUP", "Read the settings again. Of what runs, those marked [reload] follow; wrong "
+                    "settings change nothing.")]
     page += [".SH EXIT STATUS",
              *entry("0", "Stopped in order."), *entry("1", "Failed."),
              *entry("2", "The command line was not understood."),
              *entry("65", "A disk failed, or what is on it is damaged."),
              *entry("78", "A setting is wrong or missing.")]
     return page + [".SH SEE ALSO", ".BR kvctl (1),", ".BR systemctl (1)",
-                   *paragraph("/usr/share/doc/rangekeeper-common/systemd.md")]
+                   *paragraph("/usr/share/rangekeeper/docs/systemd.md")]
 
 
 def tool(program, name):

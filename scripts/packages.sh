@@ -8,11 +8,11 @@ mkdir -p "$target/rangekeeper"
 target=$(realpath "$target")
 cd "$(dirname "$0")/.."
 cp -a debian systemd scripts docs Runbooks dashboards "$target/rangekeeper"
-# The daemons with the revision that they were built from, where it is known.
+# The programs with the revision that they were built from, where it is known.
 mkdir "$target/programs"
 for program in kvnode kvrouter kvcontrollerd kvctl; do cp "$binaries/$program" "$target/programs"; done
-if revision=$(git rev-parse --short HEAD 2> /dev/null); then
-    (cd "$target/programs" && "$OLDPWD/scripts/stamp-revision" "$revision" kvnode kvrouter kvcontrollerd)
+if revision=$(git describe --always --dirty --exclude='*' 2> /dev/null); then
+    scripts/stamp-revision "$revision" "$target"/programs/*
 fi
 cd "$target/rangekeeper"
 RANGEKEEPER_BIN=$target/programs DEB_BUILD_OPTIONS="nocheck ${DEB_BUILD_OPTIONS:-}" \

@@ -34,18 +34,22 @@ public struct Setting: Sendable {
     /// The value is never shown, and may also be a credential: the content of the file that is named
     /// like the setting in the directory `CREDENTIALS_DIRECTORY`.
     public let isSecret: Bool
+    /// A running program follows when it reads its settings again; otherwise they take effect at its
+    /// next start.
+    public let reloads: Bool
     /// One sentence.
     public let help: String
 
     public init(
         _ name: String, _ kind: Kind, default defaultValue: String? = nil, required: Bool = false,
-        secret isSecret: Bool = false, help: String
+        secret isSecret: Bool = false, reloads: Bool = false, help: String
     ) {
         self.name = name
         self.kind = kind
         self.defaultValue = defaultValue
         isRequired = required
         self.isSecret = isSecret
+        self.reloads = reloads
         self.help = help
     }
 

@@ -119,6 +119,13 @@ public struct Settings: Sendable {
         zip(entries, earlier.entries).filter { $0.value != $1.value }.map(\.0.setting.name)
     }
 
+    /// The names of the settings whose values differ from those of `start`, with which the same
+    /// program was started, and which a running one does not follow.
+    public func waiting(since start: Settings) -> [String] {
+        zip(entries, start.entries).filter { $0.value != $1.value && !$0.setting.reloads }
+            .map(\.0.setting.name)
+    }
+
     /// One line per setting: the name, the value, where it came from.
     public func report() -> String {
         let lines = lines.map { line in

@@ -244,7 +244,8 @@ public struct SettingsLoader: Sendable {
             A setting section.key stands as `key = value` under [section] in the file, as
             \(program.uppercased())_SECTION_KEY in the environment and as --section-key on the command
             line; the later ones override. A secret may also be the content of the file section.key
-            in the directory CREDENTIALS_DIRECTORY (systemd's LoadCredential=).
+            in the directory CREDENTIALS_DIRECTORY (systemd's LoadCredential=). SIGHUP has all of them
+            read again: those marked [reload] take effect, the others wait for the next start.
 
             Settings:
 
@@ -256,6 +257,7 @@ public struct SettingsLoader: Sendable {
             } else if setting.isRequired {
                 text += " [required]"
             }
+            if setting.reloads { text += " [reload]" }
             text += "\n"
         }
         return text

@@ -54,7 +54,7 @@ final class BackupService: Sendable {
     private static let retryMillisMax: UInt64 = 15_000
 
     let destination: any ObjectStore
-    let settings: BackupSettings
+    private let wanted: Mutex<BackupSettings>
     private let log: ComponentLog
     private let metrics: BackupMetrics
     private let mailbox: Mailbox<Wish>
@@ -69,7 +69,7 @@ final class BackupService: Sendable {
         log: ComponentLog, metrics: BackupMetrics, receive: @escaping (Wish) -> Void
     ) throws(DatabaseError) {
         self.destination = destination
-        self.settings = settings
+        wanted = Mutex(settings)
         self.log = log
         self.metrics = metrics
         mailbox = loop.makeMailbox(capacity: 64) { for wish in $0 { receive(wish) } }
@@ -80,6 +80,12 @@ final class BackupService: Sendable {
     // MARK: The loop's side
 
     var status: Status { published.withLock { $0 } }
+
+    /// Changes take effect with whatever the thread does next.
+    var settings: BackupSettings {
+        get { wanted.withLock { $0 } }
+        set { wanted.withLock { $0 = newValue } }
+    }
 
     /// This controller acts. Answers the session's number.
     func begin(cluster: UInt64) -> UInt64 {
@@ -220,6 +226,7 @@ final class BackupService: Sendable {
                 BackupWriter(BackupArchive(destination), cluster: $0, settings: settings)
             }
         }
+        work.writer?.settings = settings
         work.forced += told.forced
         if let refusal = told.refusal { work.refusal = refusal }
         if told.hasLost { work.writer?.loseEvents() }

@@ -85,10 +85,11 @@ public enum ControllerMain {
                 + "$CREDENTIALS_DIRECTORY/backup, then the environment."),
         Setting(
             "backup.snapshot.every", .duration(.seconds(10)...(.seconds(30 * 86_400))),
-            default: "1h", help: "Time between two full snapshots in the backup."),
+            default: "1h", reloads: true, help: "Time between two full snapshots in the backup."),
         Setting(
             "backup.keep", .duration(.seconds(60)...(.seconds(3_650 * 86_400))),
-            default: "7d", help: "States of this time can be restored; older ones are deleted."),
+            default: "7d", reloads: true,
+            help: "States of this time can be restored; older ones are deleted."),
     ]
 
     /// Runs the daemon; never returns.
@@ -145,6 +146,14 @@ public enum ControllerMain {
     }
 }
 
+extension BackupSettings {
+    init(_ settings: Settings) {
+        self.init()
+        snapshotEvery = settings.duration("backup.snapshot.every").count / 1_000_000
+        keep = settings.duration("backup.keep").count / 1_000_000
+    }
+}
+
 /// What one controller process needs to know.
 struct ControllerServerSettings: Sendable {
     var core: ControllerSettings
@@ -183,14 +192,11 @@ extension ControllerServerSettings {
         rpcAddress = address
         adminAddress = settings.optionalString("listen.admin") ?? ""
         if let place = settings.optionalString("backup.to") {
-            var wanted = BackupSettings()
-            wanted.snapshotEvery = settings.duration("backup.snapshot.every").count / 1_000_000
-            wanted.keep = settings.duration("backup.keep").count / 1_000_000
             backup = Backup(
                 destination: try ObjectStoreLocation.open(
                     place, credentials: settings.optionalString("backup.credentials"),
                     creates: true),
-                settings: wanted)
+                settings: BackupSettings(settings))
         }
         let data = settings.string("data")
         let peers = try Self.peers(settings.list("peers"))

@@ -1,5 +1,6 @@
 // The backup of the metadata as the acting controller feeds it, and as operators see it.
 
+import Configuration
 import ControllerCore
 import EventLoop
 import KVBase
@@ -50,6 +51,13 @@ extension ControllerServer {
     static let backupLagMillis: UInt64 = 10_000
     /// And for longer, or with no backup ever, a critical one.
     static let backupLagCriticalMillis: UInt64 = 600_000
+
+    // MARK: Reload
+
+    /// Of what is here, the times of the backup follow.
+    func reload(_ settings: Settings) {
+        backup?.service.settings = BackupSettings(settings)
+    }
 
     // MARK: Feeding
 

@@ -9,15 +9,15 @@ public enum CommonSettings {
     static let all: [Setting] = [
         Setting(
             "log.level", .choice(LogLevel.allCases.map(\.name)), default: "info",
-            help: "Messages of lesser weight are dropped; SIGHUP reads it again."),
+            reloads: true, help: "Messages of lesser weight are dropped."),
         Setting(
             "log.format", .choice(Log.Format.allCases.map(\.rawValue)), default: "auto",
             help: "auto: the journal's fields, text on a terminal, else JSON lines."),
         Setting(
-            "log.burst", .integer(0...1_000_000), default: String(Log.burstDefault),
+            "log.burst", .integer(0...1_000_000), default: String(Log.burstDefault), reloads: true,
             help:
                 "Messages of one kind in ten seconds; what comes beyond is counted and left out. 0:"
-                + " no limit. SIGHUP reads it again."),
+                + " no limit."),
         Setting(
             "listen.admin", .address,
             help: "Address of /metrics, /livez, /readyz and /debug; without it there is no admin"

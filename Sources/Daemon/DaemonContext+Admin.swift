@@ -1,7 +1,7 @@
 // The admin server of a daemon: metrics, health, and looks inside for who hunts a fault.
 
 import AdminHTTP
-import CRevision
+import BuildInfo
 import Configuration
 import EventLoop
 import KVBase
@@ -10,9 +10,6 @@ import Synchronization
 import SystemdSupport
 
 extension DaemonContext {
-    /// The source revision of this build; `unknown` for one that nobody stamped.
-    public static var revision: String { String(cString: rangekeeper_revision()) }
-
     /// Adds a page under `/debug/`, before `startAdmin`. It runs on the admin server's thread and
     /// must not wait: it tells what the loop published last.
     public func addDebugPage(
@@ -70,10 +67,12 @@ extension DaemonContext {
     }
 
     private func settingsPage() -> AdminResponse {
+        let waiting = settings.waiting(since: initialSettings)
         let lines = settings.lines.map { line in
             let value = line.value.map(JSONText.quoted) ?? "null"
             return "{\"name\":\(JSONText.quoted(line.name)),\"value\":\(value)"
-                + ",\"origin\":\(JSONText.quoted(line.origin.description))}"
+                + ",\"origin\":\(JSONText.quoted(line.origin.description))"
+                + ",\"needs_restart\":\(waiting.contains(line.name))}"
         }
         return .json("{\"settings\":[\(lines.joined(separator: ","))]}\n")
     }
@@ -103,7 +102,8 @@ extension DaemonContext {
         metrics.registerRendering()
         metrics.info(
             "kv_build_info", "The running build.", MetricLabel("program", name),
-            MetricLabel("version", Self.version), MetricLabel("revision", Self.revision))
+            MetricLabel("version", BuildInfo.version),
+            MetricLabel("revision", BuildInfo.revision))
         for level in LogLevel.allCases {
             let label = MetricLabel("level", level.name)
             metrics.counter("kv_log_messages_total", "Log messages written.", label) {

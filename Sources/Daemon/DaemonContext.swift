@@ -1,6 +1,7 @@
 // What the daemons have in common from `main` to exit: settings, log, metrics, health, signals.
 
 import AdminHTTP
+import BuildInfo
 import Configuration
 import EventLoop
 import Glibc
@@ -18,9 +19,6 @@ import SystemdSupport
 /// daemon.runUntilStopped()
 /// ```
 public final class DaemonContext: Sendable {
-    /// The version of all programs of this repository.
-    public static let version = "0.1.0"
-
     public let name: String
     public let log: Log
     public let metrics: MetricsRegistry
@@ -29,9 +27,12 @@ public final class DaemonContext: Sendable {
     private let reporter = StatusReporter()
     private let validate: Validation
     private let arguments: [String]
+    /// Those of the start. What does not follow a reload has its value from here.
+    let initialSettings: Settings
 
     struct State {
         var settings: Settings
+        var reloadHandlers: [@Sendable () -> Void] = []
         var stopHandlers: [@Sendable () -> Void] = []
         var adminServer: AdminServer?
         /// What daemons add to the admin server, by path.
@@ -62,7 +63,7 @@ public final class DaemonContext: Sendable {
         arguments: [String] = CommandLine.arguments
     ) -> DaemonContext {
         let loader = SettingsLoader(
-            program: name, version: version + " (\(revision))", summary: summary,
+            program: name, version: BuildInfo.text, summary: summary,
             settings: settings + CommonSettings.all)
         do throws(ConfigurationError) {
             let environment = SettingsLoader.processEnvironment()
@@ -105,6 +106,7 @@ public final class DaemonContext: Sendable {
         self.loader = loader
         self.validate = validate
         self.arguments = arguments
+        initialSettings = settings
         let log = Log(
             program: loader.program, format: CommonSettings.logFormat(settings),
             level: CommonSettings.logLevel(settings), burst: settings.integer("log.burst"))
@@ -126,8 +128,16 @@ public final class DaemonContext: Sendable {
 
     // MARK: Settings
 
-    /// The effective settings. SIGHUP reads them again; of what runs, only the log level follows.
+    /// The settings as they were read last. SIGHUP reads them again; those that are declared to
+    /// follow (`Setting.reloads`) take effect then, the others at the next start.
     public var settings: Settings { state.withLock { $0.settings } }
+
+    /// Calls `handler` after each reading of right settings, on the thread of the signals: it must not
+    /// wait. At once, too, for they may have been read again since the start.
+    func onReload(_ handler: @escaping @Sendable () -> Void) {
+        state.withLock { $0.reloadHandlers.append(handler) }
+        handler()
+    }
 
     // MARK: Health
 
@@ -169,7 +179,7 @@ public final class DaemonContext: Sendable {
         reporter.ready(status)
         health.begin()
         log.component("daemon").notice(
-            "ready", [LogField("version", Self.version), LogField("status", status())],
+            "ready", [LogField("version", BuildInfo.version), LogField("status", status())],
             event: .started)
     }
 
@@ -255,32 +265,39 @@ public final class DaemonContext: Sendable {
                     preconditionFailure("the daemon was not started to print and exit")
                 }
                 try Self.check(settings, validate)
-                apply(settings)
-                return nil
+                let waiting = apply(settings)
+                return waiting.isEmpty
+                    ? nil : "needs a restart for: \(waiting.joined(separator: ", "))"
             } catch {
                 health.recordReload(isGood: false)
                 log.component("daemon").error(
                     "settings not read again: \(error)", event: .settingsRejected)
-                return error.description
+                return "reload failed, the old settings hold: \(error)"
             }
         }
     }
 
-    private func apply(_ settings: Settings) {
-        let changed = state.withLock { state in
+    /// Answers the settings that differ from those that this process runs with and do not follow.
+    private func apply(_ settings: Settings) -> [String] {
+        let (changed, handlers) = state.withLock { state in
             defer { state.settings = settings }
-            return settings.changes(from: state.settings)
+            return (settings.changes(from: state.settings), state.reloadHandlers)
         }
         log.level = CommonSettings.logLevel(settings)
         log.burst = settings.integer("log.burst")
+        for handler in handlers { handler() }
         health.recordReload(isGood: true)
-        log.component("daemon").notice("settings read again", event: .settingsRead)
-        let waiting = changed.filter { !["log.level", "log.burst"].contains($0) }
+        let waiting = settings.waiting(since: initialSettings)
+        log.component("daemon").notice(
+            "settings read again",
+            [LogField("changed", changed.isEmpty ? "none" : changed.joined(separator: ","))],
+            event: .settingsRead)
         if !waiting.isEmpty {
             log.component("daemon").warning(
-                "settings that take effect at the next start",
+                "settings that need a restart",
                 [LogField("settings", waiting.joined(separator: ","))])
         }
+        return waiting
     }
 
     private func raiseFileLimit() {

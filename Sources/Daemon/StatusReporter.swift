@@ -24,8 +24,8 @@ final class StatusReporter: Sendable {
     private struct State {
         var phase = Phase.starting
         var line: @Sendable () -> String = { "starting" }
-        /// Follows the line while the settings that were last read are wrong.
-        var reloadProblem = ""
+        /// Follows the line: what is to be known of the settings that were read last.
+        var reloadNote = ""
         var sentenceAt = Instant.origin
     }
 
@@ -64,18 +64,16 @@ final class StatusReporter: Sendable {
 
     // MARK: Reload
 
-    /// Runs `body` as a reload: it answers what is wrong with the settings, or nil. Before the end of
+    /// Runs `body` as a reload: it answers what the status line is to say of the settings from now on,
+    /// or nil. Before the end of
     /// the start systemd is not told, or it would take the reload's end for the start's.
     func reload(_ body: () -> String?) {
         let isServing = state.withLock { state in
             if case .serving = state.phase { true } else { false }
         }
         if isServing { ServiceManager.reloading() }
-        let problem = body()
-        state.withLock {
-            $0.reloadProblem =
-                problem.map { " (reload failed, the old settings hold: \($0))" } ?? ""
-        }
+        let note = body()
+        state.withLock { $0.reloadNote = note.map { " (\($0))" } ?? "" }
         if isServing { ServiceManager.ready(status: current()) }
     }
 
@@ -89,9 +87,9 @@ final class StatusReporter: Sendable {
     // MARK: The thread
 
     private func current() -> String {
-        let (phase, line, problem) = state.withLock { ($0.phase, $0.line, $0.reloadProblem) }
+        let (phase, line, note) = state.withLock { ($0.phase, $0.line, $0.reloadNote) }
         if case .stopping(let reason) = phase { return "stopping (\(reason)): \(line())" }
-        return line() + problem
+        return line() + note
     }
 
     private func run() {

@@ -38,7 +38,7 @@ public struct BackupWriter: Sendable {
     }
 
     private let archive: BackupArchive
-    private let settings: BackupSettings
+    public var settings: BackupSettings
     private let cluster: UInt64
     public private(set) var status = Status()
     /// Waiting to be stored; revisions rise.

@@ -144,7 +144,7 @@ extension NodeServer {
                         LogField("log_ms", age.count / 1_000_000),
                     ])
                 replica.step(.stepDown)
-            } else if let target = replica.bestSuccessor {
+            } else if let target = replica.bestSuccessor(at: now) {
                 replica.step(.transferLeadership(to: target))
             }
         }

@@ -28,7 +28,7 @@ public enum NodeMain {
             "spare", .boolean, default: "false",
             help: "Join the spare pool: hold no replica until one must be replaced."),
         Setting(
-            "log.checkpoint", .bytes(64 << 10...16 << 30), default: "32MiB",
+            "log.checkpoint", .bytes(64 << 10...16 << 30), default: "32MiB", reloads: true,
             help: "Log bytes of a disk after which its engines are made durable: what a restart"
                 + " replays at most."),
         Setting(
@@ -36,14 +36,14 @@ public enum NodeMain {
             help: "Log bytes per group kept in memory for followers that lag; one that lags further"
                 + " gets a snapshot."),
         Setting(
-            "copy.rate", .bytes(4 << 10...16 << 30), default: "64MiB",
+            "copy.rate", .bytes(4 << 10...16 << 30), default: "64MiB", reloads: true,
             help: "Most bytes per second that a group copies of a shard that moves to it; it also"
                 + " rests as long as each chunk took."),
         Setting(
             "cache", .bytes(1 << 20...1 << 40), default: "128MiB",
             help: "Memory for blocks of LSM engines, all disks together."),
         Setting(
-            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms",
+            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms", reloads: true,
             help: "A request that takes longer is told in the log with where its time went; 0 tells"
                 + " none."),
         Setting(
@@ -107,15 +107,21 @@ extension NodeSettings {
         controllers = try settings.addresses("controllers")
         zone = settings.string("zone")
         isSpare = settings.boolean("spare")
-        checkpointBytes = settings.integer("log.checkpoint")
-        copyBytesPerSecond = UInt64(settings.integer("copy.rate"))
+        (checkpointBytes, copyBytesPerSecond, slowRequest) = (0, 0, .zero)
         retainedBytes = settings.integer("log.retain")
         cacheBytes = settings.integer("cache")
-        slowRequest = settings.duration("slow.request")
         scrubPeriod = settings.duration("scrub.period")
         scrubBytesPerSecond = UInt64(settings.integer("scrub.rate"))
+        follow(settings)
         guard !dataDirectories.isEmpty, !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "data and controllers must not be empty")
         }
+    }
+
+    /// Takes over what a running node follows.
+    mutating func follow(_ settings: Settings) {
+        checkpointBytes = settings.integer("log.checkpoint")
+        copyBytesPerSecond = UInt64(settings.integer("copy.rate"))
+        slowRequest = settings.duration("slow.request")
     }
 }

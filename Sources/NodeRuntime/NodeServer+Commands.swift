@@ -224,20 +224,23 @@ extension Member {
 }
 
 extension GroupReplica {
-    /// The follower that is furthest, to hand the leadership to; nil when none follows closely.
-    var bestSuccessor: ReplicaID? {
+    /// The follower that is furthest, to hand the leadership to; nil when none follows closely. One
+    /// that does not answer would only keep the group from working.
+    func bestSuccessor(at now: Instant) -> ReplicaID? {
         core.progress
-            .filter { $0.state == .replicate && core.membership.isVoter($0.member.replica) }
+            .filter { $0.state == .replicate && isAnswering($0, at: now) }
             .max { ($0.match, $1.member.replica) < ($1.match, $0.member.replica) }?
             .member.replica
     }
 
     /// Whether a voter answers, which follows closely or may come to.
     func hasSuccessor(at now: Instant) -> Bool {
-        core.progress.contains { follower in
-            core.membership.isVoter(follower.member.replica)
-                && follower.acknowledgedAt.map { now - $0 < Self.answersWithin } ?? false
-        }
+        core.progress.contains { isAnswering($0, at: now) }
+    }
+
+    private func isAnswering(_ follower: FollowerProgress, at now: Instant) -> Bool {
+        core.membership.isVoter(follower.member.replica)
+            && follower.acknowledgedAt.map { now - $0 < Self.answersWithin } ?? false
     }
 
     /// Followers answer each heartbeat.

@@ -34,7 +34,11 @@ extension NodeServer {
                     error: DatabaseError(.notLeader, "no replica of group \(operation.group)"))
                 continue
             }
-            carryOut(operation, on: replica, waiter)
+            if refusesRequests {
+                replica.answerNotLeader(waiter)
+            } else {
+                carryOut(operation, on: replica, waiter)
+            }
         }
     }
 

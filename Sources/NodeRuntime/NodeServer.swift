@@ -23,7 +23,7 @@ final class NodeServer: LoopService {
     static let reminderInterval = Nanoseconds.milliseconds(250)
     static let unflushedBytesMax: UInt64 = 64 << 20
 
-    let settings: NodeSettings
+    var settings: NodeSettings
     let loop: EventLoop
     let log: ComponentLog
     let metrics: NodeMetrics
@@ -88,6 +88,8 @@ final class NodeServer: LoopService {
     private var inbound: [InboundConnection] = []
     let sessions = RouterSessions()
     var isStopping = false
+    /// Leaders take no more requests in: this node is about to end.
+    var refusesRequests = false
     private(set) var surveys: Completions
 
     /// Opens disks and recovers replicas; blocking. `progress` gets sentences for the status line.

@@ -30,7 +30,7 @@ struct SlowRequests {
     private static let keptMax = 64
 
     /// Zero when nothing counts as slow.
-    let threshold: Nanoseconds
+    var threshold: Nanoseconds
     private var kept: [(waiter: Waiter, stages: WriteStages)] = []
 
     init(threshold: Nanoseconds) { self.threshold = threshold }

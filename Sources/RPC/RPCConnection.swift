@@ -109,8 +109,9 @@ public final class RPCConnection {
         send(.ping) { ping.encode(into: &$0) }
     }
 
-    /// Says goodbye with `reason` when there is one, and closes. Idempotent.
-    public func close(_ reason: DatabaseError? = nil) {
+    /// Says goodbye with `reason` when there is one, and closes. Idempotent. With `linger` what still
+    /// comes is dropped for as long as that at most, so that the peer reads all that was sent.
+    public func close(_ reason: DatabaseError? = nil, linger: Nanoseconds = .zero) {
         guard !isClosed else { return }
         if let reason {
             Frame.append(.goodbye, to: &output) { $0.write(reason) }
@@ -118,7 +119,7 @@ public final class RPCConnection {
         }
         flush()
         isClosed = true
-        tcp.closeAfterWrites()
+        tcp.closeAfterWrites(linger: linger)
     }
 
     func flush() {

@@ -49,6 +49,7 @@ struct PendingOperation {
     var batch: UInt32 = PendingOperation.none
     var offset: UInt32 = 0
     var count: UInt32 = 0
+    var submitted = Instant.origin
     var deadline = Instant.origin
     /// The router's route version when it was submitted.
     var routeVersion: UInt64 = 0

@@ -37,10 +37,7 @@ extension RequestRouter {
             retryClient(
                 destination.client, now: now, isWorldChanged: false, into: &effects)
         }
-        return .deliver(
-            destination, operation.code,
-            submitted: Instant(
-                nanoseconds: operation.deadline.nanoseconds - tuning.requestDeadline.count))
+        return .deliver(destination, operation.code, submitted: operation.submitted)
     }
 
     /// Why an operation may be tried again after `error`; nil when the client gets the error.
@@ -186,9 +183,10 @@ extension RequestRouter {
     }
 
     /// The connection to a node ended. Reads, and writes that had not left, are tried elsewhere; a
-    /// write that had left ends with `.unknownOutcome`.
+    /// write that had left ends with `.unknownOutcome`, unless the node said that it carries out
+    /// nothing more (`hasFinished`): then it is tried elsewhere too.
     public mutating func nodeDidClose(
-        _ node: NodeID, now: Instant, into effects: inout RouterEffects
+        _ node: NodeID, hasFinished: Bool = false, now: Instant, into effects: inout RouterEffects
     ) {
         guard let place = linkPlace(of: node), links[Int(place)].isOpen else { return }
         links[Int(place)].isOpen = false
@@ -201,7 +199,7 @@ extension RequestRouter {
             let next = operations[Int(index)].newer
             let operation = operations[Int(index)]
             if operation.state == .sent, operation.link == place {
-                if !operation.isWrite || batches[Int(operation.batch)].isOpen {
+                if hasFinished || !operation.isWrite || batches[Int(operation.batch)].isOpen {
                     hold(index, .connectionLost, retryAt: now, now: now)
                 } else {
                     fail(

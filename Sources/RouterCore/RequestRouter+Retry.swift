@@ -30,7 +30,7 @@ extension RequestRouter {
 
     private mutating func expire(_ index: UInt32, into effects: inout RouterEffects) {
         let operation = operations[Int(index)]
-        let waited = "after \(tuning.requestDeadline.count / 1_000_000) ms"
+        let waited = "after \((operation.deadline - operation.submitted).count / 1_000_000) ms"
         let error: DatabaseError
         if operation.state == .held {
             error = DatabaseError(

@@ -44,7 +44,7 @@ public enum ResponseVerdict: Equatable, Sendable {
 /// that none takes effect before an earlier one that succeeds; a write is sent again only when it
 /// was certainly not applied.
 public struct RequestRouter {
-    public let tuning: RouterTuning
+    public private(set) var tuning: RouterTuning
     public internal(set) var map = ClusterMap()
     public internal(set) var counters = RouterCounters()
     /// Bytes of all operations sent or held.
@@ -71,6 +71,11 @@ public struct RequestRouter {
     var routeVersion: UInt64 = 1
 
     public init(tuning: RouterTuning = RouterTuning()) { self.tuning = tuning }
+
+    /// Operations that are submitted from now on are tried for this long.
+    public mutating func setRequestDeadline(_ deadline: Nanoseconds) {
+        tuning.requestDeadline = deadline
+    }
 
     // MARK: Clients
 
@@ -151,7 +156,13 @@ public struct RequestRouter {
         operations[Int(index)].table = route.table
         operations[Int(index)].group = route.location.group
         operations[Int(index)].count = UInt32(byteCount)
+        operations[Int(index)].submitted = now
         operations[Int(index)].deadline = now + tuning.requestDeadline
+        // They stay in order of their deadlines although later ones may be given less time.
+        if newest != PendingOperation.none {
+            operations[Int(index)].deadline = max(
+                operations[Int(index)].deadline, operations[Int(newest)].deadline)
+        }
         operations[Int(index)].routeVersion = routeVersion
         pendingBytes += byteCount
         linkOldest(index)

@@ -55,6 +55,7 @@ final class NodeClient: RPCConnectionDelegate {
         case .leaderNotice:
             var reader = ByteReader(body)
             router.observe(try GroupLeader(from: &reader))
+        case .finished: router.nodeDidFinish(node)
         default: throw DatabaseError(.malformed, "a node sent \(kind) to a router")
         }
     }

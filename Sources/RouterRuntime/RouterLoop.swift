@@ -1,6 +1,7 @@
 // The router's event loop: clients on one side, nodes and controllers on the other, and the core
 // between them.
 
+import Configuration
 import Daemon
 import EventLoop
 import KVBase
@@ -18,7 +19,7 @@ final class RouterLoop: LoopService {
     private static let drainMax = Nanoseconds.seconds(60)
 
     let loop: EventLoop
-    let options: RouterOptions
+    private(set) var options: RouterOptions
     let log: ComponentLog
     let status: RouterStatus
     private(set) var transport: RPCTransport!
@@ -51,6 +52,8 @@ final class RouterLoop: LoopService {
     /// Sessions end as soon as they have answered; the loop ends with the last of them.
     private var isDraining = false
     private var hasStopped = false
+    /// Of all that held since the start: requests may still be tried for so long.
+    private var longestDeadline: Nanoseconds
 
     init(
         loop: EventLoop, options: RouterOptions, status: RouterStatus, log: ComponentLog
@@ -60,6 +63,7 @@ final class RouterLoop: LoopService {
         self.status = status
         self.log = log
         core = RequestRouter(tuning: options.tuning)
+        longestDeadline = options.tuning.requestDeadline
         now = loop.now
         startTime = now
         // Before the transport's own hook: what this sends leaves in the same turn.
@@ -139,6 +143,13 @@ final class RouterLoop: LoopService {
         let wasOpen = core.isOpen(node)
         core.nodeDidClose(node, now: now, into: &effects)
         if wasRefused, !wasOpen { controllers.reportUnreachable(node) }
+        publishStatus()
+    }
+
+    /// It carries out nothing more on this connection, which ends now.
+    func nodeDidFinish(_ node: NodeID) {
+        tick()
+        core.nodeDidClose(node, hasFinished: true, now: now, into: &effects)
         publishStatus()
     }
 
@@ -289,6 +300,19 @@ final class RouterLoop: LoopService {
         }
     }
 
+    // MARK: Reload
+
+    /// Requests under way keep their deadline, clients their connection; who has said a password need
+    /// not say the new one.
+    func reload(_ settings: Settings) {
+        options.follow(settings)
+        core.setRequestDeadline(options.tuning.requestDeadline)
+        longestDeadline = max(longestDeadline, options.tuning.requestDeadline)
+        if options.password == nil {
+            for session in sessions { session?.isAuthenticated = true }
+        }
+    }
+
     // MARK: Stopping
 
     /// Accepts nobody any more, and ends the loop when all that was asked is answered and written.
@@ -299,7 +323,7 @@ final class RouterLoop: LoopService {
         listener?.close()
         // What clients had sent by now is in their sockets: one more turn takes it in.
         loop.schedule(after: .milliseconds(1)) { [unowned self] in isDraining = true }
-        let patience = min(options.tuning.requestDeadline + .seconds(1), Self.drainMax)
+        let patience = min(longestDeadline + .seconds(1), Self.drainMax)
         loop.schedule(after: patience) { [unowned self] in finishStop() }
     }
 

@@ -20,15 +20,16 @@ public enum RouterMain {
             "controllers", .addressList, required: true, help: "Addresses of the controllers."),
         Setting(
             "request.deadline", .duration(.milliseconds(100)...(.seconds(600))), default: "5s",
-            help: "How long a request is tried before its client gets an error."),
+            reloads: true, help: "How long a request is tried before its client gets an error."),
         Setting(
-            "clients.max", .integer(1...1_000_000), default: "10000",
+            "clients.max", .integer(1...1_000_000), default: "10000", reloads: true,
             help: "Most client connections; one more is answered with an error and closed."),
         Setting(
-            "auth.password", .string, secret: true,
-            help: "Password of the user `default`; without it clients need none."),
+            "auth.password", .string, secret: true, reloads: true,
+            help: "Password of the user `default`; without it clients need none. Who said the one"
+                + " before stays connected."),
         Setting(
-            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms",
+            "slow.request", .duration(.zero...(.seconds(3_600))), default: "500ms", reloads: true,
             help: "A command that takes longer is told in the log with where its time went; 0 tells"
                 + " none."),
     ]
@@ -80,16 +81,22 @@ extension RouterOptions {
         guard !controllers.isEmpty else {
             throw DatabaseError(.invalidRequest, "controllers must not be empty")
         }
-        clientsMax = settings.integer("clients.max")
-        password = settings.optionalString("auth.password").map { Bytes($0.utf8) }
-        tuning.requestDeadline = settings.duration("request.deadline")
-        slowRequest = settings.duration("slow.request")
+        clientsMax = 0
         advertisedAdmin = ""
+        follow(settings)
         if let admin = try settings.address("listen.admin") {
             advertisedAdmin =
                 SocketAddress(
                     host: admin.host, port: adminPort ?? admin.port
                 ).description
         }
+    }
+
+    /// Takes over what a running router follows.
+    mutating func follow(_ settings: Settings) {
+        clientsMax = settings.integer("clients.max")
+        password = settings.optionalString("auth.password").map { Bytes($0.utf8) }
+        tuning.requestDeadline = settings.duration("request.deadline")
+        slowRequest = settings.duration("slow.request")
     }
 }

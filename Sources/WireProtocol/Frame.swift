@@ -45,6 +45,9 @@ public enum FrameKind: UInt8, Sendable {
     /// one frame with the head of `NodeHoldings`, one for each `ReplicaHolding`, and an empty one.
     case holdingsRequest = 23
     case holdings = 24
+    /// Node to router, no body: the last frame before a planned end. What was not answered by now was
+    /// not carried out and will not be.
+    case finished = 25
     /// Controller to node or router: whether it acts, and if not, who does (`ControllerStanding`).
     case standing = 40
     /// Controller to controller: who dials and which replica it means to reach, and the answer of one

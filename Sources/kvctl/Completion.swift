@@ -105,10 +105,16 @@ enum Completion {
             """
             # fish completion of kvctl
             function __kvctl_complete
-                set -l words (commandline -opc) (commandline -ct)
-                kvctl __complete $words[2..-1] 2>/dev/null
+                set -l words (commandline -opc)
+                set -l last (commandline -ct)
+                set -l found (kvctl __complete $words[2..-1] "$last" 2>/dev/null)
+                if test (count $found) -gt 0
+                    printf '%s\\n' $found
+                else
+                    __fish_complete_path "$last"
+                end
             end
-            complete -c kvctl -a '(__kvctl_complete)'
+            complete -c kvctl -f -a '(__kvctl_complete)'
             """
         default: nil
         }

@@ -1,5 +1,6 @@
 // `version` and `completion`, and the list of all commands.
 
+import BuildInfo
 import OperatorClient
 
 extension Command {
@@ -10,16 +11,16 @@ extension Command {
         + shardCommands + operationCommands + nodeCommands + settingCommands + auditCommands
         + tableCommands + recordCommands + playgroundCommands + toolCommands
 
-    static let version = "0.1.0"
-
     private static let toolCommands: [Command] = [
         Command(
             path: ["version"], summary: "the version of kvctl",
             examples: ["version", "version -o json"],
             run: { (invocation) throws(Failure) in
-                let json: JSONValue = ["kvctl": .string(version)]
+                let json: JSONValue = [
+                    "kvctl": .string(BuildInfo.version), "revision": .string(BuildInfo.revision),
+                ]
                 Terminal.data(
-                    invocation.wantsJSON ? json.encoded(pretty: true) : "kvctl \(version)")
+                    invocation.wantsJSON ? json.encoded(pretty: true) : "kvctl \(BuildInfo.text)")
                 return .ok
             }),
         Command(

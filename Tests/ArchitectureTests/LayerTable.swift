@@ -19,7 +19,8 @@ enum LayerTable {
         Layer(
             name: "parts",
             targets: [
-                "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine", "BTreeEngine",
+                "BuildInfo", "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine",
+                "BTreeEngine",
                 "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
                 "EtcdMetadata", "ObjectStore", "MetadataBackup",
             ]),
@@ -42,7 +43,7 @@ enum LayerTable {
         "CRocksDB": "LSMEngine", "CTableCheck": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
         "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
-        "CRevision": "Daemon", "CZstd": "Compression", "CCurl": "HTTPClient",
+        "CRevision": "BuildInfo", "CZstd": "Compression", "CCurl": "HTTPClient",
     ]
 
     /// Modules of the toolchain that programs above the cores may use.

@@ -162,6 +162,46 @@ import Testing
         #expect(fixture.answer(seen[1]).slot == unsent)
     }
 
+    @Test func whatANodeLeftUndoneWhenItFinishedGoesToTheNextLeader() {
+        var fixture = RouterFixture()
+        let write = fixture.submit(.put, "a", "v")
+        let answered = fixture.submit(.put, "b", "v")
+        let seen = fixture.flush()
+        #expect(fixture.answer(seen[1]).slot == answered)
+        fixture.router.nodeDidClose(
+            NodeID(1), hasFinished: true, now: fixture.now, into: &fixture.effects)
+        fixture.router.nodeDidClose(NodeID(1), now: fixture.now, into: &fixture.effects)
+        #expect(fixture.takeFailures().isEmpty)
+        fixture.setLeader(of: 1, node: 2, term: 2)
+        let again = fixture.flush()
+        #expect(again.map(\.key) == ["a"])
+        #expect(fixture.answer(again[0]).slot == write)
+    }
+
+    @Test func aShorterDeadlineIsForLaterOperationsAndKeepsTheirOrder() {
+        var fixture = RouterFixture()
+        let first = fixture.submit(.put, "a", "v")
+        fixture.router.setRequestDeadline(.seconds(1))
+        fixture.submit(.put, "b", "v")
+        let seen = fixture.flush()
+        fixture.wait(.milliseconds(4_500))
+        #expect(fixture.takeFailures().isEmpty)
+        let third = fixture.submit(.put, "c", "v")
+        let verdict = fixture.router.receive(
+            from: NodeID(1), token: seen[1].token, error: nil, hint: nil, now: fixture.now,
+            into: &fixture.effects)
+        guard case .deliver(_, _, let submitted) = verdict else {
+            Issue.record("not delivered: \(verdict)")
+            return
+        }
+        #expect(fixture.now - submitted == .milliseconds(4_500))
+        _ = fixture.flush()
+        fixture.wait(.milliseconds(500))
+        #expect(fixture.takeFailures() == [first: .unknownOutcome])
+        fixture.wait(.milliseconds(500))
+        #expect(fixture.takeFailures() == [third: .unknownOutcome])
+    }
+
     @Test func anAnswerOfAnOldConnectionIsIgnored() {
         var fixture = RouterFixture()
         fixture.submit(.get, "a")

@@ -10,7 +10,8 @@ private let settings: [Setting] = [
     Setting("limits.threads", .integer(1...64), default: "2", help: "Threads."),
     Setting(
         "limits.wait", .duration(.zero ... .seconds(60)), default: "250ms", help: "Wait."),
-    Setting("log.level", .choice(["info", "debug"]), default: "info", help: "Level."),
+    Setting(
+        "log.level", .choice(["info", "debug"]), default: "info", reloads: true, help: "Level."),
     Setting("feature.fast-path", .boolean, default: "false", help: "Fast."),
     Setting("data.directories", .list, help: "Directories."),
     Setting("peers.addresses", .addressList, help: "Peers."),
@@ -220,6 +221,8 @@ private func problems(
         let after = try load(["--name=m", "--log-level=debug"])
         #expect(after.changes(from: before) == ["name", "log.level"])
         #expect(after.changes(from: after).isEmpty)
+        #expect(after.waiting(since: before) == ["name"])
+        #expect(after.waiting(since: after).isEmpty)
     }
 
     @Test func printsHelpVersionAndEffectiveValues() throws {

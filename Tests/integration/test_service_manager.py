@@ -1,6 +1,7 @@
 """What the daemons tell a service manager, and what they take from it: a notify socket and a
 listening socket of the test's own stand for systemd's. test_systemd.py has the real one."""
 
+import json
 import os
 import re
 import shutil
@@ -176,6 +177,49 @@ def test_reload(program, start, manager):
     assert daemon.metric("kv_config_last_reload_successful") == 1
     assert daemon.process.poll() is None
     assert manager.messages[ready - 1].startswith("READY=1")
+
+
+@pytest.mark.parametrize("program, more", [
+    ("kvnode", "zone = z\ncache = 1MiB\ncopy.rate = 1MiB\n"),
+    ("kvrouter", "name = other\nrequest.deadline = 1s\n"),
+    ("kvcontrollerd", "repair = off\nbackup.keep = 1d\n")])
+def test_settings_that_need_a_restart_are_named(program, more, start, manager):
+    """Until the file says again what runs, or the restart; those that follow are not among them."""
+    flags = {line.partition(" = ")[0]: line.partition(" = ")[2] for line in more.splitlines()}
+    waiting = [name for name in flags if name not in ("copy.rate", "request.deadline", "backup.keep")]
+    daemon = start(program)
+    manager.wait("READY=1")
+    good = daemon.file.read_text()
+    changed = good
+    for name, value in flags.items():
+        section, _, key = name.rpartition(".")
+        if section:
+            changed += f"[{section}]\n{key} = {value}\n"
+        else:
+            # Above the sections of the file.
+            changed = f"{name} = {value}\n" + re.sub(rf"^{name} = .*\n", "", changed, flags=re.M)
+
+    def reload(text):
+        daemon.file.write_text(text)
+        since = len(manager.messages)
+        daemon.process.send_signal(signal.SIGHUP)
+        return manager.messages[manager.wait("READY=1", since) - 1]
+
+    def named():
+        return [one["name"] for one in json.loads(daemon.page("/debug/settings")[1])["settings"]
+                if one["needs_restart"]]
+
+    for _ in range(2):
+        # A second reading of the same file does not make the first one forgotten.
+        assert f"(needs a restart for: {', '.join(waiting)})" in reload(changed)
+        assert named() == waiting
+    assert daemon.metric("kv_config_last_reload_successful") == 1
+    assert '"settings":"' + ",".join(waiting) + '"' in daemon.log.read_text()
+    assert "needs a restart" not in reload(good)
+    assert named() == []
+    # What the process runs with is what counts, not what was read before.
+    assert "reload failed" in reload(changed + "[nonsense]\nx = 1\n")
+    assert "needs a restart" not in reload(good)
 
 
 def test_settings_that_are_wrong_together_are_found_before_the_reload(start, manager):

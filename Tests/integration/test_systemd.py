@@ -36,6 +36,7 @@ def results(packages, tmp_path_factory):
     for package in packages.glob("*.deb"):
         shutil.copy(package, directory / "packages")
     shutil.copy(HERE / "systemd/checks.py", directory)
+    shutil.copytree(REPOSITORY / "debian/tests", directory / "debian/tests")
     compiler = shutil.which("cc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler for the library that stalls calls")

@@ -160,3 +160,67 @@ def test_zsh_completion(line, word, tmp_path):
     found = subprocess.run(["zsh", "-f", "-c", script], capture_output=True, text=True,
                            env={"PATH": f"{BINARIES}:/usr/bin:/bin"})
     assert word in found.stdout.split(), found
+
+
+@pytest.mark.parametrize("line, word", [*COMPLETED, ("kvctl apply ", "plan.json")])
+def test_fish_completion(line, word, tmp_path):
+    """Where kvctl has nothing to say, files are offered."""
+    needs("fish")
+    (tmp_path / "kvctl.fish").write_text(run("kvctl", "completion", "fish").stdout)
+    (tmp_path / "plan.json").touch()
+    script = f"source {tmp_path}/kvctl.fish; complete --do-complete '{line}'"
+    found = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True,
+                           cwd=tmp_path, env={"PATH": f"{BINARIES}:/usr/bin:/bin",
+                                              "HOME": str(tmp_path)})
+    offered = [one.split("\t")[0] for one in found.stdout.splitlines()]
+    assert word in offered and found.stderr == "", found
+    assert line.endswith("apply ") or "plan.json" not in offered, found
+
+
+def test_a_revision_is_written_into_programs_without_a_trace(tmp_path):
+    """`swift build` looks at a program's place, times and size to tell whether to link it again."""
+    def identity():
+        status = program.stat()
+        return status.st_ino, status.st_mtime_ns, status.st_size, status.st_mode
+
+    def stamp(revision):
+        return subprocess.run([REPOSITORY / "scripts/stamp-revision", revision, program],
+                              capture_output=True, text=True)
+
+    program = tmp_path / "kvrouter"
+    shutil.copy2(BINARIES / "kvrouter", program)
+    before = identity()
+    assert stamp("abc123-dirty").returncode == 0
+    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    assert version.endswith("(abc123-dirty)\n") and identity() == before
+    # A program that runs is replaced.
+    router = subprocess.Popen([program, "--controllers=127.0.0.1:1", "--listen-resp=127.0.0.1:0"],
+                              stderr=subprocess.PIPE)
+    try:
+        router.stderr.readline()
+        assert stamp("def456").returncode == 0
+    finally:
+        router.kill()
+        router.wait()
+    version = subprocess.run([program, "--version"], capture_output=True, text=True).stdout
+    assert version.endswith("(def456)\n") and identity()[1:] == before[1:]
+    assert stamp("a revision").returncode == 2
+    program.write_bytes(b"no program")
+    assert stamp("def456").returncode == 1
+
+
+def test_every_program_tells_its_revision():
+    for program in (*SERVICES, "kvctl"):
+        said = run(program, "--version").stdout
+        assert re.fullmatch(rf"{program} \d+\.\d+\.\d+ \([\w.+-]+\)\n", said), said
+
+
+def test_the_page_names_what_follows_a_reload():
+    page = (REPOSITORY / "docs/systemd.md").read_text().partition("## Reload")[2]
+    for program in SERVICES:
+        text = " ".join(run(program, "--help").stdout.split("Settings:\n")[1].split())
+        follow = {flag for flag, end in re.findall(r"--([a-z-]+) .*?(\[reload\])?(?= --[a-z]|$)", text)
+                  if end}
+        row = re.search(rf"^\| `{program}` \| (.*) \|$", page, re.M)[1]
+        named = {name.replace(".", "-") for name in re.findall(r"`([a-z.]+)`", row)}
+        assert named | {"log-level", "log-burst"} == follow, program

@@ -26,7 +26,7 @@ struct PrometheusPlan: Codable, Hashable {
                     + " on Debian: apt-get install prometheus")
         }
         let shipped = shipped(
-            near: binaries, at: ["share/rangekeeper/prometheus", "dashboards/prometheus"])
+            near: binaries, at: ["share/rangekeeper/dashboards/prometheus", "dashboards/prometheus"])
         guard let rules = directory ?? shipped else {
             throw Failure(
                 .failure,
@@ -37,7 +37,7 @@ struct PrometheusPlan: Codable, Hashable {
         }
         defer { free(absolute) }
         let runbooks = Self.shipped(
-            near: binaries, at: ["share/doc/rangekeeper-common/Runbooks", "Runbooks"])
+            near: binaries, at: ["share/rangekeeper/Runbooks", "Runbooks"])
         let plan = Self(binary: binary, rules: String(cString: absolute), runbooks: runbooks)
         guard access(plan.rules + "/alerts", R_OK) == 0 else {
             throw Failure(.failure, "--rules \(rules): it has no directory 'alerts'")

@@ -1,4 +1,4 @@
-// The source revision of the running build, imported only by Daemon.
+// The source revision of the running build, imported only by BuildInfo.
 #pragma once
 
 // The revision that `scripts/stamp-revision` wrote into the program, or "unknown".
