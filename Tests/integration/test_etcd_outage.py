@@ -23,7 +23,6 @@ pytestmark = [pytest.mark.fault,
               pytest.mark.skipif(ETCD is None, reason="etcd is not installed (see: make deps)")]
 
 MINUTE = 60
-RECORDS = 6_000
 #: The copy of half of them takes longer than the time before the outage.
 ENVIRONMENT = {"KVNODE_COPY_RATE": "48KiB"}
 SILENT = "etcd does not answer"
@@ -60,7 +59,7 @@ class LightTraffic(Traffic):
     """Two clusters share this machine."""
 
     def __init__(self, cluster):
-        super().__init__(cluster, records=RECORDS)
+        super().__init__(cluster)
         self.workload = Workload(cluster, "table", threads=2, keys=24, pause=0.02)
         self.inserts = Inserts(cluster, "table", threads=1, pause=0.02)
 
@@ -69,7 +68,7 @@ class KilledEtcd(ChaosCluster):
     """Three controllers and a local etcd of one member, which is killed."""
 
     def __init__(self, directory):
-        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--metadata", "etcd",
+        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--spares", "0", "--metadata", "etcd",
                          environment=ENVIRONMENT)
 
     def take_etcd(self):
@@ -85,7 +84,7 @@ class PausedEtcd(OneController):
     def __init__(self, directory):
         self.etcd = Etcd(directory.with_name("members"))
         self.etcd.leader()
-        super().__init__(directory, "--nodes", "3", environment=ENVIRONMENT | {
+        super().__init__(directory, "--nodes", "3", "--spares", "0", environment=ENVIRONMENT | {
             "KVCONTROLLERD_METADATA": "etcd", "KVCONTROLLERD_ETCD_ENDPOINTS": self.etcd.endpoints})
 
     def take_etcd(self):
