@@ -51,7 +51,8 @@ def assert_that_nobody_acts(cluster, words, up=None):
         status, ready = page(daemon, "/readyz")
         assert status == 503 and words in " ".join(ready["reasons"]), (daemon["name"], ready)
     status = cluster.kvctl("status")
-    assert status.returncode != 0 and words in status.stderr, status.stderr
+    said = status.stdout + status.stderr
+    assert status.returncode != 0 and words in said, said
     return True
 
 
