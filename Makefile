@@ -8,8 +8,7 @@ SHELL := /bin/bash
 PACKAGES := librocksdb-dev liblmdb-dev libuv1-dev libsystemd-dev libmicrohttpd-dev libinih-dev \
     libisal-dev libssl-dev zlib1g-dev libzstd-dev libcurl4-openssl-dev pkg-config redis-tools \
     curl python3 python3-venv systemd-container debhelper chrpath lintian man-db \
-    bash-completion zsh fish prometheus prometheus-alertmanager \
-    etcd-server
+    bash-completion zsh fish prometheus prometheus-alertmanager etcd-server etcd-client
 
 SWIFT ?= swift
 # Every import must be a declared dependency. The same flags everywhere, so that nothing is built

@@ -110,7 +110,7 @@ public enum ControllerMain {
             daemon.addReadinessCheck("controller") {
                 // A standby is ready to take over: it knows who leads.
                 metrics.isServing.value == 1 || metrics.hasLeader.value == 1
-                    ? nil : "knows no acting controller"
+                    ? nil : pages.obstacle ?? "knows no acting controller"
             }
             try daemon.startAdmin()
             try daemon.serve { (loop) throws(DatabaseError) in
@@ -128,7 +128,7 @@ public enum ControllerMain {
         } catch {
             daemon.fail(error)
         }
-        daemon.ready { metrics.sentence(quorumMetrics) }
+        daemon.ready { metrics.sentence(quorumMetrics, obstacle: pages.obstacle) }
         daemon.runUntilStopped()
     }
 

@@ -144,12 +144,12 @@ struct ControllerMetrics: Sendable {
     private static let noQuorum = 3
 
     /// One line for `systemctl status`.
-    func sentence(_ quorum: QuorumMetrics) -> String {
+    func sentence(_ quorum: QuorumMetrics, obstacle: String?) -> String {
         guard isServing.value == 1 else {
-            return hasLeader.value == 1
-                ? "standing by: another controller acts"
-                : "waiting for a majority of the controllers: \(quorum.reachable.value) of "
-                    + "\(quorum.members.value) reachable"
+            if hasLeader.value == 1 { return "standing by: another controller acts" }
+            return obstacle.map { "cannot act: \($0)" }
+                ?? "waiting for a majority of the controllers: \(quorum.reachable.value) of "
+                + "\(quorum.members.value) reachable"
         }
         func listed(_ gauges: [Gauge], _ names: [String]) -> String {
             let parts = zip(gauges, names).filter { $0.0.value > 0 }.map { "\($0.0.value) \($0.1)" }

@@ -12,6 +12,10 @@ import Synchronization
 /// Published by the loop; read by the admin server's thread.
 final class ControllerPages: Sendable {
     private let queues = Mutex("{}\n")
+    private let reason = Mutex<String?>(nil)
+
+    /// Why the controller cannot act, when there is more to say than that another one does.
+    var obstacle: String? { reason.withLock { $0 } }
 
     /// Adds `/debug/queues`.
     func add(to daemon: DaemonContext) {
@@ -34,5 +38,7 @@ final class ControllerPages: Sendable {
             + ",\"metadata_revision\":"
             + "\"\(server.home.state?.revision.rawValue ?? 0)\"}\n"
         queues.withLock { $0 = page }
+        let obstacle = server.home.obstacle
+        reason.withLock { $0 = obstacle }
     }
 }

@@ -6,6 +6,7 @@ import Metrics
 struct EtcdMetrics: Sendable {
     let isUp: Gauge
     let isElected: Gauge
+    let isHistoryLost: Gauge
     private let requests: Counter
     private let failures: Counter
     private let images: Counter
@@ -17,6 +18,9 @@ struct EtcdMetrics: Sendable {
             "kvcontroller_etcd_up", "1 while etcd answers, 0 while it does not.")
         isElected = registry.gauge(
             "kvcontroller_etcd_elected", "1 while this controller holds the election key.")
+        isHistoryLost = registry.gauge(
+            "kvcontroller_etcd_history_lost",
+            "1 since etcd was found to hold other metadata than before: older, or none.")
         requests = registry.counter(
             "kvcontroller_etcd_requests_total", "Requests to etcd, the session's left out.")
         failures = registry.counter(
@@ -32,7 +36,10 @@ struct EtcdMetrics: Sendable {
             "Transactions that another controller's came before.")
     }
 
-    func update(_ statistics: EtcdStatistics, isUp: Bool, isElected: Bool) {
+    func update(
+        _ statistics: EtcdStatistics, isUp: Bool, isElected: Bool, isHistoryLost: Bool
+    ) {
+        self.isHistoryLost.set(isHistoryLost ? 1 : 0)
         self.isUp.set(isUp ? 1 : 0)
         self.isElected.set(isElected ? 1 : 0)
         raise(requests, to: statistics.requests)

@@ -36,6 +36,9 @@ final class EtcdNode: MetadataHome {
     private let store: EtcdMetadataStore
     private let session: EtcdSession
     private let sessionFile: String
+    private let memory: EtcdMemory
+    /// What is in etcd follows from what this controller remembers.
+    private var isRecognized = false
     private let mailbox: Mailbox<Void>
     private var leaseWritten: UInt64 = 0
     private var beatAt = Instant.origin
@@ -46,6 +49,7 @@ final class EtcdNode: MetadataHome {
     private var lostIn: UInt64 = 0
     private var outageSince: Instant?
     private var said = ""
+    private var isLossSaid = false
     private var isClosed = false
 
     var onChange: () -> Void = {}
@@ -63,6 +67,8 @@ final class EtcdNode: MetadataHome {
         try DurableFile.createDirectory(settings.directory)
         lock = try DirectoryLock(directory: settings.directory)
         sessionFile = settings.directory + "/session"
+        memory = try EtcdMemory(
+            directory: settings.directory, prefix: settings.etcd.prefix, loop: loop, log: log)
         var receive: () -> Void = {}
         let mailbox = loop.makeMailbox(capacity: 1) { (_: [Void]) in receive() }
         self.mailbox = mailbox
@@ -95,14 +101,17 @@ final class EtcdNode: MetadataHome {
         return cluster ?? 0
     }
 
-    func isAlone(at now: Instant) -> Bool { leadership != nil && now < session.validUntil }
+    func isAlone(at now: Instant) -> Bool {
+        leadership != nil && store.failure == nil && now < session.validUntil
+    }
 
     var leader: (name: String, address: String)? {
-        guard outage == nil, let election = store.election else { return nil }
+        guard outage == nil, store.failure == nil, let election = store.election else { return nil }
         return (election.place.name, election.place.address)
     }
 
     var obstacle: String? {
+        if let failure = store.failure { return failure.message }
         if let outage { return "etcd does not answer: \(outage)" }
         if session.isNameTaken {
             return "another controller named \(settings.name) has a session in etcd"
@@ -125,6 +134,9 @@ final class EtcdNode: MetadataHome {
             guard !isClosed else { return }
             store.tick(now: loop.now)
             turn()
+            if memory.isDue(loop.now), isRecognized, store.failure == nil {
+                memory.see(cluster: cluster, revision: store.state.revision, now: loop.now)
+            }
         }
         turn()
     }
@@ -141,18 +153,48 @@ final class EtcdNode: MetadataHome {
         store.flush()
         if loop.now >= beatAt {
             beatAt = loop.now + Self.beatInterval
-            session.beat(now: loop.now, campaigns: store.isLoaded && store.outage == nil)
+            session.beat(
+                now: loop.now, known: store.sequence,
+                campaigns: isRecognized && store.outage == nil && store.failure == nil)
         }
+        if session.isBehind { store.doubt() }
         look()
     }
 
     private func storeChanged() {
-        if let failure = store.failure { return onFailure(failure) }
+        if let failure = store.failure {
+            guard store.isHistoryLost else { return onFailure(failure) }
+            sayLoss(failure)
+        }
+        if store.isLoaded { recognize() }
         // Whoever acted is gone: no need to wait for the next beat.
         if store.election == nil { beatAt = min(beatAt, loop.now) }
         if case .closed = store.fence, let leadsIn { lostIn = leadsIn }
         onChange()
     }
+
+    // MARK: A history that is lost
+
+    /// Compares what is in etcd with what was there before this process, once, and notes it from then on.
+    private func recognize() {
+        guard !isRecognized, store.failure == nil else { return }
+        if let objection = memory.objection(cluster: cluster, revision: store.state.revision) {
+            return store.abandon(objection)
+        }
+        isRecognized = true
+    }
+
+    /// The process stays, to say so: whatever it decided now would contradict what nodes know.
+    private func sayLoss(_ failure: DatabaseError) {
+        guard !isLossSaid else { return }
+        isLossSaid = true
+        log.error(
+            "decides nothing any more: etcd does not hold the metadata that it held; nodes and routers go "
+                + "on",
+            [LogField("reason", failure.message), LogField("runbook", "KVMetadataWentBack")])
+    }
+
+    // MARK: Acting
 
     /// Sees whether this controller may act, and says what there is to say.
     private func look() {
@@ -166,7 +208,7 @@ final class EtcdNode: MetadataHome {
         }
         var held: UInt64?
         if let holding = session.holding, holding != lostIn, loop.now < session.validUntil,
-            store.isLoaded, store.outage == nil, store.failure == nil
+            isRecognized, store.outage == nil, store.failure == nil
         {
             held = holding
         }
@@ -216,6 +258,8 @@ final class EtcdNode: MetadataHome {
         isClosed = true
         session.close()
         store.close()
+        memory.close(
+            isRecognized && store.failure == nil ? (cluster, store.state.revision) : nil)
     }
 
     // MARK: The lease of the last session
@@ -241,7 +285,9 @@ final class EtcdNode: MetadataHome {
     // MARK: Views
 
     func updateMetrics() {
-        metrics.update(store.statistics, isUp: outage == nil, isElected: leadership != nil)
+        metrics.update(
+            store.statistics, isUp: outage == nil, isElected: leadership != nil,
+            isHistoryLost: store.isHistoryLost)
     }
 
     func controllerViews(acting term: UInt64?, admin: String) -> [ControllerView] {

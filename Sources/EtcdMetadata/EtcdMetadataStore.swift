@@ -48,6 +48,8 @@ public final class EtcdMetadataStore: MetadataStore {
     public var fence: Fence
     /// Set once the store has failed for good: the metadata in etcd cannot be read, or went back.
     public private(set) var failure: DatabaseError?
+    /// The failure is that etcd holds another history than the one that was seen: an older one, or none.
+    public private(set) var isHistoryLost = false
     /// Why etcd does not answer; nil while it does.
     public private(set) var outage: String?
     public private(set) var isLoaded = false
@@ -66,6 +68,8 @@ public final class EtcdMetadataStore: MetadataStore {
     private var polled: UInt64 = 0
     private var lagsSince: Instant?
     private var needsLoad = false
+    /// Somebody saw an older head than this copy has.
+    var isDoubted = false
     /// Not before then is etcd asked anew on nobody's behalf.
     private(set) var retryAt = Instant.origin
     private var following: UInt64 = 0
@@ -94,7 +98,7 @@ public final class EtcdMetadataStore: MetadataStore {
         news = EtcdInbox(wake: wake)
         // Its own, so that a member that is slow for one kind of request stays in use for the other.
         watcher = try EtcdWatcher(
-            gateway: try EtcdGateway(settings), prefix: layout.prefix, inbox: news)
+            gateway: try EtcdGateway(settings), layout: layout, inbox: news)
         self.fence = fence
         self.clock = clock
     }
@@ -121,6 +125,19 @@ public final class EtcdMetadataStore: MetadataStore {
 
     /// Tells of a mutation that was seen to be there: the watch has to come to it.
     public func expect(sequence: UInt64) { polled = max(polled, sequence) }
+
+    /// The newest mutation of the copy.
+    public var sequence: UInt64 { mirror.head.sequence }
+
+    /// Somebody saw that etcd holds less than this copy: it is looked at.
+    public func doubt() { isDoubted = true }
+
+    /// The metadata in etcd is not the one that it should be: nothing is answered any more but this.
+    public func abandon(_ reason: String) {
+        isHistoryLost = true
+        fence = .closed
+        fail(DatabaseError(.storageFailed, reason))
+    }
 
     // MARK: The protocol
 
@@ -300,13 +317,12 @@ public final class EtcdMetadataStore: MetadataStore {
 
     private func install(_ image: EtcdImage) {
         let isFirst = !isLoaded
-        guard isFirst || image.cluster == cluster else {
-            return fail(
-                DatabaseError(
-                    .storageFailed, "the endpoints belong to different etcd clusters"))
-        }
         guard isFirst || image.head.sequence >= sequenceAtCall else {
-            return wentBack(image.head)
+            return wentBack(image.head, isThere: image.headModRevision != 0)
+        }
+        guard isFirst || image.cluster == cluster else {
+            return abandon(
+                "etcd is another cluster than before, or the endpoints belong to different ones")
         }
         // The watch was faster: it is read anew.
         guard isFirst || image.head.sequence >= mirror.head.sequence else { return }
@@ -329,15 +345,16 @@ public final class EtcdMetadataStore: MetadataStore {
                             "etcd was compacted before it could be seen whether it was stored")))
             }
         }
-        following = watcher.start(from: image.revision + 1)
+        following = watcher.start(
+            behind: EtcdAnchor(
+                revision: image.revision,
+                head: image.headModRevision == 0 ? nil : image.head.encode(),
+                headModRevision: image.headModRevision))
     }
 
-    func wentBack(_ head: EtcdHead) {
-        fail(
-            DatabaseError(
-                .storageFailed,
-                "the metadata in etcd went back from mutation \(mirror.head.sequence) to "
-                    + "\(head.sequence): was it restored from a backup, or deleted?"))
+    /// `isThere`: etcd has a head at all.
+    func wentBack(_ head: EtcdHead, isThere: Bool) {
+        abandon(isThere ? mirror.wentBack(to: head) : mirror.deleted)
     }
 
     /// Nothing is answered from now on but this.
@@ -360,6 +377,14 @@ public final class EtcdMetadataStore: MetadataStore {
         case .following: break
         case .interrupted: statistics.interruptions += 1
         case .compacted: needsLoad = true
+        case .replaced(let record):
+            // Of a prefix that was empty, nothing can be lost.
+            guard mirror.head.sequence != 0 else {
+                needsLoad = true
+                return
+            }
+            let head = record.flatMap { try? EtcdHead($0.value) }
+            wentBack(head ?? EtcdHead(), isThere: head != nil)
         case .events(let events):
             guard !needsLoad else { return }
             let (controllers, election) = (mirror.controllers, mirror.election)
@@ -369,6 +394,7 @@ public final class EtcdMetadataStore: MetadataStore {
                 guard error.code == .unavailable else { return fail(error) }
                 needsLoad = true
             }
+            if let loss = mirror.loss { return abandon(loss) }
             if controllers != mirror.controllers || election != mirror.election { isChanged = true }
         }
     }

@@ -20,6 +20,8 @@ struct EtcdMirror {
     private(set) var election: EtcdElectionRecord?
     /// The newest mutation made by this store's own writer number.
     private(set) var ownSequence: UInt64 = 0
+    /// Why what is in etcd does not follow from what the copy is made of. Nothing is right from then on.
+    private(set) var loss: String?
     let layout: EtcdLayout
     let writer: UInt64
 
@@ -124,6 +126,24 @@ struct EtcdMirror {
         return try EtcdPart.decode(bytes)
     }
 
+    // MARK: Another history
+
+    /// What to say when there is no head any more.
+    var deleted: String {
+        "the metadata in etcd below \(String(decoding: layout.prefix, as: UTF8.self)) was deleted: "
+            + "mutation \(head.sequence), revision \(state.revision.rawValue), was there"
+    }
+
+    /// What to say of a head that cannot follow the one that the copy knows.
+    func wentBack(to other: EtcdHead) -> String {
+        let known = "mutation \(head.sequence), revision \(state.revision.rawValue)"
+        let found = "mutation \(other.sequence), revision \(other.revision.rawValue)"
+        return other.sequence < head.sequence
+            ? "the metadata in etcd went back from \(known), to \(found): was an older backup of etcd restored?"
+            : "the metadata in etcd is another one: after \(known) came \(found), which does not follow "
+                + "from it: was an older backup of etcd restored?"
+    }
+
     // MARK: The watch
 
     /// Takes the events of whole etcd revisions in order; those of mutations that are known already change
@@ -182,10 +202,17 @@ struct EtcdMirror {
     ) throws(DatabaseError) -> MetadataEvent? {
         guard let written = group.last(where: { $0.0 == .head })?.1 else { return nil }
         guard !written.isDeletion else {
-            throw DatabaseError(.storageFailed, "the metadata in etcd was deleted")
+            // A deletion that the copy began behind is none of its history.
+            if revision > headModRevision, headModRevision != 0 { loss = deleted }
+            return nil
         }
         let new = try EtcdHead(written.record.value)
         guard new.sequence > head.sequence else {
+            if revision > headModRevision,
+                new.sequence < head.sequence || new.writer != head.writer
+            {
+                loss = wentBack(to: new)
+            }
             observe(new, modRevision: revision)
             return nil
         }

@@ -17,6 +17,7 @@ enum EtcdPath {
 enum EtcdComparison: Hashable, Sendable {
     case modRevision(key: Bytes, UInt64)
     case createRevision(key: Bytes, UInt64)
+    case value(key: Bytes, Bytes)
 }
 
 enum EtcdOperation: Hashable, Sendable {
@@ -47,6 +48,10 @@ enum EtcdRequest {
                 json.text("target", "CREATE")
                 json.base64("key", key)
                 json.number("create_revision", revision)
+            case .value(let key, let value):
+                json.text("target", "VALUE")
+                json.base64("key", key)
+                json.base64("value", value)
             }
         }
         json.list("success", transaction.success, operation)
@@ -81,6 +86,14 @@ enum EtcdRequest {
         json.base64("range_end", end(of: prefix))
         json.number("limit", UInt64(limit))
         if revision != 0 { json.number("revision", revision) }
+        return json.end()
+    }
+
+    /// A key as it was at `revision`.
+    static func get(key: Bytes, at revision: UInt64) -> Bytes {
+        var json = JSONObject()
+        json.base64("key", key)
+        json.number("revision", revision)
         return json.end()
     }
 

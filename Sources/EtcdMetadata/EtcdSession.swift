@@ -45,6 +45,9 @@ public final class EtcdSession {
     public private(set) var isNameTaken = false
     /// The newest mutation of the store that was seen.
     public private(set) var sequence: UInt64 = 0
+    /// The last beat found less in etcd than was known when it began.
+    public private(set) var isBehind = false
+    private var known: UInt64 = 0
 
     /// `wake` is called on any thread when there is something for `flush` to take.
     public init(
@@ -64,10 +67,11 @@ public final class EtcdSession {
     }
 
     /// Keeps the session alive and looks at the election; `campaigns`: stands for it when nobody holds it.
-    /// Call a few times per length of a session.
-    public func beat(now: Instant, campaigns: Bool) {
+    /// Call a few times per length of a session. `known`: the newest mutation that is known.
+    public func beat(now: Instant, known: UInt64, campaigns: Bool) {
         guard !isBeating, !isClosed else { return }
         isBeating = true
+        self.known = known
         beganAt = now
         let (earlier, lease, isNamed) = (earlier, lease, isNamed)
         worker.run { [gateway, layout, place, seconds, inbox] in
@@ -95,6 +99,7 @@ public final class EtcdSession {
             if beat.seconds > 0 { validUntil = beganAt + .seconds(beat.seconds) }
             if lease == 0 { validUntil = .origin }
             sequence = max(sequence, beat.sequence)
+            isBehind = beat.failure == nil && lease != 0 && beat.sequence < known
             guard beat.failure == nil else { continue }
             holding =
                 beat.election.flatMap { $0.lease == lease && lease != 0 ? $0.createRevision : nil }

@@ -33,6 +33,7 @@ enum EtcdFailure: Error, Hashable, Sendable {
     case refused(code: UInt64, String)
 
     static let notFound: UInt64 = 5
+    /// A revision that etcd has compacted away, or has not come to.
     static let outOfRange: UInt64 = 11
 
     var message: String {

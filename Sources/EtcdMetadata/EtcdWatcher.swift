@@ -13,6 +13,30 @@ enum EtcdWatchNews: Sendable {
     /// Revisions that were not seen yet are forgotten. The watcher waits until it is told where to go on.
     case compacted
     case interrupted(String)
+    /// Etcd's history is not the one that was followed; the head that is there now, if any. The watcher has
+    /// ended.
+    case replaced(EtcdRecord?)
+}
+
+/// The place up to which a history is known.
+struct EtcdAnchor: Sendable {
+    /// Everything up to this etcd revision was seen.
+    var revision: UInt64
+    /// The value of the head at that revision, and the revision of its last change.
+    var head: Bytes?
+    var headModRevision: UInt64 = 0
+
+    mutating func advance(over events: [EtcdEvent], head key: Bytes) {
+        guard let last = events.last else { return }
+        revision = last.record.modRevision
+        guard let written = events.last(where: { $0.record.key == key }) else { return }
+        head = written.isDeletion ? nil : written.record.value
+        headModRevision = written.isDeletion ? 0 : written.record.modRevision
+    }
+
+    func matches(_ record: EtcdRecord?) -> Bool {
+        record?.value == head && record?.modRevision ?? 0 == headModRevision
+    }
 }
 
 final class EtcdWatcher: Sendable {
@@ -28,29 +52,29 @@ final class EtcdWatcher: Sendable {
     }
 
     private let gateway: EtcdGateway
-    private let prefix: Bytes
+    private let layout: EtcdLayout
     private let inbox: EtcdInbox<(UInt64, EtcdWatchNews)>
     private let state = Mutex(State())
     private let worker: EtcdWorker
 
     /// News come with the number that `start` returned.
     init(
-        gateway: EtcdGateway, prefix: Bytes, inbox: EtcdInbox<(UInt64, EtcdWatchNews)>
+        gateway: EtcdGateway, layout: EtcdLayout, inbox: EtcdInbox<(UInt64, EtcdWatchNews)>
     ) throws(DatabaseError) {
         self.gateway = gateway
-        self.prefix = prefix
+        self.layout = layout
         self.inbox = inbox
         worker = try EtcdWorker(name: "etcd-watch")
     }
 
-    /// Follows from `revision` on, in place of what was followed before.
-    func start(from revision: UInt64) -> UInt64 {
+    /// Follows what comes behind `anchor`, in place of what was followed before.
+    func start(behind anchor: EtcdAnchor) -> UInt64 {
         let generation = state.withLock { state in
             state.generation += 1
             state.abort.abort()
             return state.generation
         }
-        worker.run { [unowned self] in follow(generation, from: revision) }
+        worker.run { [unowned self] in follow(generation, behind: anchor) }
         return generation
     }
 
@@ -70,8 +94,8 @@ final class EtcdWatcher: Sendable {
 
     // MARK: The thread
 
-    private func follow(_ generation: UInt64, from revision: UInt64) {
-        var next = revision
+    private func follow(_ generation: UInt64, behind start: EtcdAnchor) {
+        let place = Mutex(start)
         while true {
             let abort = HTTPAbort()
             let isOver = state.withLock { state in
@@ -79,34 +103,60 @@ final class EtcdWatcher: Sendable {
                 return state.isClosed || state.generation != generation
             }
             if isOver { return }
-            var isCompacted = false
-            let position = Mutex(next)
+            var last: EtcdWatchNews?
             let failure = gateway.stream(
-                EtcdPath.watch, EtcdRequest.watch(prefix: prefix, from: next), abort: abort
+                EtcdPath.watch,
+                EtcdRequest.watch(
+                    prefix: layout.prefix, from: place.withLock { $0.revision + 1 }),
+                abort: abort
             ) { [unowned self] json in
                 while inbox.count > Self.backlogMax, !abort.isAborted { usleep(1_000) }
                 guard let message = try? EtcdWatchMessage(json) else { return false }
                 switch message {
-                case .created: inbox.post((generation, .following))
+                case .created:
+                    // Only now: what this connection brings comes from a server that lived when it was
+                    // looked at.
+                    switch examine(place.withLock { $0 }) {
+                    case .following?: inbox.post((generation, .following))
+                    case nil: return false
+                    case let news?:
+                        last = news
+                        return false
+                    }
                 case .events(_, let events):
                     inbox.post((generation, .events(events)))
-                    if let last = events.last {
-                        position.withLock { $0 = last.record.modRevision + 1 }
-                    }
+                    place.withLock { $0.advance(over: events, head: layout.head) }
                 case .compacted:
-                    isCompacted = true
+                    last = .compacted
                     return false
                 case .ended: return false
                 }
                 return true
             }
-            next = position.withLock { $0 }
-            if isCompacted {
-                inbox.post((generation, .compacted))
+            if let last {
+                inbox.post((generation, last))
                 return
             }
             inbox.post((generation, .interrupted(failure.message)))
             usleep(Self.pauseMicroseconds)
         }
+    }
+
+    /// Whether etcd holds the history that was followed: a server that was restored from an older backup, or
+    /// that stands in another's place, knows the head of that time as something else. Nil: no answer.
+    private func examine(_ anchor: EtcdAnchor) -> EtcdWatchNews? {
+        let request = EtcdRequest.get(key: layout.head, at: anchor.revision)
+        do throws(EtcdFailure) {
+            let json = try gateway.call(EtcdPath.range, request)
+            guard let answer = try? EtcdRangeAnswer(json) else { return nil }
+            if anchor.matches(answer.records.first) { return .following }
+        } catch {
+            guard case .refused(EtcdFailure.outOfRange, let message) = error else { return nil }
+            // Else the revision lies ahead of etcd's newest.
+            if message.contains("compacted") { return .compacted }
+        }
+        let look = EtcdTransaction(success: [.get(key: layout.head)])
+        guard let answer = try? gateway.transact(look) else { return nil }
+        return .replaced(answer.records.first?.first)
     }
 }

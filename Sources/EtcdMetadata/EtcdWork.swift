@@ -193,8 +193,15 @@ extension EtcdMetadataStore {
 
     /// `operations` when the head is as this copy knows it and the election as the fence wants it.
     private func guarded(_ operations: [EtcdOperation]) -> EtcdTransaction {
-        EtcdTransaction(
-            comparisons: [.modRevision(key: layout.head, mirror.headModRevision)] + fenced,
+        var comparisons: [EtcdComparison] = [
+            .modRevision(key: layout.head, mirror.headModRevision)
+        ]
+        if mirror.headModRevision != 0 {
+            // In an etcd that was restored another mutation may have the same etcd revision.
+            comparisons.append(.value(key: layout.head, mirror.head.encode()))
+        }
+        return EtcdTransaction(
+            comparisons: comparisons + fenced,
             success: operations, failure: [.get(key: layout.head), .get(key: layout.election)])
     }
 
@@ -261,6 +268,10 @@ extension EtcdMetadataStore {
             // Whether etcd is back.
             if now >= retryAt { call(.confirm) }
             return
+        }
+        if isDoubted {
+            isDoubted = false
+            return call(.confirm)
         }
         guard fence != .closed else { return }
         if mirror.head.staged != nil { return place() }
@@ -357,15 +368,18 @@ extension EtcdMetadataStore {
     /// The head as it is in etcd.
     private func see(_ record: EtcdRecord?) {
         guard let record else {
-            if sequenceAtCall != 0 { wentBack(EtcdHead()) }
+            if sequenceAtCall != 0 { wentBack(EtcdHead(), isThere: false) }
             return
         }
         do throws(DatabaseError) {
             let head = try EtcdHead(record.value)
             // An answer shows at least what was known when it was asked for; the watch may have
             // brought more since.
-            guard head.sequence >= sequenceAtCall else { return wentBack(head) }
+            guard head.sequence >= sequenceAtCall else { return wentBack(head, isThere: true) }
             guard head.sequence >= mirror.head.sequence else { return }
+            if head.sequence == mirror.head.sequence, head.writer != mirror.head.writer {
+                return wentBack(head, isThere: true)
+            }
             mirror.observe(head, modRevision: record.modRevision)
             awaited = max(awaited, head.sequence)
         } catch {

@@ -112,7 +112,7 @@ final class GroupReplica {
     var isLeader: Bool { core.role == .leader }
 
     /// Somebody waits for an entry in the log.
-    var hasLoggedRequests: Bool { inFlightHead < inFlight.count }
+    var hasLoggedRequests: Bool { !logged.isEmpty }
 
     /// Counts a request for one record; `node.storageKey` holds its key. What is carried out again
     /// after it waited for the former owner was counted before.

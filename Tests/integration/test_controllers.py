@@ -341,36 +341,12 @@ def test_controllers_are_removed_while_a_majority_stays(controllers):
     assert controllers.kvctl("table", "create", "t").returncode == 0
 
 
-class ControllerNetwork(NetworkCluster):
+class ControllerNetwork(NetworkCluster, Controllers):
     HOSTS = {"controller-1": 1, "controller-2": 2, "controller-3": 3, "node-1": 11, "node-2": 12,
              "node-3": 13, "router-1": 21}
 
-    def start(self, name):
-        kind = name.partition("-")[0]
-        program = {"controller": "kvcontrollerd", "node": "kvnode", "router": "kvrouter"}[kind]
-        arguments = ["--name", name]
-        if kind == "router":
-            arguments += ["--listen-resp", self.address(name)]
-        else:
-            arguments += ["--listen-rpc", self.address(name), "--data", self.directory / name]
-        if kind == "controller":
-            peers = ",".join(f"{other}={self.address(other)}" for other in NAMES)
-            arguments += ["--groups-initial", 1, "--peers", peers]
-        else:
-            arguments += ["--controllers", ",".join(map(self.address, NAMES))]
-        with open(self.directory / "logs" / f"{name}.log", "ab") as log:
-            self.processes[name] = subprocess.Popen(
-                ["ip", "netns", "exec", self.space(name), BINARIES / program,
-                 *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-
-    def kvctl(self, *arguments, **options):
-        return run("kvctl", *arguments, "--controllers", ",".join(map(self.address, NAMES)),
-                   **options)
-
-    def acting(self):
-        result = self.kvctl("controller", "list", "-o", "json")
-        return [answer["name"] for answer in json.loads(result.stdout)["answers"]
-                if answer.get("acting")]
+    def all_acting(self):
+        return [answer["name"] for answer in self.list()["answers"] if answer.get("acting")]
 
 
 @pytest.fixture
@@ -388,13 +364,12 @@ def controller_network(tmp_path):
 def test_an_acting_controller_cut_off_from_the_others(controller_network):
     """The nodes still hear the old one: it must not go on all the same."""
     network = controller_network
-    first = wait_for(network.acting, what="an acting controller")[0]
+    first = network.wait_for_acting()
     others = [name for name in NAMES if name != first]
     for other in others:
         network.cut_both(first, other)
-    second = wait_for(lambda: [name for name in network.acting() if name != first],
-                      what="another acting controller")[0]
-    assert network.acting() == [second], "the one that is cut off acts no more"
+    second = network.wait_for_acting(first)
+    assert network.all_acting() == [second], "the one that is cut off acts no more"
     result = network.kvctl("table", "create", "u", "--request-timeout", "20s")
     assert result.returncode == 0, result.stderr
     network.heal()

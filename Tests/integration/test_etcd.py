@@ -293,7 +293,8 @@ def test_etcd_down_for_a_while(on_etcd, etcd):
     wait_for(lambda: metric(controller, "kvcontroller_etcd_up") == 0, what="etcd_up 0")
     wait_for(lambda: metric(controller, "kvcontroller_serving") == 0, what="serving 0")
     status = on_etcd.kvctl("status")
-    assert status.returncode != 0 and "etcd does not answer" in status.stderr, status.stderr
+    words = status.stdout + status.stderr
+    assert status.returncode != 0 and "etcd does not answer" in words, words
     assert "etcd does not answer" in on_etcd.log_of("controller-1")
     done = client.done
     # Leaders fail over without a controller and without etcd.

@@ -35,12 +35,18 @@ def ip(*arguments, namespace=None):
 
 
 class NetworkCluster(Cluster):
-    """A controller, three nodes and a router, each at an address of its own."""
+    """A controller, three nodes and a router, each at an address of its own. With etcd among the hosts,
+    the metadata is there."""
 
     HOSTS = {"controller-1": 1, "node-1": 11, "node-2": 12, "node-3": 13, "router-1": 21}
 
-    def __init__(self, directory):
-        self.directory, self.environment = directory, {}
+    #: For controllers.
+    GROUPS = 1
+    #: Nodes that wait to take over.
+    SPARES = ()
+
+    def __init__(self, directory, environment=None):
+        self.directory, self.environment = directory, environment or {}
         number = next(NETWORKS)
         self.tag = f"rk{os.getpid() % 100_000}{chr(ord('a') + number % 26)}"
         self.net = f"10.{177 + WORKER}.{number % 256}"
@@ -83,28 +89,55 @@ class NetworkCluster(Cluster):
     def address(self, name):
         return f"{self.net}.{self.HOSTS[name]}:{PORT}"
 
+    def named(self, kind):
+        """The hosts of a kind, in order."""
+        return [name for name in self.HOSTS if name.startswith(f"{kind}-")]
+
+    def addresses(self, kind):
+        return ",".join(map(self.address, self.named(kind)))
+
     def start(self, name):
-        kind = name.partition("-")[0]
-        program = {"controller": "kvcontrollerd", "node": "kvnode", "router": "kvrouter"}[kind]
-        arguments = ["--name", name]
-        if kind == "router":
-            arguments += ["--listen-resp", self.address(name)]
-        else:
-            arguments += ["--listen-rpc", self.address(name), "--data", self.directory / name]
-        if kind == "controller":
-            arguments += ["--groups-initial", 1]
-        else:
-            arguments += ["--controllers", self.address("controller-1")]
         with open(self.directory / "logs" / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                ["ip", "netns", "exec", self.space(name), BINARIES / program,
-                 *map(str, arguments)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                ["ip", "netns", "exec", self.space(name), *map(str, self.command(name))],
+                stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                env=os.environ | self.environment)
+
+    def command(self, name):
+        """The program of a host and its arguments."""
+        kind = name.partition("-")[0]
+        if kind == "etcd":
+            return self.etcd_command(name)
+        own, controllers = ["--name", name], ["--controllers", self.addresses("controller")]
+        stored = ["--listen-rpc", self.address(name), "--data", self.directory / name]
+        if kind == "router":
+            return [BINARIES / "kvrouter", *own, "--listen-resp", self.address(name), *controllers]
+        if kind == "node":
+            spare = ["--spare"] if name in self.SPARES else []
+            return [BINARIES / "kvnode", *own, *stored, *controllers, *spare]
+        peers = [f"{other}={self.address(other)}" for other in self.named("controller")]
+        if self.named("etcd"):
+            endpoints = ",".join(f"http://{self.address(one)}" for one in self.named("etcd"))
+            stored += ["--metadata", "etcd", "--etcd-endpoints", endpoints]
+        elif len(peers) > 1:
+            stored += ["--peers", ",".join(peers)]
+        return [BINARIES / "kvcontrollerd", *own, *stored, "--groups-initial", self.GROUPS]
+
+    def etcd_command(self, name):
+        def peer(member):
+            return f"http://{self.net}.{self.HOSTS[member]}:{PORT + 1}"
+        client = f"http://{self.address(name)}"
+        members = ",".join(f"{one}={peer(one)}" for one in self.named("etcd"))
+        return ["etcd", "--name", name, "--data-dir", self.directory / name, "--log-level", "error",
+                "--listen-client-urls", client, "--advertise-client-urls", client,
+                "--listen-peer-urls", peer(name), "--initial-advertise-peer-urls", peer(name),
+                "--initial-cluster", members]
 
     def pid(self, name):
         return self.processes[name].pid
 
     def kvctl(self, *arguments, **options):
-        return run("kvctl", *arguments, "--controllers", self.address("controller-1"), **options)
+        return run("kvctl", *arguments, "--controllers", self.addresses("controller"), **options)
 
     def redis(self, timeout=10, **options):
         return redis.Redis(
