@@ -131,6 +131,7 @@ let package = Package(
             "kvsim",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "MetadataStore", "ReplicatedLog", "ObjectStore", "MetadataBackup", "WireProtocol",
                 "SimulationKit",
             ]),
 

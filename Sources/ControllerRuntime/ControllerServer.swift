@@ -47,12 +47,13 @@ final class ControllerServer: LoopService {
     private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
+    let maps: MapFeed
     private let transport: RPCTransport
     private var listener: RPCServer?
     private(set) var controller: Controller?
     private(set) var sessions: [ConnectionID: ControllerSession] = [:]
     /// Rises with every attempt to act: answers of the store to an earlier one are dropped.
-    private var attempt: UInt64 = 0
+    private(set) var attempt: UInt64 = 0
     /// The leadership (`MetadataHome`) in which this controller acts or is about to.
     private var attemptTerm: UInt64?
     private var leadsSince = Instant.origin
@@ -83,6 +84,7 @@ final class ControllerServer: LoopService {
         loop.onTurnEnd { endTurn() }
         transport = RPCTransport(loop: loop)
         jobs = BackgroundJobs(loop)
+        maps = MapFeed(loop)
         var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
         takeOverDuration = quorumMetrics.takeOver
         if let wanted = settings.etcd {
@@ -150,6 +152,7 @@ final class ControllerServer: LoopService {
         backup?.service.close()
         backup?.threads.close()
         jobs.close()
+        maps.close()
         home.close()
     }
 
@@ -236,6 +239,7 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = nil
         controller = nil
+        maps.forget()
         stopBackup()
         auditBook = AuditBook()
         metrics.standDown()
@@ -333,6 +337,7 @@ final class ControllerServer: LoopService {
     private func housekeep() {
         guard !isStopping else { return }
         home.updateMetrics()
+        maps.forgetUnused(now: loop.now)
         metrics.hasLeader.set(home.leader == nil ? 0 : 1)
         metrics.connections.set(Int64(sessions.count))
         pages.publish(self)
@@ -372,36 +377,6 @@ final class ControllerServer: LoopService {
     func closed(_ session: ControllerSession) {
         sessions[session.id] = nil
         step(.connectionClosed(session.id))
-    }
-
-    // MARK: The map
-
-    func watchMap(_ session: ControllerSession, from revision: Revision) {
-        guard let controller, controller.isActing else {
-            return session.stands(standing)
-        }
-        for update in controller.mapUpdates(since: revision) {
-            for piece in update.pieces() {
-                session.connection.send(.mapUpdate) { piece.encode(into: &$0) }
-            }
-        }
-        session.followsMap = true
-        session.wholeMapBytes = session.connection.pendingBytes
-    }
-
-    private func publish(_ update: MapUpdate) {
-        var frame = ByteWriter()
-        for piece in update.pieces() {
-            Frame.append(.mapUpdate, to: &frame) { piece.encode(into: &$0) }
-        }
-        for session in sessions.values where session.followsMap {
-            if session.connection.pendingBytes > Self.followerBytesMax + session.wholeMapBytes {
-                session.connection.close(
-                    DatabaseError(.overloaded, "the map is not read fast enough"))
-            } else {
-                session.connection.sendFrames(frame.bytes)
-            }
-        }
     }
 
     // MARK: Table requests

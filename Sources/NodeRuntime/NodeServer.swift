@@ -62,7 +62,7 @@ final class NodeServer: LoopService {
     private(set) var transport: RPCTransport
     private(set) var peers: PeerLinks
     private(set) var identity: NodeIdentity
-    private(set) var map = ClusterMap()
+    private(set) var map = ClusterMap(.withoutShards)
     /// What the newest map said of nodes and tables; kept over restarts.
     var book = AddressBook()
     /// The monotonic clock, read anew at each call.

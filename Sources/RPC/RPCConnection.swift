@@ -25,6 +25,9 @@ public final class RPCConnection {
     /// Free for the owner: which session this connection belongs to.
     public var tag: UInt64 = 0
 
+    /// Frames of so many bytes go out as they are, without another copy.
+    private static let sharedBytesMin = 256 << 10
+
     private let transport: RPCTransport
     private let tcp: TCPConnection
     private let hello: Hello
@@ -86,9 +89,15 @@ public final class RPCConnection {
         markDirty()
     }
 
-    /// Appends frames that the caller has already built with `Frame`. Dropped after `close`.
+    /// Appends frames that the caller has already built with `Frame`. Dropped after `close`. Large ones are
+    /// not copied, so that many connections can be sent the same.
     public func sendFrames(_ frames: Bytes) {
         guard !isClosed else { return }
+        if frames.count >= Self.sharedBytesMin {
+            flush()
+            tcp.write(frames)
+            return
+        }
         if output.count == 0 {
             output = ByteWriter(continuing: frames)
         } else {
