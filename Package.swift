@@ -137,6 +137,7 @@ let package = Package(
             "kvsim",
             [
                 "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
+                "MetadataStore", "ReplicatedLog", "ObjectStore", "MetadataBackup", "WireProtocol",
                 "SimulationKit",
             ]),
 

@@ -42,33 +42,41 @@ struct MapJournal: Sendable {
         guard let first = updates.first, known >= first.from, known < revision else { return nil }
         return Array(updates[Int(known.rawValue - first.from.rawValue)...])
     }
-
-    /// The whole map.
-    func full(_ changes: [MapChange]) -> MapUpdate {
-        MapUpdate(isFull: true, from: .none, to: revision, changes: changes)
-    }
 }
 
 extension Controller {
     /// The revision of the map that followers hold when they have everything.
     public var mapRevision: Revision { map.revision }
 
-    /// What brings a follower at `known` to the present, in order: nothing, the steps it missed, or
-    /// the whole map. Each may be more than a frame holds: `MapUpdate.pieces`.
-    public func mapUpdates(since known: Revision) -> [MapUpdate] {
-        if let updates = map.updates(since: known) { return updates }
-        var changes: [MapChange] = []
-        for node in nodes.elements { changes.append(.node(node.record)) }
+    /// The steps that a follower at `known` missed, none perhaps; nil: it needs the whole map. Each may
+    /// be more than a frame holds: `MapUpdate.pieces`.
+    public func mapSteps(since known: Revision) -> [MapUpdate]? { map.updates(since: known) }
+
+    /// The whole map, in pieces that fit frames.
+    public func wholeMap(_ scope: MapScope = .whole, _ take: (MapUpdate) -> Void) {
+        var pieces = MapPieces(to: map.revision)
+        for node in nodes.elements { pieces.add(.node(node.record), take) }
         for group in groups.elements {
-            changes.append(.group(group.record))
-            if group.leader.term != .none { changes.append(.leader(group.leader)) }
+            pieces.add(.group(group.record), take)
+            if group.leader.term != .none { pieces.add(.leader(group.leader), take) }
         }
         let visible = tables.elements.filter { $0.state == .active }
         let all = visible.count == tables.count
-        for shard in shards.elements where all || tables[shard.table]?.state == .active {
-            changes.append(.shard(shard))
+        if scope == .whole {
+            for shard in shards.elements where all || tables[shard.table]?.state == .active {
+                pieces.add(.shard(shard), take)
+            }
         }
-        for table in visible { changes.append(.table(table)) }
-        return [map.full(changes)]
+        for table in visible { pieces.add(.table(table), take) }
+        pieces.end(take)
+    }
+
+    /// What brings a follower at `known` to the present, in order: nothing, the steps it missed, or
+    /// the pieces of the whole map.
+    public func mapUpdates(since known: Revision) -> [MapUpdate] {
+        if let steps = mapSteps(since: known) { return steps }
+        var pieces: [MapUpdate] = []
+        wholeMap { pieces.append($0) }
+        return pieces
     }
 }

@@ -185,13 +185,15 @@ final class BackupService: Sendable {
         var work = Work()
         while true {
             let isBusy = work.writer?.hasEvents == true || work.retryAt > 0
-            wakeUp.wait(milliseconds: isBusy ? 100 : 1_000)
+            let isMerging = work.writer?.isMerging == true && work.retryAt == 0
+            if !isMerging { wakeUp.wait(milliseconds: isBusy ? 100 : 1_000) }
             guard receive(&work) else { return }
             let now = Self.now
             if work.writer == nil {
                 end(&work, DatabaseError(.notLeader, "this controller stands by"))
             } else if now >= work.retryAt {
                 attempt(&work, now: now)
+                if isMerging { merge(&work) }
             }
             publish(&work)
             for ended in work.ended { post(.forced(job: ended.job, ended.error)) }
@@ -263,6 +265,20 @@ final class BackupService: Sendable {
             work.snapshot = nil
             work.isSnapshotAsked = false
             end(&work, error)
+        }
+    }
+
+    /// Nothing hangs on it: what cannot be put together stays as it is.
+    private func merge(_ work: inout Work) {
+        do throws(DatabaseError) {
+            try work.writer?.mergeStep()
+        } catch {
+            log.warning(
+                "logs of the backup are not put together",
+                [
+                    LogField("destination", destination.description),
+                    LogField("reason", error.message),
+                ])
         }
     }
 

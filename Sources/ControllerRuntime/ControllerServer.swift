@@ -40,6 +40,7 @@ final class ControllerServer: LoopService {
     private(set) var backup: BackupKeeper?
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
+    let maps: MapFeed
     let transport: RPCTransport
     /// To the acting controller, while this one stands by.
     var clockLink: ClockLink?
@@ -47,7 +48,7 @@ final class ControllerServer: LoopService {
     private(set) var controller: Controller?
     private(set) var sessions: [ConnectionID: ControllerSession] = [:]
     /// Rises with every attempt to act: answers of the store to an earlier one are dropped.
-    private var attempt: UInt64 = 0
+    private(set) var attempt: UInt64 = 0
     /// The leadership (`MetadataHome`) in which this controller acts or is about to.
     private var attemptTerm: UInt64?
     private var leadsSince = Instant.origin
@@ -77,6 +78,7 @@ final class ControllerServer: LoopService {
         loop.onTurnEnd { endTurn() }
         transport = RPCTransport(loop: loop)
         jobs = BackgroundJobs(loop)
+        maps = MapFeed(loop)
         var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
         takeOverDuration = quorumMetrics.takeOver
         if let wanted = settings.etcd {
@@ -144,6 +146,7 @@ final class ControllerServer: LoopService {
         backup?.service.close()
         backup?.threads.close()
         jobs.close()
+        maps.close()
         home.close()
     }
 
@@ -230,6 +233,7 @@ final class ControllerServer: LoopService {
         attempt += 1
         attemptTerm = nil
         controller = nil
+        maps.forget()
         stopBackup()
         auditBook = AuditBook()
         metrics.standDown()
@@ -321,6 +325,7 @@ final class ControllerServer: LoopService {
     private func housekeep() {
         guard !isStopping else { return }
         home.updateMetrics()
+        maps.forgetUnused(now: loop.now)
         metrics.hasLeader.set(home.leader == nil ? 0 : 1)
         metrics.connections.set(Int64(sessions.count))
         compareClocks()

@@ -12,6 +12,9 @@ final class ControllerSession: RPCConnectionDelegate {
     private unowned let server: ControllerServer
     /// Gets every update of the map.
     var followsMap = false
+    /// Asked for the whole map, which is being made.
+    var waitsForMap = false
+    var mapScope = MapScope.whole
     /// What waited to be sent when it began to follow: a whole map may take its time.
     var wholeMapBytes = 0
 
@@ -52,7 +55,8 @@ final class ControllerSession: RPCConnectionDelegate {
         case .unreachable:
             server.step(.unreachable(id, node: try reader.read()))
         case .watchMap:
-            server.watchMap(self, from: try reader.read())
+            let revision: Revision = try reader.read()
+            server.watchMap(self, from: revision, reader.isAtEnd ? .whole : try reader.readEnum())
         case .tableRequest:
             let token = try reader.readUInt32()
             server.tableRequest(try TableRequest(from: &reader), token: token, of: self)
@@ -91,7 +95,7 @@ final class ControllerSession: RPCConnectionDelegate {
     /// and knows no registration.
     func stands(_ standing: ControllerStanding) {
         guard let role = connection.peer?.role, role == .node || role == .router else { return }
-        if !standing.isActing { followsMap = false }
+        if !standing.isActing { (followsMap, waitsForMap) = (false, false) }
         connection.send(.standing) { standing.encode(into: &$0) }
     }
 

@@ -57,7 +57,14 @@ public struct BackupArchive: Sendable {
 
     /// The state at `revision`.
     public func state(at revision: Revision) throws(DatabaseError) -> BackupState {
-        let catalog = try catalog()
+        try unlessChanged { (catalog) throws(DatabaseError) in
+            try state(at: revision, catalog)
+        }
+    }
+
+    private func state(
+        at revision: Revision, _ catalog: BackupCatalog
+    ) throws(DatabaseError) -> BackupState {
         guard let path = catalog.path(to: revision) else {
             let spans = catalog.spans.map { "\($0.lowerBound) to \($0.upperBound)" }
             throw DatabaseError(
@@ -72,19 +79,55 @@ public struct BackupArchive: Sendable {
 
     /// The newest state that was reached at the wall clock `time`, milliseconds since 1970, or before.
     public func state(asOf time: UInt64) throws(DatabaseError) -> BackupState {
-        let catalog = try catalog()
-        guard let path = catalog.path(asOf: time) else {
-            throw DatabaseError(
-                .refused, "\(destination.description) holds no snapshot of that time or before")
+        try unlessChanged { (catalog) throws(DatabaseError) in
+            guard let path = catalog.path(asOf: time) else {
+                throw DatabaseError(
+                    .refused, "\(destination.description) holds no snapshot of that time or before")
+            }
+            return try state(along: path, through: { $0.at <= time })
         }
-        return try state(along: path, through: { $0.at <= time })
+    }
+
+    private static let attemptsMax = 3
+
+    /// What `body` makes of the catalog. Objects may be put together or go while they are read; then it
+    /// begins anew with what is there now.
+    private func unlessChanged<Value>(
+        _ body: (BackupCatalog) throws(DatabaseError) -> Value
+    ) throws(DatabaseError) -> Value {
+        var catalog = try catalog()
+        for _ in 1..<Self.attemptsMax {
+            do throws(DatabaseError) {
+                return try body(catalog)
+            } catch {
+                let now = try self.catalog()
+                guard !catalog.objects.allSatisfy(Set(now.objects).contains) else { throw error }
+                catalog = now
+            }
+        }
+        return try body(catalog)
     }
 
     /// Reads every object and names what is damaged and what is missing.
     public func verify(
         progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
     ) throws(DatabaseError) -> BackupVerification {
-        let catalog = try catalog()
+        var catalog = try catalog()
+        for _ in 1..<Self.attemptsMax {
+            let result = try verify(catalog, progress)
+            let now = try self.catalog()
+            // What went meanwhile was not damaged, and what took its place was not seen.
+            if result.findings.isEmpty || catalog.objects.allSatisfy(Set(now.objects).contains) {
+                return result
+            }
+            catalog = now
+        }
+        return try verify(catalog, progress)
+    }
+
+    private func verify(
+        _ catalog: BackupCatalog, _ progress: (_ done: Int, _ total: Int) -> Void
+    ) throws(DatabaseError) -> BackupVerification {
         var result = BackupVerification()
         var sound: [String] = []
         var cluster: UInt64?

@@ -27,9 +27,23 @@ public struct BackupCatalog: Hashable, Sendable {
 
     /// The revisions that can be restored: from each snapshot as far as unbroken logs lead.
     public var spans: [ClosedRange<Revision>] {
+        // What logs cover without a gap.
+        var covered: [ClosedRange<Revision>] = []
+        for log in logsByStart {
+            if let last = covered.last, log.from <= last.upperBound.next() {
+                covered[covered.count - 1] = last.lowerBound...max(last.upperBound, log.to)
+            } else {
+                covered.append(log.from...log.to)
+            }
+        }
         var spans: [ClosedRange<Revision>] = []
+        var place = 0
         for snapshot in snapshots {
-            let end = chain(after: snapshot.to).last?.to ?? snapshot.to
+            while place < covered.count, covered[place].upperBound <= snapshot.to { place += 1 }
+            var end = snapshot.to
+            if place < covered.count, covered[place].lowerBound <= snapshot.to.next() {
+                end = covered[place].upperBound
+            }
             if let last = spans.last, last.upperBound >= snapshot.to {
                 spans[spans.count - 1] = last.lowerBound...max(end, last.upperBound)
             } else {
@@ -42,13 +56,13 @@ public struct BackupCatalog: Hashable, Sendable {
     /// The objects that lead to `revision`: a snapshot at or below it, the nearest, then logs without
     /// a gap. Nil when there are none.
     public func path(to revision: Revision) -> [BackupName]? {
-        for snapshot in snapshots.reversed() where snapshot.to <= revision {
-            if snapshot.to == revision { return [snapshot] }
-            var path = [snapshot]
-            for log in chain(after: snapshot.to) {
-                path.append(log)
-                if log.to >= revision { return path }
-            }
+        // What the nearest one does not lead to no older one does.
+        guard let snapshot = snapshots.last(where: { $0.to <= revision }) else { return nil }
+        var path = [snapshot]
+        if snapshot.to == revision { return path }
+        for log in chain(after: snapshot.to) {
+            path.append(log)
+            if log.to >= revision { return path }
         }
         return nil
     }
@@ -72,16 +86,23 @@ public struct BackupCatalog: Hashable, Sendable {
         return objects.filter { $0.to <= base.to && $0 != base }
     }
 
-    /// The logs from the revision after `revision` on, as far as each follows the one before. Logs may
-    /// overlap when a controller stored one and died before it knew.
+    /// The fewest logs from the revision after `revision` on, as far as each follows the one before. Logs
+    /// overlap when a controller stored one and died before it knew, and while several become one.
     private func chain(after revision: Revision) -> [BackupName] {
         var chain: [BackupName] = []
         var reached = revision
-        for log in logs where log.to > reached {
-            guard log.from <= reached.next() else { break }
-            chain.append(log)
-            reached = log.to
+        var furthest: BackupName?
+        for log in logsByStart where log.to > revision {
+            if log.from > reached.next() {
+                guard let next = furthest, log.from <= next.to.next() else { break }
+                chain.append(next)
+                reached = next.to
+            }
+            if log.to > max(reached, furthest?.to ?? reached) { furthest = log }
         }
+        if let furthest, furthest.to > reached { chain.append(furthest) }
         return chain
     }
+
+    private var logsByStart: [BackupName] { logs.sorted { $0.from < $1.from } }
 }

@@ -49,6 +49,9 @@ public struct BackupWriter: Sendable {
     private var logsSinceSnapshot = 0
     private var hasGap = false
     private var isReady = false
+    private var merge: BackupMerge?
+    /// Logs up to here are put together.
+    private var mergedThrough = Revision.none
 
     public init(_ archive: BackupArchive, cluster: UInt64, settings: BackupSettings) {
         self.archive = archive
@@ -156,15 +159,37 @@ public struct BackupWriter: Sendable {
         logsSinceSnapshot = 0
     }
 
-    /// Deletes what retention does not want any more, as of the wall clock `now`. Answers how many
-    /// objects went.
+    /// Deletes what retention does not want any more, as of the wall clock `now`, and plans what can be
+    /// put together. Answers how many objects went.
     @discardableResult
     public mutating func prune(now: UInt64) throws(DatabaseError) -> Int {
         try attempt { (writer) throws(DatabaseError) in
-            let surplus = try writer.archive.catalog()
-                .surplus(keepingSince: now - min(now, writer.settings.keep))
-            for name in surplus { try writer.archive.destination.delete(name.text) }
+            let catalog = try writer.archive.catalog()
+            let surplus = Set(
+                catalog.surplus(keepingSince: now - min(now, writer.settings.keep)))
+            for name in surplus.sorted().reversed() {
+                try writer.archive.destination.delete(name.text)
+            }
+            let rest = BackupCatalog(
+                listing: catalog.objects.filter { !surplus.contains($0) }.map(\.text))
+            writer.merge = BackupMerge(rest.mergeable(above: writer.mergedThrough))
+            writer.mergedThrough = rest.snapshots.last?.to ?? .none
             return surplus.count
+        }
+    }
+
+    /// Whether `mergeStep` has something to do.
+    public var isMerging: Bool { merge != nil }
+
+    /// Goes on putting logs below the newest snapshot together, by one object. When it fails they stay as
+    /// they are.
+    public mutating func mergeStep() throws(DatabaseError) {
+        do throws(DatabaseError) {
+            if try merge?.step(archive, cluster: cluster) == false { merge = nil }
+        } catch {
+            merge = nil
+            mergedThrough = .none
+            throw error
         }
     }
 

@@ -90,7 +90,15 @@ final class ControllerLink {
     }
 
     private func watch() {
-        client?.connection?.send(.watchMap) { [node] writer in writer.write(node.map.revision) }
+        guard let connection = client?.connection else { return }
+        watch(connection, from: node.map.revision)
+    }
+
+    private func watch(_ connection: RPCConnection, from revision: Revision) {
+        connection.send(.watchMap) { writer in
+            writer.write(revision)
+            writer.write(MapScope.withoutShards.rawValue)
+        }
     }
 }
 
@@ -135,7 +143,7 @@ extension ControllerLink: RPCConnectionDelegate {
         case .mapUpdate:
             // A map that does not follow ours: ask for all of it.
             if !node.follow(try MapUpdate(from: &reader)) {
-                connection.send(.watchMap) { $0.write(Revision.none) }
+                watch(connection, from: .none)
             }
         default:
             throw DatabaseError(.malformed, "\(kind) from a controller")

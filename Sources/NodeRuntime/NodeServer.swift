@@ -41,7 +41,7 @@ final class NodeServer: LoopService {
     private(set) var transport: RPCTransport
     private(set) var peers: PeerLinks
     var identity: NodeIdentity
-    var map = ClusterMap()
+    var map = ClusterMap(.withoutShards)
     /// What the newest map said of nodes and tables; kept over restarts.
     var book = AddressBook()
     /// Of the wall clock; shared with whoever shows it.

@@ -30,6 +30,9 @@ public final class RPCConnection {
     /// Hears of every ping of this side that was answered.
     public var didMeasure: (RoundTrip) -> Void = { _ in }
 
+    /// Frames of so many bytes go out as they are, without another copy.
+    private static let sharedBytesMin = 256 << 10
+
     private let transport: RPCTransport
     private let tcp: TCPConnection
     private let hello: Hello
@@ -91,9 +94,15 @@ public final class RPCConnection {
         markDirty()
     }
 
-    /// Appends frames that the caller has already built with `Frame`. Dropped after `close`.
+    /// Appends frames that the caller has already built with `Frame`. Dropped after `close`. Large ones are
+    /// not copied, so that many connections can be sent the same.
     public func sendFrames(_ frames: Bytes) {
         guard !isClosed else { return }
+        if frames.count >= Self.sharedBytesMin {
+            flush()
+            tcp.write(frames)
+            return
+        }
         if output.count == 0 {
             output = ByteWriter(continuing: frames)
         } else {

@@ -18,6 +18,7 @@ public struct ClusterMap: Sendable {
     private var loose = SortedRecords<TableID, LooseShards>()
     /// An update of which not all pieces have come.
     private var incoming: Incoming?
+    private let scope: MapScope
 
     /// An active table with its shard index.
     public struct NamedTable: Sendable {
@@ -52,7 +53,8 @@ public struct ClusterMap: Sendable {
         var map: [ClusterMap]
     }
 
-    public init() {}
+    /// Shards are left out of a map without them, though an update may hold them.
+    public init(_ scope: MapScope = .whole) { self.scope = scope }
 
     // MARK: Updates
 
@@ -63,7 +65,7 @@ public struct ClusterMap: Sendable {
         guard update.piece == 0, update.isLast else { return applyPiece(update) }
         if let incoming, update.to >= incoming.update.to { self.incoming = nil }
         if update.isFull {
-            var whole = ClusterMap()
+            var whole = ClusterMap(scope)
             let isConsistent = whole.take(update.changes)
             replace(with: whole, at: update.to)
             return isConsistent
@@ -82,7 +84,7 @@ public struct ClusterMap: Sendable {
             incoming = Incoming(
                 update: MapUpdate(
                     isFull: piece.isFull, from: piece.from, to: piece.to, changes: []),
-                nextPiece: 0, map: piece.isFull ? [ClusterMap()] : [])
+                nextPiece: 0, map: piece.isFull ? [ClusterMap(scope)] : [])
         }
         // The rest of an update of which the beginning was refused.
         guard var held = incoming, held.nextPiece == piece.piece,
@@ -140,6 +142,7 @@ public struct ClusterMap: Sendable {
             case .leader(let leader): observeLeader(leader)
             }
         }
+        guard scope == .whole else { return true }
         touched.sort { ($0.table, $0.place) < ($1.table, $1.place) }
         var isConsistent = true
         var rest = touched[...]

@@ -71,6 +71,62 @@ public struct MapUpdate: Hashable, Sendable {
     }
 }
 
+/// What a follower of the map wants of it.
+public enum MapScope: UInt8, Sendable {
+    case whole = 0
+    /// Tables, groups, leaders and nodes: what nodes need, which know their shards from their groups.
+    case withoutShards = 1
+
+    public func includes(_ change: MapChange) -> Bool {
+        switch change {
+        case .shard, .shardRemoved: self == .whole
+        default: true
+        }
+    }
+}
+
+extension MapUpdate {
+    /// The same step as far as `scope` goes. It may be empty, and is a step all the same.
+    public func limited(to scope: MapScope) -> MapUpdate {
+        guard scope != .whole else { return self }
+        var limited = self
+        limited.changes.removeAll { !scope.includes($0) }
+        return limited
+    }
+}
+
+/// Cuts a whole map into pieces that fit frames while it is walked, so that it is never held at once.
+public struct MapPieces {
+    private var piece: MapUpdate
+    private var bytes = 0
+    private let bytesMax: Int
+
+    /// Of the whole map at the revision `to`.
+    public init(to: Revision, bytesMax: Int = Limits.pieceBytesMax) {
+        piece = MapUpdate(isFull: true, from: .none, to: to, isLast: false, changes: [])
+        self.bytesMax = bytesMax
+    }
+
+    /// The next change; a piece that is full goes to `take`.
+    public mutating func add(_ change: MapChange, _ take: (MapUpdate) -> Void) {
+        let size = change.encodedBytesMax
+        if bytes > 0, bytes + size > bytesMax {
+            take(piece)
+            piece.piece += 1
+            piece.changes.removeAll(keepingCapacity: true)
+            bytes = 0
+        }
+        bytes += size
+        piece.changes.append(change)
+    }
+
+    /// The last piece goes to `take`.
+    public consuming func end(_ take: (MapUpdate) -> Void) {
+        piece.isLast = true
+        take(piece)
+    }
+}
+
 extension MapChange {
     /// At least the bytes that `encode` writes.
     var encodedBytesMax: Int {

@@ -66,6 +66,7 @@ extension Command {
         }
         let moment = try invocation.moment()
         let target = try RestoreTarget(invocation)
+        RestoreProgress.show("reads \(source.place)")
         let (state, newest) = try failing { () throws(DatabaseError) in
             let state = try source.archive.state(at: moment)
             return (state, try source.archive.catalog().objects.last?.to ?? state.revision)
@@ -97,6 +98,7 @@ extension Command {
         if !invocation.has("dry-run") { try target.check() }
         let census = NodeCensus.settled(asked, timeout: try invocation.requestTimeout())
         let clock = UInt64(Date.now.timeIntervalSince1970 * 1_000)
+        RestoreProgress.show("puts the metadata together")
         let recovered = try failing { () throws(DatabaseError) in
             try MetadataRecovery.recover(
                 older: older, revision: newest, holdings: census.holdings, clock: clock,
@@ -106,7 +108,11 @@ extension Command {
         let isIncomplete = recovered.findings.contains { $0.kind == "incomplete" }
         let mayWrite = !isRefused && (!isIncomplete || invocation.has("incomplete"))
         let writes = mayWrite && !invocation.has("dry-run")
-        if writes { try target.write(recovered, clock: clock) }
+        if writes {
+            RestoreProgress.show("writes \(recovered.records.count) records to \(target.directory)")
+            try target.write(recovered, clock: clock)
+        }
+        RestoreProgress.end()
         let document: JSONValue = [
             "origin": .string(origin), "nodes": census.json,
             "findings": .array(recovered.findings.map { JSONValue(encoding: $0) }),

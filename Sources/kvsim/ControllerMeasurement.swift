@@ -13,8 +13,6 @@ struct ControllerMeasurement {
     let shards: Int
     let failures: Int
 
-    private static let virtualRanges = 4_096
-
     init(_ words: ArraySlice<String>) {
         let values = numbers(
             words,
@@ -34,18 +32,7 @@ struct ControllerMeasurement {
         var settings = ControllerSettings(name: "controller-1")
         settings.groupsInitial = groups
         var fleet = SimulatedFleet(settings: settings, nodes: nodes, spares: spares)
-        fleet.step("start", .start)
-        fleet.register()
-        while fleet.controller.groups.count < groups
-            || fleet.controller.groups.elements.contains(where: { !$0.hasLeader || !$0.isServing })
-        {
-            fleet.pass(milliseconds: 150, during: " while groups form")
-        }
-        let tables = (shards + Self.virtualRanges - 1) / Self.virtualRanges
-        for table in 0..<tables {
-            let count = shards * (table + 1) / tables - shards * table / tables
-            fleet.create("table-\(table)", virtualRanges: UInt16(count))
-        }
+        let tables = fleet.fill(shards: shards)
         let replicas = fleet.controller.groups.elements.reduce(0) {
             $0 + $1.record.placements.count
         }

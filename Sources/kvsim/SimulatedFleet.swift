@@ -13,6 +13,7 @@ struct SimulatedNode {
     let zone: String
     let isSpare: Bool
     let connection: ConnectionID
+    let rpcAddress: String
     var sequence: UInt64 = 0
     var isDead = false
     var replicas = SortedRecords<GroupID, ReplicaReport>()
@@ -20,7 +21,7 @@ struct SimulatedNode {
     func registration() -> NodeRegistration {
         NodeRegistration(
             node: id, cluster: cluster, incarnation: connection.number, name: name,
-            rpcAddress: "\(name):7400", adminAddress: "\(name):7401", zone: zone,
+            rpcAddress: rpcAddress, adminAddress: "\(name):7401", zone: zone,
             isSpare: isSpare, diskPaths: ["/var/lib/rangekeeper/disk-0"])
     }
 
@@ -55,15 +56,41 @@ struct SimulatedFleet {
     private var ticks = 0
     private var nextRequest: UInt64 = 0
 
-    init(settings: ControllerSettings, nodes count: Int, spares: Int) {
+    /// `address` makes the RPC address of the node with a number, from 0.
+    init(
+        settings: ControllerSettings, nodes count: Int, spares: Int,
+        address: (Int) -> String = { "node-\($0):7400" }
+    ) {
         self.settings = settings
         controller = Self.controller(settings, MetadataSnapshot(revision: .none, records: []), now)
         for number in 0..<count + spares {
             nodes.append(
                 SimulatedNode(
                     name: "node-\(number)", zone: "zone-\(number % 20)",
-                    isSpare: number >= count, connection: ConnectionID(UInt64(number) + 1)))
+                    isSpare: number >= count, connection: ConnectionID(UInt64(number) + 1),
+                    rpcAddress: address(number)))
         }
+    }
+
+    /// Virtual ranges of a table, at most.
+    private static let virtualRangesMax = 4_096
+
+    /// Lets all groups of the settings form on registered nodes, each led; then creates tables of
+    /// `shards` shards in all. Answers how many tables.
+    mutating func fill(shards: Int) -> Int {
+        step("start", .start)
+        register()
+        while controller.groups.count < settings.groupsInitial
+            || controller.groups.elements.contains(where: { !$0.hasLeader || !$0.isServing })
+        {
+            pass(milliseconds: 150, during: " while groups form")
+        }
+        let tables = (shards + Self.virtualRangesMax - 1) / Self.virtualRangesMax
+        for table in 0..<tables {
+            let count = shards * (table + 1) / tables - shards * table / tables
+            create("table-\(table)", virtualRanges: UInt16(count))
+        }
+        return tables
     }
 
     static func controller(

@@ -8,6 +8,8 @@ let usage = """
     usage: kvsim [--seeds N] [--seed S] [--replicas 3|5] [--seconds T] [--canary NAME] [--verbose]
            kvsim map [--shards N] [--key-bytes N] [--tables N] [--lookups N]
            kvsim controller [--groups N] [--nodes N] [--spares N] [--shards N] [--failures N]
+           kvsim metadata [--into DIR --peers NAME=HOST:PORT,...] [--backup DIR] [--holdings DIR]
+                          [--groups N] [--nodes N] [--spares N] [--shards N] [--node-port N]
 
     Simulates a replication group under faults, one run per seed, and checks every invariant after
     every event. Stops at the first run that fails and prints the command that repeats it.
@@ -26,6 +28,11 @@ let usage = """
     kvsim controller drives the real controller with simulated nodes and a store in memory, and
     measures its steps: heartbeats, ticks, tables, a take-over, nodes that die at once (default: 1000
     groups on 600 nodes with 150 spares, 200000 shards, 100 nodes die).
+
+    kvsim metadata writes the metadata of a cluster of simulated nodes (default: 1000000 shards, else as
+    kvsim controller), for measurements with real processes: as the data directory of the first of
+    the controllers that --peers names, as a backup, and as the answers of its nodes, one file named by
+    the port of each (127.0.0.1, from --node-port on).
 
     Exit status: 0 all runs held, 1 a run failed, 2 wrong usage.
     """
@@ -138,6 +145,7 @@ func runAll(_ arguments: Arguments) -> Int32 {
 let words = CommandLine.arguments.dropFirst()
 switch words.first {
 case "controller": ControllerMeasurement(words.dropFirst()).run()
+case "metadata": MetadataMaker(words.dropFirst()).run()
 case "map": MapMeasurement(words.dropFirst()).run()
 default: exit(runAll(parse(Array(words))))
 }

@@ -230,6 +230,97 @@ private struct Bench {
         #expect(try BackupArchive(bench.store).verify().findings.isEmpty)
     }
 
+    /// At every moment, whatever stops the merging there, all revisions can be restored.
+    @Test(arguments: [0, 2, 3, 7])
+    func logsArePutTogetherAndNothingIsLost(_ stopsAfter: Int) throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for round in 1...40 {
+            bench.change()
+            if round % 2 == 0 { try bench.writer.flush() }
+            // Overlapping logs, as two controllers write them.
+            if round == 12 || round == 30 {
+                try BackupArchive(bench.store).store(
+                    BackupObject(
+                        name: BackupName(
+                            logFrom: Revision(UInt64(round) - 5), to: Revision(UInt64(round) - 1),
+                            at: bench.times[round - 1]), cluster: 7,
+                        contents: .log(Array(bench.events[(round - 6)..<(round - 1)]))))
+            }
+            if round == 20 { try bench.snapshot() }
+        }
+        try bench.snapshot()
+        for _ in 41...44 { bench.change() }
+        try bench.writer.flush()
+        func check(_ bench: Bench, _ when: String) throws {
+            for revision in stride(from: 0, through: 44, by: 3) {
+                #expect(
+                    try bench.restored(revision) == bench.states[revision].records,
+                    "revision \(revision), \(when)")
+            }
+            #expect(try BackupArchive(bench.store).verify().findings.isEmpty, "\(when)")
+        }
+        if stopsAfter > 0 {
+            bench.store.losesAnswers.withLock { $0 = (every: stopsAfter, count: 0) }
+        }
+        for attempt in 0..<100 {
+            _ = try? bench.writer.prune(now: bench.now)
+            var steps = 0
+            while bench.writer.isMerging {
+                do {
+                    try bench.writer.mergeStep()
+                } catch {
+                    break
+                }
+                steps += 1
+                let lost = bench.store.losesAnswers.withLock { state in
+                    defer { state.every = 0 }
+                    return state
+                }
+                try check(bench, "step \(steps) of attempt \(attempt)")
+                bench.store.losesAnswers.withLock { $0 = lost }
+            }
+            if stopsAfter == 0 { break }
+        }
+        // Three snapshots, one log between each two, and the newest log.
+        #expect(try BackupArchive(bench.store).catalog().objects.count == 6)
+    }
+
+    @Test func damagedLogStaysAndTheOthersArePutTogether() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...20 {
+            bench.change()
+            try bench.writer.flush()
+        }
+        try bench.snapshot()
+        let damaged = try BackupArchive(bench.store).catalog().logs[9]
+        bench.store.objects.withLock { $0[damaged.text]?[70] ^= 1 }
+        try bench.writer.prune(now: bench.now)
+        while bench.writer.isMerging { try bench.writer.mergeStep() }
+        let catalog = try BackupArchive(bench.store).catalog()
+        #expect(catalog.logs.map(\.from.rawValue) == [1, 10, 11])
+        #expect(catalog.logs.map(\.to.rawValue) == [9, 10, 20])
+        let found = try BackupArchive(bench.store).verify()
+        #expect(found.findings.contains { $0.name == damaged.text })
+    }
+
+    @Test func manyObjectsArePlannedInLinearTime() {
+        // 100,000 logs and 1,000 snapshots: walked a few times each, not once per snapshot.
+        var names: [String] = []
+        for revision in 1...100_000 as ClosedRange<UInt64> {
+            let to = Revision(revision)
+            names.append(BackupName(logFrom: to, to: to, at: revision).text)
+            if revision % 100 == 0 { names.append(BackupName(snapshotAt: to, at: revision).text) }
+        }
+        let catalog = BackupCatalog(listing: names)
+        #expect(catalog.spans == [Revision(100)...Revision(100_000)])
+        #expect(catalog.path(to: Revision(99_999))?.count == 100)
+        #expect(catalog.mergeable(above: .none).count == 1_000)
+    }
+
     @Test func anotherClustersBackupIsRefused() throws {
         var bench = Bench()
         _ = try bench.writer.begin()
