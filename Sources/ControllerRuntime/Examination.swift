@@ -32,9 +32,9 @@ struct DoctorView: Encodable {
 
 extension ClusterViews {
     /// Everything that wants an operator's eye, the worst first, each with what to do.
-    /// `finding`: of what the cluster's records do not tell.
-    func examine(with finding: FindingView?) -> DoctorView {
-        var findings: [FindingView] = finding.map { [$0] } ?? []
+    /// `others`: of what the cluster's records do not tell.
+    func examine(with others: [FindingView]) -> DoctorView {
+        var findings = others
         func add(_ code: String, _ severity: String, _ text: String, _ advice: String) {
             findings.append(
                 FindingView(code: code, severity: severity, text: text, advice: advice))
