@@ -23,6 +23,8 @@ struct MoveState {
     var following: (move: MetadataMove, since: Instant)?
     var isLeaving = false
     var leaderlessSince: Instant?
+    /// An empty controller has said that the metadata is not here.
+    var isTold = false
     /// For what others ask.
     var jobs: BackgroundJobs?
 }
@@ -313,11 +315,10 @@ extension ControllerServer {
         onMove("the metadata was moved to \(move.to)")
     }
 
-    /// A controller of the group that was away when the metadata left finds no leader: the others know.
+    /// A controller of the group that was away when the metadata left finds no leader, and one that has lost its
+    /// disk no group: the others know.
     func askForMove() {
-        guard let quorum, moves.following == nil, home.leader == nil, home.leadership == nil,
-            let members = quorum.replica?.image.roster.members
-        else {
+        guard let quorum, moves.following == nil, home.leader == nil, home.leadership == nil else {
             moves.leaderlessSince = nil
             return
         }
@@ -325,18 +326,33 @@ extension ControllerServer {
         moves.leaderlessSince = since
         guard loop.now - since >= Self.leaderPatience else { return }
         moves.leaderlessSince = loop.now
-        for member in members where member.name != settings.core.name {
+        let members = quorum.replica?.image.roster.members.map { ($0.name, $0.address) }
+        let others = members ?? settings.quorum.peers.map { ($0.name, $0.address) }
+        for (name, address) in others where name != settings.core.name {
             ask(
-                member.address, "metadata.home", AdminRequest.Arguments(), timeout: .seconds(2)
+                address, "metadata.home", AdminRequest.Arguments(), timeout: .seconds(2)
             ) { [weak self] (result: Result<PeerHome, DatabaseError>) in
-                guard let self, case .success(let peer) = result, let text = peer.moveBytes,
-                    let bytes = try? HexText.decode(text), let move = try? MetadataMove(bytes),
-                    move.cluster == home.cluster, move.to != settings.form,
-                    move.revision > home.state?.revision ?? .none,
-                    home.leader == nil, home.leadership == nil
+                guard case .success(let peer) = result, let text = peer.moveBytes,
+                    let bytes = try? HexText.decode(text), let move = try? MetadataMove(bytes)
                 else { return }
-                follow(move)
+                self?.learn(move)
             }
         }
+    }
+
+    /// Another controller says that the metadata has left.
+    private func learn(_ move: MetadataMove) {
+        guard home.leader == nil, home.leadership == nil, move.to != settings.form else { return }
+        if home.metadata == nil, !moves.isTold,
+            let objection = MetadataPlace.objection(to: settings.configured, after: move)
+        {
+            moves.isTold = true
+            log.warning(objection)
+        }
+        // What is empty is taken in nowhere by itself.
+        guard move.cluster == home.cluster, move.revision > home.state?.revision ?? .none else {
+            return
+        }
+        follow(move)
     }
 }

@@ -57,6 +57,8 @@ final class EtcdNode: MetadataHome {
     private var isValid = false
     private var isLooking = false
     private var lookAt = Instant.origin
+    /// What a move brings is not read before it counts.
+    private var isOpen: Bool { isValid || settings.move == nil }
     /// Why it is not valid, as far as it was seen.
     private var invalidity: String?
 
@@ -141,7 +143,7 @@ final class EtcdNode: MetadataHome {
             ])
         loop.schedule(after: Self.tickInterval, repeating: Self.tickInterval) { [unowned self] in
             guard !isClosed else { return }
-            store.tick(now: loop.now)
+            if isOpen { store.tick(now: loop.now) }
             turn()
         }
         lookAround()
@@ -149,7 +151,7 @@ final class EtcdNode: MetadataHome {
     }
 
     func endTurn() {
-        guard !isClosed else { return }
+        guard !isClosed, isOpen else { return }
         store.flush()
     }
 
@@ -157,7 +159,7 @@ final class EtcdNode: MetadataHome {
         guard !isClosed else { return }
         session.flush()
         store.expect(sequence: session.sequence)
-        store.flush()
+        if isOpen { store.flush() }
         if loop.now >= beatAt {
             beatAt = loop.now + Self.beatInterval
             session.beat(
