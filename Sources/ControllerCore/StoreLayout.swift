@@ -6,6 +6,7 @@
 // controller/ids       next node, group, replica, table, shard id, 4 each
 // controller/restored  after a restore: the node id below which an unknown node may come back, 4; the wall
 //                      clock of the restore in milliseconds since 1970, 8
+// controller/home      where the metadata moved last: a `MetadataMove`, which the shell reads
 // node/ID group/ID table/ID shard/ID   the record; ID is 4 bytes, big-endian, so that keys sort by id
 // controller/operations   next operation id 4
 // operation/ID         an `OperationRecord`
@@ -31,6 +32,7 @@ enum StoreKey {
     static let acting = Bytes("controller/acting".utf8)
     static let ids = Bytes("controller/ids".utf8)
     static let restored = Bytes("controller/restored".utf8)
+    static let home = Bytes("controller/home".utf8)
 
     static let auditHead = Bytes("controller/audit".utf8)
     static let nextOperation = Bytes("controller/operations".utf8)
@@ -272,7 +274,7 @@ struct DurableState {
             auditHead = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
                 try AuditHead(from: &reader)
             }
-        } else if key.starts(with: StoreKey.auditPrefix) {
+        } else if key.starts(with: StoreKey.auditPrefix) || key == StoreKey.home {
             // Read from the store by those who ask for them.
         } else if key.starts(with: StoreKey.operationPrefix) {
             operations.append(

@@ -30,6 +30,12 @@ struct AdminRequest: Decodable {
         var address: String?
         /// Of work on the backup.
         var job: UInt64?
+        /// Of etcd.
+        var endpoints: [String]?
+        var prefix: String?
+        /// A `MetadataMove`, and the keys and values that its mark puts, in hexadecimal.
+        var move: String?
+        var changes: [[String]]?
     }
 
     var verb: String

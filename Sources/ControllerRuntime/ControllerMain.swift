@@ -8,6 +8,7 @@ import Glibc
 import KVBase
 import MetadataBackup
 import MetadataCore
+import MetadataStore
 import Metrics
 import ObjectStore
 import SystemdSupport
@@ -107,6 +108,8 @@ public enum ControllerMain {
         do throws(DatabaseError) {
             let own = try ControllerServerSettings(daemon.settings)
             try createDirectory(daemon.settings.string("data"))
+            try own.files.settle(own.place)
+            if let staleness = own.staleness { log.warning(staleness) }
             daemon.addReadinessCheck("controller") {
                 // A standby is ready to take over: it knows who leads.
                 metrics.isServing.value == 1 || metrics.hasLeader.value == 1
@@ -117,7 +120,8 @@ public enum ControllerMain {
                 let server = try ControllerServer(
                     settings: own, loop: loop, log: log, metrics: metrics,
                     quorumMetrics: quorumMetrics, backupMetrics: backupMetrics, pages: pages,
-                    registry: daemon.metrics
+                    registry: daemon.metrics,
+                    onMove: { daemon.requestRestart(reason: $0) }
                 ) { error in
                     daemon.requestStop(reason: error.message, exitCode: 1)
                 }
@@ -160,6 +164,13 @@ struct ControllerServerSettings: Sendable {
     var quorum: QuorumNode.Settings
     /// Nil when the metadata is not in etcd.
     var etcd: EtcdNode.Settings?
+    /// As the settings say, not as the last move does.
+    var configured: MetadataForm
+    /// What this controller keeps about moves, and where the metadata is by it.
+    var files: MoveFiles
+    var place: MetadataPlace
+    /// What this controller would use of etcd at other endpoints, below another prefix.
+    var etcdAt: @Sendable ([String], String) throws(DatabaseError) -> EtcdNode.Settings
     var rpcAddress: SocketAddress
     /// Empty when there is no admin HTTP.
     var adminAddress: String
@@ -186,10 +197,10 @@ extension ControllerServerSettings {
             throw DatabaseError(
                 .invalidRequest, "node.suspect.after must be shorter than node.down.after")
         }
-        guard let address = try settings.address("listen.rpc") else {
+        guard let listening = try settings.address("listen.rpc") else {
             throw DatabaseError(.invalidRequest, "listen.rpc is empty")
         }
-        rpcAddress = address
+        rpcAddress = listening
         adminAddress = settings.optionalString("listen.admin") ?? ""
         if let place = settings.optionalString("backup.to") {
             backup = Backup(
@@ -207,10 +218,32 @@ extension ControllerServerSettings {
                 .invalidRequest, "peers does not name this controller, \(name)")
         }
         quorum = QuorumNode.Settings(
-            name: name, address: own?.address ?? address.description, peers: peers,
+            name: name, address: own?.address ?? listening.description, peers: peers,
             directory: data + "/quorum", olderDirectory: data + "/metadata")
-        etcd = try Self.etcd(settings, data, ownAddress, adminAddress)
+        let (address, admin) = (quorum.address, adminAddress)
+        configured = settings.string("metadata") == "etcd" ? .etcd : .embedded
+        files = MoveFiles(data: data)
+        place = try files.place(
+            configured: configured, prefix: settings.string("etcd.prefix"), name: name)
+        etcd = try Self.etcd(settings, place, data, address, admin)
+        etcdAt = { (endpoints, prefix) throws(DatabaseError) in
+            try Self.etcd(settings, endpoints, prefix, data, address, admin)
+        }
+        if case .embedded = place { quorum.mayFound = false }
     }
+
+    /// The last move of the metadata that this controller knows of.
+    var move: MetadataMove? {
+        switch place {
+        case .configured: nil
+        case .etcd(let move), .embedded(let move, _): move
+        }
+    }
+
+    var form: MetadataForm { etcd == nil ? .embedded : .etcd }
+
+    /// What to change in the settings, which name a place that the metadata has left; nil when they do not.
+    var staleness: String? { MetadataPlace.objection(to: configured, after: move) }
 
     /// Where others reach this controller.
     var ownAddress: String { quorum.address }

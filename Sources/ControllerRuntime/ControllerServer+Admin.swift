@@ -16,6 +16,7 @@ extension ControllerServer {
             return session.adminFailure(
                 token, DatabaseError(.invalidRequest, "not an admin request: \(error)"))
         }
+        if Self.peerVerbs.contains(request.verb) { return serveMoves(request, token, session) }
         audit(request, token, of: session)
         if Self.quorumVerbs.contains(request.verb) {
             return serveQuorum(request, token, session)
@@ -28,6 +29,8 @@ extension ControllerServer {
             if Self.backupVerbs.contains(request.verb) {
                 try serveBackup(request, token, session)
                 auditAnswer(nil, token, of: session.id, done: "started")
+            } else if request.verb == "metadata.migrate" {
+                try migrate(request, token, session)
             } else if request.verb == "apply" {
                 try apply(try plan(in: bytes), views, token, session)
             } else {
@@ -107,7 +110,7 @@ extension ControllerServer {
                 "no verb \(request.verb); there are status, nodes, groups, shards, tables, "
                     + "table.describe, table.create, table.drop, "
                     + (Self.operationVerbs + Self.settingVerbs + Self.quorumVerbs + Self.auditVerbs
-                    + Self.backupVerbs)
+                    + Self.backupVerbs + ["metadata.migrate"] + Self.peerVerbs)
                     .joined(separator: ", "))
         }
     }

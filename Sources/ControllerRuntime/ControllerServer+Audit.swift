@@ -100,6 +100,22 @@ extension ControllerServer {
         auditBook.answered.append((request, error == nil, Self.cut(text, Self.textBytesMax)))
     }
 
+    /// What the audit log calls a request that is in it and not answered yet.
+    func auditRequest(_ token: UInt32, of connection: ConnectionID) -> MoveMark.Request? {
+        auditBook.open[.init(connection: connection, token: token)].map {
+            MoveMark.Request(
+                number: $0.number, caller: $0.caller, address: $0.address, verb: $0.verb)
+        }
+    }
+
+    /// Notes that a request which began a move came to nothing.
+    func auditFailure(_ error: DatabaseError, of request: MoveMark.Request) {
+        let known = AuditBook.Request(
+            number: request.number, caller: request.caller, address: request.address,
+            verb: request.verb)
+        auditBook.answered.append((known, false, Self.cut(error.message, Self.textBytesMax)))
+    }
+
     func auditAnswer(
         _ result: Result<OperationID, DatabaseError>, _ token: UInt32, of connection: ConnectionID
     ) {

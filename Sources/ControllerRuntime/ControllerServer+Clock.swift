@@ -80,5 +80,7 @@ extension ControllerServer {
     }
 
     /// What wants an operator's eye and is not in the cluster's records.
-    func ownFindings() -> [FindingView] { (backupFinding().map { [$0] } ?? []) + clockFindings() }
+    func ownFindings() -> [FindingView] {
+        [backupFinding(), stalenessFinding()].compactMap(\.self) + clockFindings()
+    }
 }

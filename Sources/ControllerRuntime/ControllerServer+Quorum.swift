@@ -75,6 +75,9 @@ extension ControllerServer {
             findings.append(finding.text)
             if verdict == "healthy" { verdict = "degraded" }
         }
+        if let staleness = settings.staleness {
+            findings.append("settings of controller \(settings.core.name): \(staleness)")
+        }
         return (verdict, findings)
     }
 

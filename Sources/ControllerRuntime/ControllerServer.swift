@@ -32,6 +32,8 @@ final class ControllerServer: LoopService {
     let metrics: ControllerMetrics
     private let pages: ControllerPages
     private let onFailure: (DatabaseError) -> Void
+    /// Begins this program anew.
+    let onMove: (String) -> Void
     let home: any MetadataHome
     /// The same, when the metadata is replicated among the controllers.
     let quorum: QuorumNode?
@@ -54,6 +56,7 @@ final class ControllerServer: LoopService {
     private var leadsSince = Instant.origin
     var requesters = Requesters()
     var auditBook = AuditBook()
+    var moves = MoveState()
     private var lease: LeaseID = .none
     private var connectionsIssued: UInt64 = 0
     private(set) var isStopping = false
@@ -64,7 +67,7 @@ final class ControllerServer: LoopService {
     init(
         settings: ControllerServerSettings, loop: EventLoop, log: ComponentLog,
         metrics: ControllerMetrics, quorumMetrics: QuorumMetrics, backupMetrics: BackupMetrics,
-        pages: ControllerPages, registry: MetricsRegistry,
+        pages: ControllerPages, registry: MetricsRegistry, onMove: @escaping (String) -> Void,
         onFailure: @escaping (DatabaseError) -> Void
     ) throws(DatabaseError) {
         self.settings = settings
@@ -73,6 +76,7 @@ final class ControllerServer: LoopService {
         self.metrics = metrics
         self.pages = pages
         self.onFailure = onFailure
+        self.onMove = onMove
         // Before the transport's: what the store answers goes out in the same turn.
         var endTurn: () -> Void = {}
         loop.onTurnEnd { endTurn() }
@@ -100,6 +104,7 @@ final class ControllerServer: LoopService {
         hello = { [unowned self] in self.hello() }
         home.onChange = { [unowned self] in leadershipChanged() }
         home.onFailure = { [unowned self] in fail($0) }
+        home.onMove = { [unowned self] in follow($0) }
         if let wanted = settings.backup {
             let service = try BackupService(
                 to: wanted.destination, settings: wanted.settings, loop: loop, log: log,
@@ -145,6 +150,8 @@ final class ControllerServer: LoopService {
     func close() {
         backup?.service.close()
         backup?.threads.close()
+        moves.migration?.close()
+        moves.jobs?.close()
         jobs.close()
         maps.close()
         home.close()
@@ -153,8 +160,9 @@ final class ControllerServer: LoopService {
     // MARK: Acting and standing by
 
     /// Acts when this replica has come to lead the metadata group, stands down when it does not any more.
-    private func leadershipChanged() {
+    func leadershipChanged() {
         guard !isStopping else { return }
+        guard !moves.isFrozen else { return moves.migration?.leadershipChanged() ?? () }
         guard let leadership = home.leadership else {
             if attemptTerm != nil {
                 let reason = home.obstacle ?? "this controller does not lead the metadata group"
@@ -181,6 +189,8 @@ final class ControllerServer: LoopService {
         store.range(prefix: Bytes("controller/".utf8)) { [unowned self] result in
             guard number == attempt else { return }
             guard case .success(let snapshot) = result else { return couldNotRead(result) }
+            // Before anything is changed: the metadata may have left.
+            if followMark() { return }
             for record in snapshot.records where record.lease != .none {
                 store.revoke(record.lease) { _ in }
             }
@@ -227,7 +237,7 @@ final class ControllerServer: LoopService {
     }
 
     /// Acts no more, if it did: whoever waits is answered, and who is connected is told.
-    private func standDown(_ reason: DatabaseError) {
+    func standDown(_ reason: DatabaseError) {
         step(.leaseLost)
         guard attemptTerm != nil else { return }
         attempt += 1
@@ -286,6 +296,7 @@ final class ControllerServer: LoopService {
                 event: .controllerActs)
             for session in sessions.values { session.stands(standing) }
             startBackup()
+            sayNotMoved()
         case .standBy(let holder):
             resigned(DatabaseError(.fenced, "\(holder) holds the lease to act"))
         case .resign(let error): resigned(error)
@@ -308,7 +319,7 @@ final class ControllerServer: LoopService {
     }
 
     /// The store failed, or holds what cannot be read.
-    private func fail(_ error: DatabaseError) {
+    func fail(_ error: DatabaseError) {
         guard !isStopping else { return }
         metrics.standDown()
         log.error("can act no more", [LogField("reason", error.message)])
@@ -317,6 +328,7 @@ final class ControllerServer: LoopService {
 
     private func tick() {
         let started = loop.now
+        lookForMove()
         step(.tick)
         metrics.tickDuration.observe(loop.now - started)
         metrics.lastTick.set(Int64(EventLoop.wallClockNanoseconds() / 1_000_000_000))
@@ -324,6 +336,7 @@ final class ControllerServer: LoopService {
 
     private func housekeep() {
         guard !isStopping else { return }
+        askForMove()
         home.updateMetrics()
         maps.forgetUnused(now: loop.now)
         metrics.hasLeader.set(home.leader == nil ? 0 : 1)

@@ -4,19 +4,42 @@ import Configuration
 import EtcdMetadata
 import Glibc
 import KVBase
+import MetadataCore
 import ReplicatedLog
 
 extension ControllerServerSettings {
-    /// Nil with `metadata = embedded`; throws when the settings contradict each other.
+    /// Nil when the metadata is not in etcd; throws when the settings contradict each other.
     static func etcd(
-        _ settings: Settings, _ data: String, _ address: String, _ adminAddress: String
+        _ settings: Settings, _ place: MetadataPlace, _ data: String, _ address: String,
+        _ adminAddress: String
     ) throws(DatabaseError) -> EtcdNode.Settings? {
         let endpoints = settings.list("etcd.endpoints")
-        guard settings.string("metadata") == "etcd" else {
+        if settings.string("metadata") != "etcd" {
             guard endpoints.isEmpty else {
                 throw DatabaseError(
                     .invalidRequest, "etcd.endpoints is set, but not: metadata = etcd")
             }
+        } else {
+            guard settings.list("peers").isEmpty else {
+                throw DatabaseError(
+                    .invalidRequest,
+                    "peers is for metadata = embedded; controllers of one etcd.prefix find each other")
+            }
+            guard !endpoints.isEmpty else {
+                throw DatabaseError(.invalidRequest, "metadata = etcd needs etcd.endpoints")
+            }
+        }
+        switch place {
+        case .embedded: return nil
+        case .etcd(let move):
+            var own = try etcd(
+                settings, endpoints.isEmpty ? move.endpoints : endpoints, move.prefix, data, address,
+                adminAddress)
+            own.move = move
+            return own
+        case .configured: break
+        }
+        guard settings.string("metadata") == "etcd" else {
             if access(data + "/etcd", F_OK) == 0, access(data + "/quorum/identity", F_OK) != 0 {
                 throw DatabaseError(
                     .refused,
@@ -25,27 +48,29 @@ extension ControllerServerSettings {
             }
             return nil
         }
-        guard settings.list("peers").isEmpty else {
-            throw DatabaseError(
-                .invalidRequest,
-                "peers is for metadata = embedded; controllers of one etcd.prefix find each other")
-        }
         for file in ["/quorum/identity", "/metadata"] where access(data + file, F_OK) == 0 {
             throw DatabaseError(
                 .refused,
                 "\(data)\(file) is the embedded metadata of a cluster, and etcd would begin another one: "
-                    + "set metadata = embedded, or name another data directory")
+                    + "set metadata = embedded, or name another data directory; to move the metadata: "
+                    + "kvctl metadata migrate")
         }
-        guard !endpoints.isEmpty else {
-            throw DatabaseError(.invalidRequest, "metadata = etcd needs etcd.endpoints")
-        }
+        return try etcd(
+            settings, endpoints, settings.string("etcd.prefix"), data, address, adminAddress)
+    }
+
+    /// etcd at these endpoints, with what the settings say of certificates and users.
+    static func etcd(
+        _ settings: Settings, _ endpoints: [String], _ prefix: String, _ data: String,
+        _ address: String, _ adminAddress: String
+    ) throws(DatabaseError) -> EtcdNode.Settings {
         let authority = settings.optionalString("etcd.ca")
         let certificate = settings.optionalString("etcd.cert")
         let key = settings.optionalString("etcd.key")
         var etcd = EtcdSettings(
             endpoints: try endpoints.map { (text) throws(DatabaseError) in
                 try endpoint(text, isSecure: authority != nil || certificate != nil)
-            }, prefix: settings.string("etcd.prefix"))
+            }, prefix: prefix)
         guard !etcd.prefix.isEmpty, etcd.prefix.utf8.count <= 256 else {
             throw DatabaseError(.invalidRequest, "etcd.prefix has 1 to 256 bytes")
         }

@@ -23,10 +23,14 @@ final class EtcdNode: MetadataHome {
         var sessionSeconds: UInt64
         /// For the lock, and the lease of the last session.
         var directory: String
+        /// The move that brought the metadata here, when there was one.
+        var move: MetadataMove?
     }
 
     private static let tickInterval = Nanoseconds.milliseconds(100)
     private static let beatInterval = Nanoseconds.milliseconds(500)
+    /// Between two looks at what stands below the prefix, while that is not what it should be.
+    private static let lookInterval = Nanoseconds.milliseconds(500)
 
     private let settings: Settings
     private let loop: EventLoop
@@ -51,9 +55,22 @@ final class EtcdNode: MetadataHome {
     private var said = ""
     private var isLossSaid = false
     private var isClosed = false
+    private let transfer: EtcdTransfer
+    private let jobs: BackgroundJobs
+    /// What stands below the prefix is metadata, or may become it.
+    private var isValid = false
+    private var isLooking = false
+    private var lookAt = Instant.origin
+    /// What a move brings is not read before it counts.
+    private var isOpen: Bool { isValid || settings.move == nil }
+    /// Why it is not valid, as far as it was seen.
+    private var invalidity: String?
 
     var onChange: () -> Void = {}
     var onFailure: (DatabaseError) -> Void = { _ in }
+    var onMove: (MetadataMove) -> Void = { _ in }
+    /// The create revision of the election key that this controller holds; 0 when it holds none.
+    private(set) var election: UInt64 = 0
     let clusterCandidate = UInt64.random(in: 1...UInt64.max)
     private(set) var leadership: UInt64?
 
@@ -78,6 +95,8 @@ final class EtcdNode: MetadataHome {
         store = try EtcdMetadataStore(
             settings: settings.etcd, fence: .closed, clock: { [loop] in loop.now },
             wake: { _ = mailbox.post(()) })
+        transfer = try EtcdTransfer(settings.etcd)
+        jobs = BackgroundJobs(loop)
         session = try EtcdSession(
             settings: settings.etcd, place: place, seconds: settings.sessionSeconds,
             earlierLease: try Self.earlierLease(sessionFile),
@@ -111,6 +130,7 @@ final class EtcdNode: MetadataHome {
     }
 
     var obstacle: String? {
+        if let invalidity { return invalidity }
         if let failure = store.failure { return failure.message }
         if let outage { return "etcd does not answer: \(outage)" }
         if session.isNameTaken {
@@ -132,17 +152,18 @@ final class EtcdNode: MetadataHome {
             ])
         loop.schedule(after: Self.tickInterval, repeating: Self.tickInterval) { [unowned self] in
             guard !isClosed else { return }
-            store.tick(now: loop.now)
+            if isOpen { store.tick(now: loop.now) }
             turn()
             if memory.isDue(loop.now), isRecognized, store.failure == nil {
                 memory.see(cluster: cluster, revision: store.state.revision, now: loop.now)
             }
         }
+        lookAround()
         turn()
     }
 
     func endTurn() {
-        guard !isClosed else { return }
+        guard !isClosed, isOpen else { return }
         store.flush()
     }
 
@@ -150,19 +171,25 @@ final class EtcdNode: MetadataHome {
         guard !isClosed else { return }
         session.flush()
         store.expect(sequence: session.sequence)
-        store.flush()
+        if isOpen { store.flush() }
         if loop.now >= beatAt {
             beatAt = loop.now + Self.beatInterval
             session.beat(
                 now: loop.now, known: store.sequence,
-                campaigns: isRecognized && store.outage == nil && store.failure == nil)
+                campaigns: isValid && isRecognized && store.outage == nil && store.failure == nil)
         }
         if session.isBehind { store.doubt() }
+        if !isValid || store.outage != nil { lookAround() }
         look()
     }
 
     private func storeChanged() {
         if let failure = store.failure {
+            if failure.code == .refused {
+                // The metadata has left: where to stands in etcd.
+                isValid = false
+                return lookAround()
+            }
             guard store.isHistoryLost else { return onFailure(failure) }
             sayLoss(failure)
         }
@@ -214,6 +241,7 @@ final class EtcdNode: MetadataHome {
         }
         guard held != leadsIn else { return }
         leadsIn = held
+        election = held ?? 0
         if let held {
             leaderships += 1
             leadership = leaderships
@@ -243,6 +271,66 @@ final class EtcdNode: MetadataHome {
         }
     }
 
+    // MARK: Moves
+
+    /// Sees what stands below the prefix: completes what a move brought here, and follows one that led away.
+    private func lookAround() {
+        guard !isLooking, !isClosed, loop.now >= lookAt else { return }
+        isLooking = true
+        lookAt = loop.now + Self.lookInterval
+        let expected = settings.move
+        jobs.run("etcd-look") { [transfer] () throws(DatabaseError) in
+            var found = try transfer.look()
+            if let expected, case .incoming(expected.id, _) = found {
+                try transfer.complete(id: expected.id)
+                found = try transfer.look()
+            }
+            return found
+        } _: { [unowned self] result in
+            isLooking = false
+            guard !isClosed else { return }
+            switch result {
+            // The store says so too.
+            case .failure(let error) where error.code == .unavailable: return
+            case .failure(let error): invalidity = error.message
+            case .success(let content): judge(content)
+            }
+            onChange()
+        }
+    }
+
+    private func judge(_ content: EtcdTransfer.Content) {
+        invalidity = nil
+        switch content {
+        case .metadata: isValid = true
+        case .nothing:
+            guard let move = settings.move else {
+                isValid = true
+                return
+            }
+            onFailure(
+                DatabaseError(
+                    .storageFailed,
+                    "the metadata was moved to \(move.prefix) in etcd, and there is nothing: was it deleted?"
+                ))
+        case .incoming:
+            isValid = false
+            invalidity = "metadata is being moved to \(settings.etcd.prefix) in etcd, and does not count yet"
+        case .moved(let move?):
+            isValid = false
+            if let known = settings.move, known.revision > move.revision {
+                invalidity = "the metadata that was moved to \(settings.etcd.prefix) is not there"
+            } else {
+                onMove(move)
+            }
+        case .moved(nil):
+            onFailure(
+                DatabaseError(
+                    .refused,
+                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix"))
+        }
+    }
+
     // MARK: The end
 
     func handOver() -> Bool {
@@ -256,6 +344,8 @@ final class EtcdNode: MetadataHome {
     func close() {
         guard !isClosed else { return }
         isClosed = true
+        transfer.close()
+        jobs.close()
         session.close()
         store.close()
         memory.close(

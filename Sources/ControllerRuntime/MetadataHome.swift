@@ -11,6 +11,8 @@ protocol MetadataHome: AnyObject {
     var onChange: () -> Void { get set }
     /// The metadata cannot be kept or read any more.
     var onFailure: (DatabaseError) -> Void { get set }
+    /// The metadata has left: this controller is to follow.
+    var onMove: (MetadataMove) -> Void { get set }
 
     /// Nil until there is one.
     var metadata: (any MetadataStore)? { get }

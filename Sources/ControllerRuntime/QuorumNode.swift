@@ -23,6 +23,8 @@ final class QuorumNode {
         var address: String
         /// The founding members, this one included; empty for one alone.
         var peers: [Peer]
+        /// False where metadata was moved to: what is not there any more must not begin anew.
+        var mayFound = true
         /// Of the replica, and of the form for one process that it replaced.
         var directory: String
         var olderDirectory: String
@@ -47,6 +49,7 @@ final class QuorumNode {
     /// Leadership came or went; called at the end of a turn.
     var onChange: () -> Void = {}
     var onFailure: (DatabaseError) -> Void = { _ in }
+    var onMove: (MetadataMove) -> Void = { _ in }
 
     // Disk.
     private(set) var replicated: ReplicatedLog?
@@ -95,6 +98,8 @@ final class QuorumNode {
             now: loop.now, cluster: Self.cluster(in:))
         if let known {
             try open(known)
+        } else if !settings.mayFound {
+            sayOnce("waits to be welcomed by the controllers that have the metadata")
         } else if settings.peers.allSatisfy({ $0.name == settings.name }) {
             try found(UInt64.random(in: 1...UInt64.max))
         } else if isFounder {
@@ -222,13 +227,18 @@ final class QuorumNode {
 
     /// All founding members are there and empty: nothing was ever founded.
     private func maybeFound() {
-        guard store == nil, isFounder else { return }
+        guard store == nil, isFounder, settings.mayFound else { return }
         for peer in settings.peers where peer.name != settings.name {
             guard let hello = links.links.first(where: { $0.place.name == peer.name })?.peer else {
                 return sayOnce("waits for \(peer.name) at \(peer.address) to found the group with")
             }
             guard hello.role == .controller, hello.name == peer.name else {
                 return sayOnce("\(peer.address) is \(hello.name), not \(peer.name)")
+            }
+            guard hello.node != .none || hello.cluster == 0 else {
+                return sayOnce(
+                    "\(peer.name) keeps the metadata of a cluster in etcd: to join it, set metadata = etcd "
+                        + "and etcd.endpoints as there, and no peers")
             }
             guard hello.node == .none else {
                 return sayOnce(

@@ -51,6 +51,7 @@ public final class DaemonContext: Sendable {
     private struct StopRequest: Sendable {
         let reason: String
         let exitCode: Int32
+        var restarts = false
     }
 
     /// Reads the settings, opens the log, takes charge of the signals SIGTERM, SIGINT, SIGHUP and
@@ -195,13 +196,19 @@ public final class DaemonContext: Sendable {
         stopRequest.open(StopRequest(reason: reason, exitCode: exitCode))
     }
 
+    /// As `requestStop`, but the same program then begins anew in this process, with the same arguments: to
+    /// the service manager it goes on.
+    public func requestRestart(reason: String) {
+        stopRequest.open(StopRequest(reason: reason, exitCode: 1, restarts: true))
+    }
+
     /// Waits for SIGTERM, SIGINT or `requestStop`, runs the stop handlers and ends the process. On
     /// the main thread.
     public func runUntilStopped() -> Never {
         let request = stopRequest.wait()
         let daemonLog = log.component("daemon")
         daemonLog.notice("stopping", [LogField("reason", request.reason)], event: .stopping)
-        reporter.stopping(reason: request.reason)
+        if !request.restarts { reporter.stopping(reason: request.reason) }
         health.end()
         let (handlers, server) = state.withLock { state in
             state.isStopping = true
@@ -209,8 +216,24 @@ public final class DaemonContext: Sendable {
         }
         for handler in handlers.reversed() { handler() }
         server?.stop()
+        if request.restarts { beginAnew(daemonLog) }
         daemonLog.notice("stopped", [LogField("exit_code", request.exitCode)], event: .stopped)
         exit(request.exitCode)
+    }
+
+    /// Returns only when it cannot be done.
+    private func beginAnew(_ log: ComponentLog) {
+        log.notice("begins anew")
+        ServiceManager.handBack()
+        // Listeners, locks and connections end here, whoever opened them.
+        for descriptor in ProcessFiles.openDescriptors() where descriptor > STDERR_FILENO {
+            _ = fcntl(descriptor, F_SETFD, FD_CLOEXEC)
+        }
+        var words = CommandLine.arguments.map { strdup($0) }
+        words.append(nil)
+        execv("/proc/self/exe", &words)
+        log.error(
+            "cannot begin anew", [LogField("reason", String(cString: strerror(errno)))])
     }
 
     /// Ends the process at once with a message, code 1: for a start-up that cannot go on.

@@ -37,20 +37,30 @@ struct ThreadState: Sendable {
 
     /// All threads of the process, by id.
     static func all() -> [ThreadState] {
-        guard let directory = opendir("/proc/self/task") else { return [] }
-        defer { closedir(directory) }
-        var ids: [Int] = []
-        while let entry = readdir(directory) {
-            let name = withUnsafeBytes(of: entry.pointee.d_name) { raw in
-                String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
-            }
-            if let id = Int(name) { ids.append(id) }
-        }
-        return ids.sorted().compactMap { read($0) }
+        ProcessFiles.numbers(in: "/proc/self/task").compactMap { read($0) }
     }
 }
 
 enum ProcessFiles {
+    /// Descriptors of this process, in order.
+    static func openDescriptors() -> [Int32] {
+        numbers(in: "/proc/self/fd").compactMap { Int32(exactly: $0) }
+    }
+
+    /// Entries of a directory that are numbers, in order.
+    static func numbers(in path: String) -> [Int] {
+        guard let directory = opendir(path) else { return [] }
+        defer { closedir(directory) }
+        var numbers: [Int] = []
+        while let entry = readdir(directory) {
+            let name = withUnsafeBytes(of: entry.pointee.d_name) { raw in
+                String(decoding: raw.prefix { $0 != 0 }, as: UTF8.self)
+            }
+            if let number = Int(name) { numbers.append(number) }
+        }
+        return numbers.sorted()
+    }
+
     /// Bytes that this process moved so far: from and to disks, and that plus all that it read, be it
     /// from memory. Zero when the kernel does not count.
     static func bytesMoved() -> (disk: UInt64, readOrDisk: UInt64) {

@@ -26,6 +26,8 @@ struct EtcdImageReader {
     let layout: EtcdLayout
     /// The mutation whose state the caller holds; nil when it holds none.
     let known: UInt64?
+    /// The move whose metadata is read though it does not count yet; nil for metadata that does.
+    let incoming: UInt64?
 
     private static let pageRecordsMax = 5_000
     private static let pageBytesWanted = 8 << 20
@@ -45,10 +47,11 @@ struct EtcdImageReader {
     private final class Refusals { var last: EtcdFailure? }
     private var refusal: EtcdFailure? { refusals.last }
 
-    init(gateway: EtcdGateway, layout: EtcdLayout, known: UInt64?) {
+    init(gateway: EtcdGateway, layout: EtcdLayout, known: UInt64?, incoming: UInt64? = nil) {
         self.gateway = gateway
         self.layout = layout
         self.known = known
+        self.incoming = incoming
     }
 
     private func call(_ path: String, _ body: Bytes) throws(DatabaseError) -> JSONTree {
@@ -71,7 +74,11 @@ struct EtcdImageReader {
         image.revision = first.header.revision
         image.cluster = first.header.cluster
         if let record = first.records.first?.first {
-            image.head = try EtcdHead(record.value)
+            if let incoming, case .incoming(incoming, _, let head) = try EtcdHead.Mark(record.value) {
+                image.head = head
+            } else {
+                image.head = try EtcdHead(record.value)
+            }
             image.headModRevision = record.modRevision
         }
         if first.records.count > 1, let record = first.records[1].first {

@@ -94,10 +94,47 @@ struct EtcdLayout: Hashable, Sendable {
 struct EtcdHead: Hashable, Sendable {
     private static let version: UInt8 = 1
 
-    /// In place of a head when the metadata was moved elsewhere.
-    static let moved: Bytes = [255]
+    /// In front of a head that does not count yet: the id of the move that brings the metadata 8, cluster 8.
+    static let incomingVersion: UInt8 = 254
+    /// In place of a head when the metadata has left: the `MetadataMove` follows. Nothing follows where
+    /// version 0.1 wrote it.
+    static let movedVersion: UInt8 = 255
 
-    static func isMoved(_ bytes: Bytes) -> Bool { bytes == moved }
+    /// What the key holds.
+    enum Mark: Hashable, Sendable {
+        case head(EtcdHead)
+        case incoming(id: UInt64, cluster: UInt64, EtcdHead)
+        case moved(MetadataMove?)
+
+        init(_ bytes: Bytes) throws(DatabaseError) {
+            switch bytes.first {
+            case EtcdHead.incomingVersion:
+                self = try ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
+                    _ = try reader.readUInt8()
+                    return .incoming(
+                        id: try reader.readUInt64(), cluster: try reader.readUInt64(),
+                        try EtcdHead(Bytes(try reader.readRaw(reader.remaining))))
+                }
+            case EtcdHead.movedVersion:
+                self = .moved(bytes.count > 1 ? try MetadataMove(Bytes(bytes[1...])) : nil)
+            default: self = .head(try EtcdHead(bytes))
+            }
+        }
+
+        func encode() -> Bytes {
+            switch self {
+            case .head(let head): return head.encode()
+            case .incoming(let id, let cluster, let head):
+                var writer = ByteWriter()
+                writer.write(EtcdHead.incomingVersion)
+                writer.write(id)
+                writer.write(cluster)
+                writer.writeRaw(head.encode())
+                return writer.take()
+            case .moved(let move): return [EtcdHead.movedVersion] + (move?.encode() ?? [])
+            }
+        }
+    }
 
     /// Of the newest mutation; numbered from 1 without a gap.
     var sequence: UInt64 = 0
@@ -131,11 +168,14 @@ struct EtcdHead: Hashable, Sendable {
     init(_ bytes: Bytes) throws(DatabaseError) {
         self = try ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
             let version = try reader.readUInt8()
-            guard version != Self.moved[0] else {
+            guard version != Self.movedVersion else {
                 throw DatabaseError(
                     .refused,
-                    "the metadata was moved out of etcd (kvctl metadata migrate): start the controllers "
-                        + "with metadata = embedded, or name another etcd.prefix")
+                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix")
+            }
+            guard version != Self.incomingVersion else {
+                throw DatabaseError(
+                    .refused, "the metadata is being moved here, and does not count yet")
             }
             guard version == Self.version else {
                 throw DatabaseError(

@@ -1,10 +1,10 @@
-// Moving a cluster's metadata into etcd and out of it, while no controller runs.
+// Moving a cluster's metadata into etcd and out of it, and what a controller that starts finds there.
 
 import KVBase
 import MetadataCore
 
-/// Calls block. Every step compares the head, so nothing of it mixes with a controller that starts meanwhile.
-public struct EtcdTransfer {
+/// Calls block. Every step compares the head, so nothing of it mixes with what somebody else does meanwhile.
+public struct EtcdTransfer: Sendable {
     private let gateway: EtcdGateway
     private let layout: EtcdLayout
     private let prefix: String
@@ -15,83 +15,177 @@ public struct EtcdTransfer {
         prefix = settings.prefix
     }
 
+    /// Ends a call under way; everything later fails.
+    public func close() { gateway.close() }
+
     /// What stands below the prefix.
-    public enum Content {
+    public enum Content: Hashable, Sendable {
         case nothing
-        /// Taken out by `seal`.
-        case moved
-        /// Without leases: who held one is not there any more. `seal` wants the number.
-        case metadata(RevisionedState, head: UInt64)
+        /// Brought by the move `id`, and not valid yet.
+        case incoming(id: UInt64, cluster: UInt64)
+        /// Nil where nobody noted where to.
+        case moved(MetadataMove?)
+        case metadata(revision: Revision)
     }
 
-    /// Throws `.refused` when a controller has a session.
-    public func read() throws(DatabaseError) -> Content {
+    public func look() throws(DatabaseError) -> Content {
         let (record, _) = try head()
         guard let record else { return .nothing }
-        if EtcdHead.isMoved(record.value) { return .moved }
-        let image = try failing { () throws(EtcdFailure) in
-            try EtcdImageReader(gateway: gateway, layout: layout, known: nil).read()
+        switch try EtcdHead.Mark(record.value) {
+        case .incoming(let id, let cluster, _): return .incoming(id: id, cluster: cluster)
+        case .moved(let move): return .moved(move)
+        case .head(let head): return .metadata(revision: head.revision)
         }
-        try refuseSessions(image.controllers)
-        guard var state = image.state, image.headModRevision == record.modRevision else {
-            throw DatabaseError(.refused, "the metadata in etcd changed while it was read")
-        }
-        for lease in state.leases { state.apply(.leaseEnded(lease.id), now: .origin) }
-        return .metadata(state, head: image.headModRevision)
     }
 
-    /// Marks the metadata as taken out, so that no controller starts from it any more.
-    public func seal(head: UInt64) throws(DatabaseError) {
-        try step(
-            [.put(key: layout.head, value: EtcdHead.moved, lease: 0)], head: head,
-            "a controller changed the metadata in etcd: stop all controllers and begin anew")
+    // MARK: Into etcd
+
+    /// Whether the metadata of `cluster` may come here: throws `.refused` when there is anything that could
+    /// be needed, and what etcd says when it cannot be read and written. `name` names who tries.
+    public func check(cluster: UInt64, name: String) throws(DatabaseError) {
+        try checkEmpty(try head(), cluster)
+        let key = layout.prefix + Bytes("trial/\(name)".utf8)
+        for operation in [EtcdOperation.put(key: key, value: [], lease: 0), .delete(key: key)] {
+            _ = try failing { () throws(EtcdFailure) in
+                try gateway.transact(EtcdTransaction(success: [operation]))
+            }
+        }
     }
 
-    /// Makes `state` the metadata below the prefix, where there must be none. The head comes last: without
-    /// it nothing else counts, and what an interrupted transfer left is removed by the next one.
-    public func write(_ state: RevisionedState) throws(DatabaseError) {
-        precondition(state.leases.isEmpty && state.revision != .none)
-        let (record, sessions) = try head()
-        if let record, !EtcdHead.isMoved(record.value) {
+    private func checkEmpty(
+        _ found: (record: EtcdRecord?, sessions: [EtcdPlace]), _ cluster: UInt64
+    ) throws(DatabaseError) {
+        let occupied = DatabaseError(
+            .refused,
+            "there is metadata below \(prefix) in etcd already: name another etcd.prefix, or delete what is "
+                + "there (etcdctl del --prefix \(prefix))")
+        if let record = found.record {
+            switch try EtcdHead.Mark(record.value) {
+            case .head: throw occupied
+            case .incoming(_, let other, _): guard other == cluster else { throw occupied }
+            case .moved(let move): guard move == nil || move?.cluster == cluster else { throw occupied }
+            }
+        }
+        guard found.sessions.isEmpty else {
             throw DatabaseError(
-                .refused, "there is metadata below \(prefix) in etcd already")
+                .refused,
+                "controllers run on \(prefix) in etcd already: "
+                    + found.sessions.map(\.name).joined(separator: ", "))
         }
-        try refuseSessions(sessions)
-        let mod = record?.modRevision ?? 0
-        let changed = "something else wrote below \(prefix) in etcd meanwhile"
-        try step(
-            [layout.data, layout.lease, layout.alive, layout.part].map { .deletePrefix($0) },
-            head: mod, changed)
+    }
+
+    /// Puts `state` below the prefix, where there must be none, as what the move `id` brings; it does not count
+    /// until `complete`. What an earlier attempt left is removed. `progress` is told how many records there are.
+    public func bring(
+        _ state: RevisionedState, id: UInt64, cluster: UInt64, progress: (Int) -> Void = { _ in }
+    ) throws(DatabaseError) {
+        precondition(state.leases.isEmpty && state.revision != .none)
+        let found = try head()
+        try checkEmpty(found, cluster)
+        var new = EtcdHead()
+        new.sequence = state.revision.rawValue
+        new.writer = id
+        new.revision = state.revision
+        new.leaseHighest = state.leaseHighest
+        // First of all: no controller founds a cluster here from now on.
+        let mark = EtcdHead.Mark.incoming(id: id, cluster: cluster, new).encode()
+        let mod = try step(
+            [.put(key: layout.head, value: mark, lease: 0)]
+                + [layout.data, layout.lease, layout.alive, layout.part].map { .deletePrefix($0) },
+            head: found.record?.modRevision ?? 0)
         var batch: [EtcdOperation] = []
         var bytes = 0
-        for record in state.range(prefix: []) {
+        var done = 0
+        var position = state.records.startPosition
+        while !state.records.isEnd(position) {
+            var key: Bytes = []
+            state.records.withEntry(at: position) { raw, _ in key = Bytes(raw) }
+            position = state.records.next(position)
+            guard let record = state.get(key) else { continue }
             let value = EtcdValue.encode(record)
-            guard value.count + record.key.count < EtcdPart.bytesMax else {
+            guard value.count + key.count < EtcdPart.bytesMax else {
                 throw DatabaseError(.tooLarge, "a record of \(value.count) bytes: etcd takes 1 MiB")
             }
-            if batch.count == EtcdPart.changesMax
-                || bytes + value.count + record.key.count > EtcdPart.bytesMax
-            {
-                try step(batch, head: mod, changed)
+            if batch.count == EtcdPart.changesMax || bytes + value.count + key.count > EtcdPart.bytesMax {
+                _ = try step(batch, head: mod)
+                done += batch.count
+                progress(done)
                 batch.removeAll()
                 bytes = 0
             }
-            batch.append(.put(key: layout.data(record.key), value: value, lease: 0))
-            bytes += value.count + record.key.count + 64
+            batch.append(.put(key: layout.data(key), value: value, lease: 0))
+            bytes += value.count + key.count + 64
         }
-        try step(batch, head: mod, changed)
-        var new = EtcdHead()
-        new.sequence = state.revision.rawValue
-        new.writer = UInt64.random(in: 1...UInt64.max)
-        new.revision = state.revision
-        new.leaseHighest = state.leaseHighest
-        try step(
-            [.put(key: layout.head, value: new.encode(), lease: 0)], head: mod, changed)
+        _ = try step(batch, head: mod)
+        progress(done + batch.count)
+        // A probe of what is there now, and of nothing else.
+        let there = try read(id: id)
+        guard there.revision == state.revision, there.leaseHighest == state.leaseHighest,
+            there.records.count == state.records.count,
+            there.range(prefix: []) == state.range(prefix: [])
+        else {
+            throw DatabaseError(
+                .storageFailed,
+                "what was written to etcd reads otherwise: \(there.records.count) records at revision "
+                    + "\(there.revision), not \(state.records.count) at \(state.revision)")
+        }
+    }
+
+    /// What the move `id` has brought so far.
+    private func read(id: UInt64) throws(DatabaseError) -> RevisionedState {
+        try failing { () throws(EtcdFailure) in
+            try EtcdImageReader(gateway: gateway, layout: layout, known: nil, incoming: id).read()
+        }.state ?? RevisionedState()
+    }
+
+    /// Makes what the move `id` brought valid. For whoever knows that the old store is closed by that move;
+    /// may be done by several. Throws `.refused` when something else is there.
+    public func complete(id: UInt64) throws(DatabaseError) {
+        let (record, _) = try head()
+        guard let record, case .incoming(id, _, let head) = try EtcdHead.Mark(record.value) else {
+            guard let record, case .head = try EtcdHead.Mark(record.value) else {
+                throw DatabaseError(
+                    .refused, "what was moved to \(prefix) in etcd is not there any more")
+            }
+            return
+        }
+        _ = try step(
+            [.put(key: layout.head, value: head.encode(), lease: 0)], head: record.modRevision)
+    }
+
+    // MARK: Out of etcd
+
+    /// Closes the metadata below the prefix with the last mutation, that of `move`, which made `records`:
+    /// nothing changes it any more. Throws `.refused` when it is not as it was when the state to move was read, or the controller
+    /// whose election that is was deposed; any other failure may have happened after the fact.
+    public func close(
+        with records: [MetadataRecord], move: MetadataMove, election: UInt64
+    ) throws(DatabaseError) {
+        let (record, _) = try head()
+        guard let record, case .head(let head) = try EtcdHead.Mark(record.value),
+            head.revision.next() == move.revision
+        else { throw Self.changed }
+        guard head.staged == nil else {
+            throw DatabaseError(.refused, "a large change is still on its way into its places")
+        }
+        var operations: [EtcdOperation] = [
+            .put(key: layout.head, value: EtcdHead.Mark.moved(move).encode(), lease: 0)
+        ]
+        for record in records {
+            operations.append(
+                .put(key: layout.data(record.key), value: EtcdValue.encode(record), lease: 0))
+        }
+        _ = try step(
+            operations, head: record.modRevision,
+            and: [.createRevision(key: layout.election, election)])
     }
 
     // MARK: Helpers
 
-    private func head() throws(DatabaseError) -> (EtcdRecord?, [EtcdPlace]) {
+    private static let changed = DatabaseError(
+        .refused, "something else changed the metadata in etcd meanwhile")
+
+    private func head() throws(DatabaseError) -> (record: EtcdRecord?, sessions: [EtcdPlace]) {
         let answer = try failing { () throws(EtcdFailure) in
             try gateway.transact(EtcdTransaction(success: [.get(key: layout.head)]))
         }
@@ -105,32 +199,25 @@ public struct EtcdTransfer {
         return (answer.records.first?.first, places)
     }
 
-    private func refuseSessions(_ places: [EtcdPlace]) throws(DatabaseError) {
-        guard !places.isEmpty else { return }
-        throw DatabaseError(
-            .refused,
-            "stop all controllers first; these have sessions in etcd: "
-                + places.map(\.name).joined(separator: ", "))
-    }
-
-    /// One transaction while the head is as it was. It may be sent twice: its own outcome is no objection.
+    /// One transaction while the head is as it was; answers the etcd revision of the head. It may be sent
+    /// twice: its own outcome is no objection.
     private func step(
-        _ operations: [EtcdOperation], head: UInt64, _ objection: String
-    ) throws(DatabaseError) {
-        guard !operations.isEmpty else { return }
+        _ operations: [EtcdOperation], head: UInt64, and others: [EtcdComparison] = []
+    ) throws(DatabaseError) -> UInt64 {
+        guard !operations.isEmpty else { return head }
         let answer = try failing { () throws(EtcdFailure) in
             try gateway.transact(
                 EtcdTransaction(
-                    comparisons: [.modRevision(key: layout.head, head)], success: operations,
-                    failure: [.get(key: layout.head)]))
+                    comparisons: [.modRevision(key: layout.head, head)] + others,
+                    success: operations, failure: [.get(key: layout.head)]))
         }
-        if answer.succeeded { return }
+        if answer.succeeded { return answer.header.revision }
         if case .put(layout.head, let value, _) = operations[0],
-            answer.records.first?.first?.value == value
+            let there = answer.records.first?.first, there.value == value
         {
-            return
+            return there.modRevision
         }
-        throw DatabaseError(.refused, objection)
+        throw Self.changed
     }
 
     private func failing<Value>(
@@ -139,6 +226,9 @@ public struct EtcdTransfer {
         do throws(EtcdFailure) {
             return try body()
         } catch {
+            if case .refused(_, let message) = error {
+                throw DatabaseError(.storageFailed, "etcd refuses: \(message)")
+            }
             throw DatabaseError(.unavailable, "etcd does not answer: \(error.message)")
         }
     }

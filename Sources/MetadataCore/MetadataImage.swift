@@ -42,7 +42,7 @@ public struct MetadataImage: Sendable {
     }
 
     /// This image with other voters, all of which count as joined: for a group whose members are made
-    /// together, as tests do.
+    /// together.
     public func with(voters: [Member]) -> MetadataImage {
         var image = self
         image.membership = Membership(voters: voters)
@@ -71,6 +71,12 @@ public struct MetadataImage: Sendable {
     mutating func apply(_ command: MetadataCommand, now: Instant) -> (
         Result<MetadataAnswer, MetadataError>, MetadataEvent?
     ) {
+        switch command {
+        // The mark of a move was the last mutation of this store.
+        case .transaction, .grantLease, .endLease:
+            if state.hasLeft(.embedded) { return (.failure(.failed(Self.moved)), nil) }
+        default: break
+        }
         switch command {
         case .transaction(let transaction):
             if let objection = state.objection(to: transaction) {
@@ -103,6 +109,9 @@ public struct MetadataImage: Sendable {
             return (.success(.done), nil)
         }
     }
+
+    private static let moved = DatabaseError(
+        .unavailable, "the metadata was moved to etcd: nothing changes it here any more")
 
     private mutating func change(
         _ replica: ReplicaID, _ body: (inout ControllerMember) -> Void

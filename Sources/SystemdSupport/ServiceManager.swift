@@ -14,6 +14,16 @@ public enum ServiceManager {
     /// any thread exists.
     public static func adopt() { _ = handed }
 
+    /// Puts back into the environment what `adopt` took, but for sockets: for the same program that begins
+    /// anew in this process.
+    public static func handBack() {
+        if let path = handed.socketPath { setenv("NOTIFY_SOCKET", path, 1) }
+        if let interval = handed.watchdogInterval {
+            setenv("WATCHDOG_PID", String(getpid()), 1)
+            setenv("WATCHDOG_USEC", String(interval.count / 1_000), 1)
+        }
+    }
+
     /// Whether someone listens.
     public static var isPresent: Bool { handed.socket != nil }
 
@@ -67,6 +77,7 @@ public enum ServiceManager {
 /// What stood in the environment.
 struct Handed: Sendable {
     var socket: NotifySocket?
+    var socketPath: String?
     var watchdogInterval: Nanoseconds?
     var sockets: [ServiceManager.ListeningSocket] = []
 
@@ -80,7 +91,9 @@ struct Handed: Sendable {
         }
         handed.sockets = takeSockets()
         if let path = getenv("NOTIFY_SOCKET") {
-            handed.socket = NotifySocket(path: String(cString: path))
+            let path = String(cString: path)
+            handed.socketPath = path
+            handed.socket = NotifySocket(path: path)
             unsetenv("NOTIFY_SOCKET")
         }
         return handed

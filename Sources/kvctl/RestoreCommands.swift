@@ -2,6 +2,7 @@
 // controllers. Nothing is changed on the nodes.
 
 import ControllerCore
+import EtcdMetadata
 import FoundationEssentials
 import KVBase
 import MetadataBackup
@@ -22,6 +23,11 @@ extension Command {
         ),
         .option(
             "nodes", "HOST:PORT,...", "RPC addresses of nodes to ask, beside those that are known"),
+        .option(
+            "metadata", "STORE", choices: ["embedded", "etcd"],
+            "where it is written: embedded unless told; etcd needs --etcd-endpoints, and neither --into, "
+                + "--name nor --peers"),
+    ] + EtcdFlags.all + [
         .toggle("incomplete", "go on although something is missing, as the findings say"),
         .toggle("dry-run", "say what would be restored, and write nothing"),
     ]
@@ -30,7 +36,9 @@ extension Command {
         where: their
         members and shards are asked for and win over anything older. Afterwards start the controller; \
         never start an
-        old one with its old data. With --dir the first controller of that playground is meant.
+        old one with its old data. With --dir the first controller of that playground is meant. With --metadata \
+        etcd it is
+        written into etcd, below a prefix that holds no metadata.
         """
 
     static let restoreCommands: [Command] = [
@@ -138,8 +146,10 @@ extension Command {
     }
 }
 
-/// The controller that gets the metadata.
+/// Where the metadata is written: the directory of a controller that gets it, or etcd.
 struct RestoreTarget {
+    /// Nil: into the directory.
+    private let etcd: (transfer: EtcdTransfer, prefix: String)?
     private(set) var directory: String
     private(set) var name: String
     private(set) var peers: [(name: String, address: String)]
@@ -148,6 +158,14 @@ struct RestoreTarget {
 
     init(_ invocation: Invocation) throws(Failure) {
         nodes = (invocation.string("nodes") ?? "").split(separator: ",").map(String.init)
+        (directory, name, peers) = ("", "", [])
+        if invocation.string("metadata") == "etcd" {
+            let settings = try EtcdFlags.settings(invocation)
+            let transfer = try failing { () throws(DatabaseError) in try EtcdTransfer(settings) }
+            etcd = (transfer, settings.prefix)
+        } else {
+            etcd = nil
+        }
         if let playground = invocation.string("dir") {
             let place = try PlaygroundDirectory(playground)
             guard let state = try place.state() else {
@@ -161,6 +179,11 @@ struct RestoreTarget {
             }
             directory = first.data[0]
             name = first.name
+            if let etcd { directory = "\(etcd.prefix) in etcd" }
+            return
+        }
+        if let etcd {
+            directory = "\(etcd.prefix) in etcd"
             return
         }
         guard let directory = invocation.string("into"), let name = invocation.string("name"),
@@ -185,6 +208,19 @@ struct RestoreTarget {
 
     /// Throws when the directory holds metadata.
     func check() throws(Failure) {
+        if let etcd {
+            return try failing { () throws(DatabaseError) in
+                switch try etcd.transfer.look() {
+                // The latter of an attempt that was interrupted; looked at again before it is replaced.
+                case .nothing, .incoming: return
+                case .metadata, .moved:
+                    throw DatabaseError(
+                        .refused,
+                        "there is metadata below \(etcd.prefix) in etcd already: name another "
+                            + "--etcd-prefix, or delete it (etcdctl del --prefix \(etcd.prefix))")
+                }
+            }
+        }
         let files = FileManager.default
         for old in [quorum + "/identity", directory + "/metadata"]
         where files.fileExists(atPath: old) {
@@ -199,6 +235,15 @@ struct RestoreTarget {
     /// comes last: a crash before leaves a directory that does not count.
     func write(_ recovered: RecoveredMetadata, clock: UInt64) throws(Failure) {
         try check()
+        if let etcd {
+            return try failing { () throws(DatabaseError) in
+                let state = RevisionedState(
+                    revision: recovered.revision, records: recovered.records, leases: [],
+                    leaseHighest: .none, now: .origin)
+                try etcd.transfer.bring(state, id: clock, cluster: recovered.cluster)
+                try etcd.transfer.complete(id: clock)
+            }
+        }
         do {
             try FileManager.default.createDirectory(
                 atPath: directory, withIntermediateDirectories: true)
@@ -217,6 +262,8 @@ struct RestoreTarget {
             for peer in peers where peer.name != name {
                 _ = try image.admit(name: peer.name, address: peer.address)
             }
+            // What it says of a move is of metadata that is lost.
+            try MoveFiles(data: directory).forget()
             let files = try QuorumFiles(directory: quorum)
             guard try files.identity() == nil else {
                 throw DatabaseError(.refused, "\(quorum) belongs to a controller already")

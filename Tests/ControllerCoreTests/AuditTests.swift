@@ -131,4 +131,28 @@ import Testing
     func aHeadHasOneForm(text: String) {
         #expect(throws: DatabaseError.self) { try AuditAnchor(text) }
     }
+
+    /// The mark of a move and the audit log's word on it come together, and only if nobody came in between.
+    @Test func theMarkOfAMoveIsInTheLog() throws {
+        var store = try store(3)
+        let records = store.snapshot.records
+        func get(_ key: Bytes) -> MetadataRecord? { records.first { $0.key == key } }
+        let request = MoveMark.Request(
+            number: 3, caller: "alice@host", address: "127.0.0.1:9", verb: "metadata.migrate")
+        let mark = try MoveMark.transaction(
+            get, move: [1, 2], request: request, said: "moved", at: 5, hash: SHA256.digest)
+        var late = store
+        _ = try begin(&late)
+        #expect(throws: DatabaseError.self) { try late.commit(mark).get() }
+        let before = store.snapshot.revision
+        #expect(try store.commit(mark).get() == before.next())
+        #expect(try fault(store) == nil)
+        let entry = try #require(try trail(store).entries.last)
+        #expect(entry.event == .answered(request: 3, isDone: true, text: "moved"))
+        #expect(store.snapshot.records.contains { $0.key == StoreKey.home && $0.value == [1, 2] })
+        // A controller reads on from there, in either store.
+        let next = try begin(&store)
+        #expect(next.auditHead.next == 5)
+        #expect(next.term == Term(2))
+    }
 }

@@ -109,7 +109,7 @@ import Testing
         for end in 0..<bytes.count {
             #expect(throws: DatabaseError.self) { _ = try EtcdHead(Bytes(bytes[..<end])) }
         }
-        #expect(throws: DatabaseError.self) { _ = try EtcdHead(EtcdHead.moved) }
+        #expect(throws: DatabaseError.self) { _ = try EtcdHead(EtcdHead.Mark.moved(nil).encode()) }
         let record = MetadataRecord(
             key: [1], value: [], createRevision: Revision(3), modRevision: Revision(4),
             lease: LeaseID(5))

@@ -44,11 +44,23 @@ final class TemporaryDirectory {
     }
 
     deinit {
-        for name in files { unlink("\(path)/\(name)") }
+        Self.empty(path)
         rmdir(path)
     }
 
-    var files: [String] {
+    private static func empty(_ path: String) {
+        for name in names(in: path) {
+            let entry = "\(path)/\(name)"
+            if unlink(entry) != 0 {
+                empty(entry)
+                rmdir(entry)
+            }
+        }
+    }
+
+    var files: [String] { Self.names(in: path) }
+
+    private static func names(in path: String) -> [String] {
         guard let stream = opendir(path) else { return [] }
         defer { closedir(stream) }
         var names: [String] = []

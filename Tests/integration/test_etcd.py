@@ -332,58 +332,6 @@ def test_metrics_are_those_of_the_document(on_etcd):
     assert metric(on_etcd.daemons["controller-1"], "kvcontroller_etcd_elected") == 1
 
 
-def controller_of(cluster, directory, name="controller-1"):
-    """What kvctl needs to move the metadata of this controller."""
-    return ["--data", directory / name / "data", "--name", name,
-            "--address", cluster.daemons[name]["rpc"]]
-
-
-def test_metadata_moves_into_etcd_and_out_again(tmp_path, etcd):
-    cluster = OneController(tmp_path / "cluster")
-    try:
-        cluster.up()
-        create(cluster, "t")
-        create(cluster, "many", "--partition", "hash", "--vranges", "300")
-        before = cluster.tables()
-        client = Client(cluster)
-        client.start()
-        there = controller_of(cluster, cluster.directory)
-        where = ["--etcd-endpoints", etcd.endpoints]
-        running = cluster.kvctl("metadata", "migrate", "--to", "etcd", *there, *where)
-        assert running.returncode != 0 and "in use" in running.stderr, running.stderr
-        assert cluster.kvctl("playground", "stop", "controller-1").returncode == 0
-        moved = run("kvctl", "metadata", "migrate", "--to", "etcd", *there, *where)
-        assert moved.returncode == 0, moved.stderr
-        again = run("kvctl", "metadata", "migrate", "--to", "etcd", *there, *where)
-        assert again.returncode != 0
-        cluster.environment = {"KVCONTROLLERD_METADATA": "etcd",
-                               "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
-        cluster.start("controller-1")
-        cluster.wait_for_acting()
-        assert cluster.tables().keys() == before.keys()
-        create(cluster, "in_etcd")
-        running = run("kvctl", "metadata", "migrate", "--to", "embedded", *there, *where)
-        assert running.returncode != 0 and "controller-1" in running.stderr, running.stderr
-        assert cluster.kvctl("playground", "stop", "controller-1").returncode == 0
-        moved = run("kvctl", "metadata", "migrate", "--to", "embedded", *there, *where)
-        assert moved.returncode == 0, moved.stderr
-        cluster.environment = {}
-        cluster.start("controller-1")
-        cluster.wait_for_acting()
-        create(cluster, "back")
-        tables = cluster.tables()
-        assert set(tables) == {"t", "many", "in_etcd", "back"}
-        assert tables["many"]["id"] == before["many"]["id"] and tables["many"]["shards"] == 300
-        client.stop()
-        assert not client.failures, client.failures[:5]
-        assert client.done > 100
-        cluster.wait_until_healthy()
-        terms = cluster.terms_acted()
-        assert terms == sorted(set(terms)), f"a term was used twice: {terms}"
-    finally:
-        close(cluster)
-
-
 def openssl(*arguments):
     subprocess.run(["openssl", *map(str, arguments)], check=True, capture_output=True)
 

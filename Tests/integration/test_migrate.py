@@ -1,0 +1,368 @@
+"""The metadata of a running cluster moves into etcd and out of it: controllers are killed at every step of a
+move, others are away, and nothing is lost, decided twice, or noticed by clients."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from conftest import BINARIES, is_alive, run, wait_for
+from test_backup import create as create_on
+from test_controllers import NAMES, Controllers, Creator
+from test_etcd import ETCD, Client, Etcd, close, create
+from test_restore import RestoredControllers
+
+pytestmark = [pytest.mark.fault,
+              pytest.mark.skipif(ETCD is None, reason="etcd is not installed (see: make deps)")]
+
+
+class Proxy:
+    """Stands before one member of etcd. Holds the first request whose body matches a pattern, before etcd
+    sees it or before its answer is seen, until it is told to drop it."""
+
+    def __init__(self, port):
+        self.port = port
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.lock = threading.Lock()
+        self.pattern, self.when = None, None
+        self.caught, self.dropped = threading.Event(), threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def hold(self, pattern, when):
+        with self.lock:
+            self.caught.clear()
+            self.dropped.clear()
+            self.pattern, self.when = re.compile(pattern), when
+
+    def drop(self):
+        self.dropped.set()
+
+    def _matches(self, body):
+        with self.lock:
+            if self.pattern is None or not self.pattern.search(body):
+                return None
+            self.pattern = None
+            return self.when
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        try:
+            server = socket.create_connection(("127.0.0.1", self.port))
+        except OSError:
+            client.close()
+            return
+        silent = threading.Event()
+        threading.Thread(target=self._answer, args=(server, client, silent), daemon=True).start()
+        try:
+            stream = client.makefile("rb")
+            while True:
+                head, length = b"", 0
+                while not head.endswith(b"\r\n\r\n"):
+                    line = stream.readline()
+                    if not line:
+                        return
+                    head += line
+                    if line.lower().startswith(b"content-length:"):
+                        length = int(line.split(b":")[1])
+                body = stream.read(length)
+                when = self._matches(body)
+                if when == "before":
+                    self.caught.set()
+                    self.dropped.wait()
+                    return
+                if when == "after":
+                    silent.set()
+                server.sendall(head + body)
+        except OSError:
+            pass
+        finally:
+            for end in (client, server):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+                end.close()
+
+    def _answer(self, server, client, silent):
+        try:
+            while data := server.recv(1 << 16):
+                if silent.is_set():
+                    self.caught.set()
+                    self.dropped.wait()
+                    break
+                client.sendall(data)
+        except OSError:
+            pass
+        finally:
+            try:
+                client.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def close(self):
+        self.drop()
+        self.listener.close()
+
+
+# `rangekeeper/head` and the first byte of what is put there: 254, 255, 1.
+HEAD = b'"cmFuZ2VrZWVwZXIvaGVhZA==","value":"'
+INCOMING, MOVED, VALID = (HEAD + first for first in (b"/[g-v]", b"/[w-z0-9+/]", b"AQ|" + HEAD + b"AR"))
+
+
+class Migrating(Controllers):
+    def homes(self):
+        return [home for home in self.json("metadata", "show")["controllers"]
+                if "error" not in home]
+
+    def form(self):
+        """Where the acting controller keeps the metadata; None when none acts."""
+        return next((home["form"] for home in self.homes() if home["acting"]), None)
+
+    def wait_for_form(self, form, count=3, seconds=60):
+        """All controllers keep the metadata there, and one acts."""
+        def check():
+            homes = self.homes()
+            assert [home["form"] for home in homes] == [form] * count, homes
+            assert sum(home["acting"] for home in homes) == 1, homes
+            return True
+        wait_for(check, seconds, f"{count} controllers on {form}\n{self.log_tails(5)}")
+
+    def migrate(self, to, *flags):
+        result = self.kvctl("metadata", "migrate", "--to", to, *flags, timeout=150)
+        assert result.returncode == 0, f"{result.stderr}\n{self.log_tails()}"
+        return result
+
+    def audit(self):
+        verdict = self.kvctl("audit", "verify")
+        assert verdict.returncode == 0, verdict.stdout + verdict.stderr
+        return self.kvctl("audit").stdout
+
+
+@contextmanager
+def running(tmp_path, kind=Migrating, **options):
+    cluster = kind(tmp_path / "cluster", "--controllers", "3", **options)
+    try:
+        cluster.up()
+        cluster.wait_for_members(*NAMES)
+        yield cluster
+    finally:
+        close(cluster)
+
+
+@pytest.fixture
+def etcd(tmp_path):
+    etcd = Etcd(tmp_path / "etcd", members=1)
+    try:
+        etcd.leader()
+        yield etcd
+    finally:
+        etcd.close()
+
+
+def test_there_and_back_under_load(tmp_path):
+    etcd = Etcd(tmp_path / "etcd", members=3)
+    try:
+        etcd.leader()
+        backup = tmp_path / "backup"
+        with running(tmp_path, environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
+            create(cluster, "t")
+            create(cluster, "many", "--partition", "hash", "--vranges", "300")
+            before = cluster.tables()
+            client, creator = Client(cluster), Creator(cluster)
+            client.start()
+            creator.start()
+            where = ["--etcd-endpoints", etcd.endpoints]
+            plan = json.loads(cluster.migrate("etcd", *where, "--dry-run", "-o", "json").stdout)
+            assert plan["from"] == "embedded" and sorted(plan["controllers"]) == NAMES, plan
+            assert cluster.form() == "embedded"
+            told = cluster.migrate("etcd", *where)
+            assert "set metadata = etcd" in told.stdout, told.stdout
+            cluster.wait_for_form("etcd")
+            assert "set metadata = etcd" in cluster.kvctl("status").stdout
+            assert "RK061" in cluster.kvctl("doctor").stdout
+            made = len(creator.created)
+            wait_for(lambda: len(creator.created) > made + 3, what="tables in etcd")
+            again = cluster.kvctl("metadata", "migrate", "--to", "etcd", *where)
+            assert again.returncode != 0 and "in etcd already" in again.stderr, again.stderr
+            # The settings are brought in step, one controller after the other.
+            cluster.environment |= {"KVCONTROLLERD_METADATA": "etcd",
+                                    "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
+            run("kvctl", "playground", "stop", "controller-1", "--dir", cluster.directory)
+            cluster.migrate("embedded")
+            cluster.wait_for_form("embedded", count=2)
+            made = len(creator.created)
+            wait_for(lambda: len(creator.created) > made + 3, what="tables among the controllers")
+            creator.stop()
+            client.stop()
+            # One that was away cannot join by itself: it has no copy.
+            refused = cluster.kvctl("playground", "start", "controller-1")
+            assert refused.returncode != 0, refused.stdout
+            assert "controller-1 is none" in cluster.log_of("controller-1"), cluster.log_tails()
+            assert not client.failures, client.failures[:5]
+            assert client.done > 100
+            tables = cluster.tables()
+            assert {"t", "many"} | set(creator.created) <= set(tables)
+            assert set(tables) <= {"t", "many"} | set(creator.created + creator.uncertain)
+            assert tables["many"]["id"] == before["many"]["id"] and tables["many"]["shards"] == 300
+            # The backup goes on over both moves.
+            done = cluster.kvctl("backup", "now")
+            assert done.returncode == 0, done.stderr
+            whole = cluster.kvctl("backup", "verify", "--from", backup)
+            assert whole.returncode == 0, whole.stdout + whole.stderr
+            log = cluster.audit()
+            assert "moved to etcd" in log and "moved to embedded" in log
+            terms = cluster.terms_acted()
+            assert len(terms) == len(set(terms)), f"a term was used twice: {terms}"
+    finally:
+        etcd.close()
+
+
+@pytest.mark.parametrize("to, pattern, when, ends", [
+    ("etcd", INCOMING, "before", "embedded"),
+    ("etcd", INCOMING, "after", "embedded"),
+    ("etcd", VALID, "before", "etcd"),
+    ("etcd", VALID, "after", "etcd"),
+    ("embedded", MOVED, "before", "etcd"),
+    ("embedded", MOVED, "after", "embedded"),
+], ids=["nothing-there", "not-marked", "marked", "valid", "not-closed", "closed"])
+def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends):
+    proxy = Proxy(etcd.clients[0])
+    where = ["--etcd-endpoints", proxy.endpoint]
+    try:
+        with running(tmp_path) as cluster:
+            create(cluster, "t")
+            if to == "embedded":
+                cluster.migrate("etcd", *where)
+                cluster.wait_for_form("etcd")
+            client = Client(cluster)
+            client.start()
+            acting = cluster.wait_for_acting()
+            proxy.hold(pattern, when)
+            moving = subprocess.Popen(
+                [BINARIES / "kvctl", "metadata", "migrate", "--to", to, "--dir", cluster.directory,
+                 *(where if to == "etcd" else [])],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert proxy.caught.wait(60), cluster.log_tails()
+            cluster.kill(acting)
+            proxy.drop()
+            said, _ = moving.communicate(timeout=150)
+            assert (moving.returncode == 0) == (ends == to), said
+            cluster.wait_for_form(ends, count=2)
+            create(cluster, "without")
+            cluster.start(acting)
+            cluster.wait_for_form(ends)
+            create(cluster, "with")
+            # And the same again, to the end.
+            if ends != to:
+                assert "acts now; begin anew" in said, said
+                cluster.migrate(to, *(where if to == "etcd" else []))
+                cluster.wait_for_form(to)
+                create(cluster, "again")
+            client.stop()
+            assert not client.failures, client.failures[:5]
+            assert {"t", "without", "with"} <= set(cluster.tables())
+            assert f"moved to {to}" in cluster.audit()
+            cluster.check_nothing_was_decided_twice()
+    finally:
+        proxy.close()
+
+
+def test_a_controller_that_was_away_follows(tmp_path, etcd):
+    with running(tmp_path) as cluster:
+        create(cluster, "t")
+        away = next(name for name in NAMES if name != cluster.wait_for_acting())
+        cluster.kill(away)
+        wait_for(lambda: not next(c for c in cluster.json("status")["controllers"]
+                                  if c["name"] == away)["reachable"], what="its absence")
+        told = cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+        assert f"follow when they start: {away}" in told.stderr, told.stderr
+        cluster.wait_for_form("etcd", count=2)
+        # Its copy ends before the move: the others tell it.
+        cluster.start(away)
+        cluster.wait_for_form("etcd")
+        # One that has lost its disk, with the old settings, founds nothing.
+        acting = cluster.wait_for_acting()
+        lost = next(name for name in NAMES if name != acting)
+        cluster.kill(lost)
+        shutil.rmtree(cluster.directory / lost / "data")
+        before = len(cluster.log_of(lost))
+        with subprocess.Popen([BINARIES / "kvctl", "playground", "start", lost,
+                               "--dir", cluster.directory]) as starting:
+            create(cluster, "last")
+            wait_for(lambda: "set metadata = etcd" in cluster.log_of(lost)[before:],
+                     what="what to set")
+            assert set(cluster.tables()) == {"t", "last"}
+            cluster.check_nothing_was_decided_twice()
+            starting.kill()
+
+
+def test_what_cannot_be_done_is_refused_before_anything_stops(tmp_path, etcd):
+    with running(tmp_path) as cluster:
+        create(cluster, "t")
+        term = cluster.json("status")["controllers"]
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            port = nobody.getsockname()[1]
+        refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                                f"http://127.0.0.1:{port}", timeout=60)
+        assert refused.returncode == 7, refused.stderr
+        for name in NAMES:
+            assert f"{name}: etcd does not answer" in refused.stderr, refused.stderr
+        etcd.ask(0, "kv/put", {"key": "cmFuZ2VrZWVwZXIvaGVhZA==", "value": "AQ" + "A" * 54})
+        refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                                etcd.endpoints)
+        assert refused.returncode == 7 and "metadata below rangekeeper/" in refused.stderr, \
+            refused.stderr
+        refused = cluster.kvctl("metadata", "migrate", "--to", "embedded")
+        assert refused.returncode == 7 and "embedded already" in refused.stderr, refused.stderr
+        assert [c["term"] for c in cluster.json("status")["controllers"]] == \
+            [c["term"] for c in term]
+        assert "nothing is moved" in cluster.audit()
+        # Elsewhere there is room.
+        cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints, "--etcd-prefix", "other")
+        cluster.wait_for_form("etcd")
+        assert "etcd.prefix = other" in cluster.kvctl("metadata", "show").stdout
+
+
+def test_restored_into_etcd(tmp_path, etcd):
+    """From a backup, and from the nodes alone."""
+    with running(tmp_path, RestoredControllers) as cluster:
+        create_on(cluster, "first")
+        cluster.fill("first", 0, 100)
+        cluster.work("backup", "now")
+        create_on(cluster, "late")
+        cluster.fill("late", 0, 50)
+        there = {"KVCONTROLLERD_METADATA": "etcd", "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
+        for verb, source, prefix in [("restore", ["--from", cluster.place], "one/"),
+                                     ("recover", [], "two/")]:
+            flags = ["--metadata", "etcd", "--etcd-endpoints", etcd.endpoints,
+                     "--etcd-prefix", prefix]
+            cluster.lose_controllers(*NAMES)
+            _, refused = cluster.rebuild(verb, *source, "--metadata", "etcd")
+            assert refused.returncode == 2 and "--etcd-endpoints" in refused.stderr, refused.stderr
+            found, result = cluster.rebuild(verb, *source, *flags)
+            assert result.returncode == 0 and found["written"], result.stderr
+            _, again = cluster.rebuild(verb, *source, *flags)
+            assert again.returncode == 7 and f"below {prefix}" in again.stderr, again.stderr
+            cluster.environment = cluster.environment | there | {
+                "KVCONTROLLERD_ETCD_PREFIX": prefix}
+            for name in NAMES:
+                cluster.start(name)
+            cluster.settle()
+            cluster.check_everything_is_there()
+            assert cluster.json("status")["cluster"] == found["cluster"]
+            for name in NAMES:
+                shutil.rmtree(cluster.directory / name / "lost")
