@@ -8,7 +8,7 @@ import KVBase
 /// file is unknown and nothing more may be written.
 final class BatchAppender {
     private let directory: SegmentDirectory
-    private let logID: UInt64
+    let logID: UInt64
     private let segmentBytes: Int
     private var file: Int32
     private(set) var segment: UInt64

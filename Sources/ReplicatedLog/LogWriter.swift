@@ -118,7 +118,7 @@ final class LogWriter: @unchecked Sendable {
     var currentStatistics: LogStatistics { locked { statistics } }
     var currentPace: LogPace { locked { pace } }
     var scrub: LogScrub {
-        LogScrub(directory: directory, logID: logID) { [self] in
+        LogScrub(directory: directory, logID: appender.logID) { [self] in
             locked { DurableEnd(segment: durableSegment, offset: durableOffset) }
         }
     }

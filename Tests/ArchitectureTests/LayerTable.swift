@@ -40,7 +40,8 @@ enum LayerTable {
 
     /// Each C module and the one target that imports it.
     static let ownerOfCModule = [
-        "CRocksDB": "LSMEngine", "CTableCheck": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
+        "CRocksDB": "LSMEngine", "CTableCheck": "LSMEngine", "CLMDB": "BTreeEngine",
+        "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
         "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
         "CRevision": "BuildInfo", "CZstd": "Compression", "CCurl": "HTTPClient",
