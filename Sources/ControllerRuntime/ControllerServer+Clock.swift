@@ -52,7 +52,9 @@ extension ControllerServer {
         let wanted = standing.isActing ? "" : standing.address
         if clockLink?.address != wanted {
             clockLink?.close()
-            clockLink = (try? SocketAddress.parse(wanted)).map { ClockLink(wanted, $0, server: self) }
+            clockLink = (try? SocketAddress.parse(wanted)).map {
+                ClockLink(wanted, $0, server: self)
+            }
         }
         clockLink?.ping(clockOffset: metrics.clockOffset.value(at: loop.now))
     }
@@ -61,7 +63,8 @@ extension ControllerServer {
     func clockFindings() -> [FindingView] {
         var found: [String: Int64] = [:]
         for session in sessions.values {
-            guard let peer = session.connection.peer, let offset = session.connection.peerClockOffset,
+            guard let peer = session.connection.peer,
+                let offset = session.connection.peerClockOffset,
                 offset.magnitude > ClockOffset.warningBound.count
             else { continue }
             found[peer.name] = offset

@@ -48,6 +48,8 @@ final class ControllerServer: LoopService {
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     let transport: RPCTransport
+    /// Nil when there are no certificates.
+    private let certificates: CertificateWatch?
     /// To the acting controller, while this one stands by.
     var clockLink: ClockLink?
     private var listener: RPCServer?
@@ -98,6 +100,10 @@ final class ControllerServer: LoopService {
             quorum = node
             home = node
         }
+        let files = CertificateWatch.files(of: settings)
+        certificates =
+            files.isEmpty
+            ? nil : CertificateWatch(files, loop: loop, log: log, registry: registry)
         let home = home
         endTurn = { [unowned self] in
             storeAudit()
@@ -152,6 +158,7 @@ final class ControllerServer: LoopService {
         backup?.service.close()
         backup?.threads.close()
         jobs.close()
+        certificates?.close()
         home.close()
     }
 

@@ -74,7 +74,8 @@ enum ScrubReport {
         for disk in disks {
             table.add([
                 disk.path, word(disk.state, palette), Quantity.bytes(Int(disk.doneBytes)),
-                disk.lastSuccess == 0 ? "never" : OperationReport.time(Int(disk.lastSuccess) * 1_000),
+                disk.lastSuccess == 0
+                    ? "never" : OperationReport.time(Int(disk.lastSuccess) * 1_000),
                 disk.finding.isEmpty ? "-" : palette.bad(disk.finding),
             ])
         }

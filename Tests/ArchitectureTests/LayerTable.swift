@@ -39,7 +39,8 @@ enum LayerTable {
 
     /// Each C module and the one target that imports it.
     static let ownerOfCModule = [
-        "CRocksDB": "LSMEngine", "CTableCheck": "LSMEngine", "CLMDB": "BTreeEngine", "CUV": "EventLoop",
+        "CRocksDB": "LSMEngine", "CTableCheck": "LSMEngine", "CLMDB": "BTreeEngine",
+        "CUV": "EventLoop",
         "CSystemd": "SystemdSupport", "CMicroHTTPD": "AdminHTTP", "CISAL": "Checksum",
         "CINIH": "Configuration", "COpenSSL": "Digest", "CZlib": "Metrics",
         "CRevision": "Daemon", "CZstd": "Compression", "CCurl": "HTTPClient",

@@ -71,7 +71,8 @@ import Testing
             let places =
                 Array(0..<LogFormat.segmentHeaderBytes)
                 + Array(LogFormat.alignment..<LogFormat.alignment + LogFormat.batchHeaderBytes)
-                + Array(stride(from: LogFormat.alignment + 100, to: LogFormat.alignment + 600, by: 37))
+                + Array(
+                    stride(from: LogFormat.alignment + 100, to: LogFormat.alignment + 600, by: 37))
             for place in places {
                 // In place: the file that is being written stays the same file.
                 try overwrite(path, place, original[place] ^ 0x20)
