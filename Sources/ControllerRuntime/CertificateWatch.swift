@@ -89,9 +89,8 @@ final class CertificateWatch {
 }
 
 extension CertificateWatch {
-    /// The files of `settings` that hold certificates.
-    static func files(of settings: ControllerServerSettings) -> [File] {
-        guard let etcd = settings.etcd?.etcd else { return [] }
+    /// The files that hold certificates.
+    static func files(of etcd: EtcdSettings) -> [File] {
         let files = [("etcd_ca", etcd.authorityFile), ("etcd_client", etcd.certificateFile)]
         return files.compactMap { use, path in path.map { File(use: use, path: $0) } }
     }

@@ -48,7 +48,7 @@ final class ControllerServer: LoopService {
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     let transport: RPCTransport
-    /// Nil when there are no certificates.
+    /// Nil when the metadata is not in etcd.
     private let certificates: CertificateWatch?
     /// To the acting controller, while this one stands by.
     var clockLink: ClockLink?
@@ -100,10 +100,10 @@ final class ControllerServer: LoopService {
             quorum = node
             home = node
         }
-        let files = CertificateWatch.files(of: settings)
-        certificates =
-            files.isEmpty
-            ? nil : CertificateWatch(files, loop: loop, log: log, registry: registry)
+        certificates = settings.etcd.map {
+            CertificateWatch(
+                CertificateWatch.files(of: $0.etcd), loop: loop, log: log, registry: registry)
+        }
         let home = home
         endTurn = { [unowned self] in
             storeAudit()
