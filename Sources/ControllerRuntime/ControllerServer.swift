@@ -44,6 +44,8 @@ final class ControllerServer: LoopService {
     private let jobs: BackgroundJobs
     let maps: MapFeed
     let transport: RPCTransport
+    /// Nil when the metadata is not in etcd.
+    private let certificates: CertificateWatch?
     /// To the acting controller, while this one stands by.
     var clockLink: ClockLink?
     private var listener: RPCServer?
@@ -95,6 +97,10 @@ final class ControllerServer: LoopService {
                 metrics: quorumMetrics, controllerMetrics: metrics, hello: { hello() })
             quorum = node
             home = node
+        }
+        certificates = settings.etcd.map {
+            CertificateWatch(
+                CertificateWatch.files(of: $0.etcd), loop: loop, log: log, registry: registry)
         }
         let home = home
         endTurn = { [unowned self] in
@@ -154,6 +160,7 @@ final class ControllerServer: LoopService {
         moves.jobs?.close()
         jobs.close()
         maps.close()
+        certificates?.close()
         home.close()
     }
 

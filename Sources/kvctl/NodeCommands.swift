@@ -37,7 +37,7 @@ extension Command {
                 "node maintenance node-2 --end --dir /tmp/rk",
             ],
             run: maintainNode),
-        scrubCommand,
+        nodeScrub,
         Command(
             path: ["node", "remove"], summary: "forget a node that holds nothing and does not run",
             details: "Asks for the node's name on a terminal; elsewhere --yes is needed.",

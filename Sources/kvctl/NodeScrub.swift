@@ -5,7 +5,7 @@ import OperatorClient
 import WireProtocol
 
 extension Command {
-    static let scrubCommand = Command(
+    static let nodeScrub = Command(
         path: ["node", "scrub"],
         summary: "have a node read and check everything that is on its disks",
         details: """
@@ -21,9 +21,9 @@ extension Command {
         examples: [
             "node scrub node-2 --dir /tmp/rk", "node scrub node-2 --status --dir /tmp/rk -o json",
         ],
-        run: scrub)
+        run: scrubNode)
 
-    private static func scrub(_ invocation: Invocation) throws(Failure) -> ExitCode {
+    private static func scrubNode(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let name = invocation.positionals[0]
         if invocation.has("no-wait"), invocation.has("status") {
             throw invocation.usage("--status waits for nothing")

@@ -65,8 +65,13 @@ private enum Repository {
         let modules = try FileManager.default.contentsOfDirectory(
             atPath: Repository.root.appending(path: "Sources/C").path)
         #expect(Set(modules) == Set(LayerTable.ownerOfCModule.keys))
-        let owners = LayerTable.ownerOfCModule.values
-        #expect(Set(owners).count == owners.count)
+        // Headers of two libraries in one target need not agree; source of this repository does.
+        let libraries = modules.filter { name in
+            let map = Repository.root.appending(path: "Sources/C/\(name)/module.modulemap").path
+            return FileManager.default.fileExists(atPath: map)
+        }
+        let owners = libraries.compactMap { LayerTable.ownerOfCModule[$0] }
+        #expect(owners.count > 5 && Set(owners).count == owners.count)
     }
 }
 

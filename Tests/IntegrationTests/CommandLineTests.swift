@@ -99,7 +99,7 @@ import Testing
         "drain", "transfer", "rebalance", "ops list", "ops show", "ops watch", "ops cancel",
         "ops pause", "ops resume", "ops reverse", "why", "doctor", "config", "config list",
         "config get", "config set", "node list", "node weight", "node spare", "node maintenance",
-        "node remove", "table create", "table list", "table describe", "table drop",
+        "node scrub", "node remove", "table create", "table list", "table describe", "table drop",
         "get", "put", "del", "list", "playground up", "playground down",
         "playground start", "playground stop", "playground status", "version", "completion",
     ]

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import urllib.request
 from base64 import b64encode
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ import redis
 
 from conftest import is_alive, run, wait_for
 from test_controllers import Controllers, Creator
-from test_metrics import documented, scrape
+from test_metrics import documented, scrape, value
 
 ETCD = shutil.which("etcd") or ("/usr/bin/etcd" if os.path.exists("/usr/bin/etcd") else None)
 pytestmark = [pytest.mark.fault,
@@ -387,6 +388,19 @@ def test_tls_and_users(tmp_path):
         create(cluster, "t")
         assert set(cluster.tables()) == {"t"}
         assert "secret" not in cluster.log_of("controller-1")
+        # Families and the ends of the certificates, as documented.
+        controller = cluster.info["controllers"][0]
+        families = scrape(controller)
+        for name, (kind, labels, _) in documented()["kvcontrollerd with metadata in etcd"].items():
+            assert families[name][0] == kind, name
+            for label, values in labels.items():
+                assert {have[label] for _, have, _ in families[name][1]} == values, name
+        expiry = "kv_tls_certificate_expiry_timestamp_seconds"
+        for use, file in (("etcd_ca", "ca.pem"), ("etcd_client", "client.pem")):
+            said = subprocess.run(["openssl", "x509", "-enddate", "-noout", "-in", folder / file],
+                                  check=True, capture_output=True, text=True).stdout
+            end = datetime.strptime(said.strip(), "notAfter=%b %d %H:%M:%S %Y GMT")
+            assert value(controller, expiry, use=use) == end.replace(tzinfo=timezone.utc).timestamp()
     finally:
         close(cluster)
         etcd.close()

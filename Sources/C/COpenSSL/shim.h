@@ -1,3 +1,6 @@
-// OpenSSL's digests, imported only by Digest.
+// OpenSSL's digests and certificates, imported only by Digest.
 #pragma once
+#include <openssl/bio.h>
+#include <openssl/pem.h>
 #include <openssl/sha.h>
+#include <openssl/x509.h>

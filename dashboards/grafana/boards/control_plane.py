@@ -129,5 +129,9 @@ BOARD = board(
                        (chosen("process_resident_memory_bytes"), "{{instance}}")),
             timeseries("Event loop busy", "percentunit",
                        "Share of the time that the loop works rather than waits.",
-                       (rate("kv_loop_busy_seconds_total"), "{{instance}}"), maximum=1)),
+                       (rate("kv_loop_busy_seconds_total"), "{{instance}}"), maximum=1),
+            timeseries("Certificates", "s",
+                       "What is left of those for etcd, where the metadata is there.",
+                       (chosen("kv_tls_certificate_expiry_timestamp_seconds") + " - time()",
+                        "{{instance}} {{use}}"), runbook="KVCertificateExpiring")),
     ])
