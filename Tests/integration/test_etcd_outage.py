@@ -190,8 +190,8 @@ class LostEtcd(ChaosCluster):
         return result.stdout
 
     def mutations(self):
-        """What changes with every mutation."""
-        return self.etcdctl("get", "rangekeeper/head", "-w", "json")
+        """What changes with every mutation, and with nothing else."""
+        return json.loads(self.etcdctl("get", "rangekeeper/head", "-w", "json")).get("kvs")
 
     def restore_etcd(self, snapshot):
         """As the manual of etcd has it: the member begins anew from the snapshot."""
