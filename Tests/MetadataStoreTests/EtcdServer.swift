@@ -69,6 +69,43 @@ final class EtcdServer: Sendable {
         precondition(result.contains("200 OK") || result.contains("compacted"), result)
     }
 
+    /// The value of a key, in base64.
+    func value(of key: String) -> String {
+        let answer = post("/v3/kv/range", #"{"key":"\#(base64(key))"}"#)
+        guard let start = answer.firstRange(of: #""value":""#) else {
+            fatalError("etcd answers \(answer)")
+        }
+        return String(answer[start.upperBound...].prefix { $0 != "\"" })
+    }
+
+    /// Puts a value, in base64, behind the back of every store.
+    func put(_ key: String, _ value: String) {
+        let answer = post("/v3/kv/put", #"{"key":"\#(base64(key))","value":"\#(value)"}"#)
+        precondition(answer.contains("200 OK"), answer)
+    }
+
+    /// Deletes a key behind the back of every store.
+    func delete(_ key: String) {
+        let answer = post("/v3/kv/deleterange", #"{"key":"\#(base64(key))"}"#)
+        precondition(answer.contains("200 OK"), answer)
+    }
+
+    private func base64(_ text: String) -> String {
+        let digits = Array("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+        var result = ""
+        var rest = Array(text.utf8)[...]
+        while !rest.isEmpty {
+            let three = Array(rest.prefix(3))
+            rest = rest.dropFirst(3)
+            let bits = (0..<3).reduce(0) { $0 << 8 | ($1 < three.count ? Int(three[$1]) : 0) }
+            for index in 0..<4 {
+                result.append(
+                    index <= three.count ? digits[bits >> (18 - 6 * index) & 63] : "=")
+            }
+        }
+        return result
+    }
+
     /// The whole answer.
     private func post(_ path: String, _ body: String) -> String {
         let descriptor = socket(

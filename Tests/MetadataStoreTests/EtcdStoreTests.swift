@@ -215,6 +215,82 @@ import Testing
             follower.inner.state.range(prefix: []) == writer.inner.state.range(prefix: []))
     }
 
+    /// What somebody did to the head while stores run.
+    enum Tampering: CaseIterable {
+        case deleted
+        /// The state of a while ago, as after a restore of an older snapshot.
+        case older
+        /// The mutation of the same number of another history.
+        case another
+
+        func tamper(_ prefix: String, older: String, another: String) {
+            switch self {
+            case .deleted: EtcdServer.shared.delete(prefix + "head")
+            case .older: EtcdServer.shared.put(prefix + "head", older)
+            case .another: EtcdServer.shared.put(prefix + "head", another)
+            }
+        }
+
+        var words: String {
+            switch self {
+            case .deleted: "was deleted"
+            case .older: "went back"
+            case .another: "is another one"
+            }
+        }
+    }
+
+    /// Whoever follows notices by the watch, whoever writes by the answer; nobody writes on.
+    @Test(.enabled(if: EtcdServer.isInstalled, comment), arguments: Tampering.allCases)
+    func anotherHistoryIsNoticed(tampering: Tampering) throws {
+        let prefix = EtcdServer.shared.newPrefix()
+        let direct = settings([EtcdServer.shared.endpoint], prefix: prefix)
+        let proxy = FaultyProxy(to: EtcdServer.shared.port)
+        let writer = try WaitingEtcdStore(settings([proxy.endpoint], prefix: prefix))
+        let follower = try WaitingEtcdStore(direct)
+        // The same number of mutations by another writer.
+        let elsewhere = EtcdServer.shared.newPrefix()
+        let double = try WaitingEtcdStore(
+            settings([EtcdServer.shared.endpoint], prefix: elsewhere))
+        defer {
+            writer.close()
+            follower.close()
+            double.close()
+        }
+        var older = ""
+        for number in 1...4 {
+            writer.commit(put("a", "\(number)")) { _ in }
+            writer.flush()
+            double.commit(put("a", "\(number)")) { _ in }
+            double.flush()
+            if number == 2 { older = EtcdServer.shared.value(of: prefix + "head") }
+        }
+        #expect(follower.wait(until: { follower.inner.state.revision == Revision(4) }))
+        // The writer's watch is behind: only its next answer can tell it.
+        proxy.loseAnswers(1_000, to: "/v3/watch")
+        proxy.cut(true)
+        proxy.cut(false)
+        tampering.tamper(
+            prefix, older: older, another: EtcdServer.shared.value(of: elsewhere + "head"))
+        var answer: Result<Revision, MetadataError>?
+        writer.commit(put("a", "5")) { answer = $0 }
+        #expect(writer.wait(until: { answer != nil }))
+        guard case .failure(.failed(let error)) = answer else {
+            Issue.record("\(String(describing: answer))")
+            return
+        }
+        #expect(error.message.contains(tampering.words))
+        #expect(follower.wait(until: { follower.inner.failure != nil }))
+        for store in [writer.inner, follower.inner] {
+            #expect(store.isHistoryLost)
+            #expect(store.failure?.message.contains(tampering.words) == true)
+            #expect(store.state.revision == Revision(4))
+        }
+        let reader = try? WaitingEtcdStore(direct)
+        #expect(reader?.inner.state.get(Bytes("a".utf8))?.value == Bytes("4".utf8))
+        reader?.close()
+    }
+
     @Test(.enabled(if: EtcdServer.isInstalled, comment))
     func aDeposedStoreChangesNothing() throws {
         let prefix = EtcdServer.shared.newPrefix()

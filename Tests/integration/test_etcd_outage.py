@@ -10,7 +10,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -190,8 +190,8 @@ class LostEtcd(ChaosCluster):
         return result.stdout
 
     def mutations(self):
-        """What changes with every mutation."""
-        return self.etcdctl("get", "rangekeeper/head", "-w", "json")
+        """What changes with every mutation, and with nothing else."""
+        return json.loads(self.etcdctl("get", "rangekeeper/head", "-w", "json")).get("kvs")
 
     def restore_etcd(self, snapshot):
         """As the manual of etcd has it: the member begins anew from the snapshot."""
@@ -249,6 +249,17 @@ class LostEtcd(ChaosCluster):
             assert said, f"{name} did not say so"
 
 
+@contextmanager
+def writing(cluster):
+    """A client that writes and reads meanwhile."""
+    client = Client(cluster)
+    client.start()
+    try:
+        yield client
+    finally:
+        client.stop()
+
+
 @pytest.fixture
 def lost(tmp_path):
     if shutil.which("etcdctl") is None:
@@ -273,37 +284,35 @@ def test_etcd_restored_from_an_older_snapshot(lost, tmp_path):
     create(lost, "t")
     for name in NAMES:
         wait_for(lambda: lost.seen(name) > older, what="a note of what was seen")
-    client = Client(lost)
-    client.start()
-    lost.restore_etcd(tmp_path / "snapshot")
-    lost.assert_that_it_is_over("went back")
-    assert all(is_alive(lost.pid(name)) for name in NAMES)
-    lost.restart_controllers()
-    lost.assert_that_it_is_over("was an older backup of etcd restored?")
-    written = client.done
-    wait_for(lambda: client.done > written + 50, what="writes without controllers")
+    with writing(lost) as client:
+        lost.restore_etcd(tmp_path / "snapshot")
+        lost.assert_that_it_is_over("went back")
+        assert all(is_alive(lost.pid(name)) for name in NAMES)
+        lost.restart_controllers()
+        lost.assert_that_it_is_over("was an older backup of etcd restored?")
+        written = client.done
+        wait_for(lambda: client.done > written + 50, what="writes without controllers")
 
-    lost.stop_by_hand()
-    for name in NAMES:
-        shutil.move(lost.directory / name / "data", tmp_path / f"{name}.lost")
-    member = lost.etcd_words()
-    endpoint = member[member.index("--advertise-client-urls") + 1]
-    into = lost.directory / NAMES[0] / "data"
-    into.mkdir()
-    nodes = ",".join(daemon["rpc"] for name, daemon in lost.daemons.items() if "node" in name)
-    done = run("kvctl", "restore", "--from", lost.backup, "--into", into, "--name", NAMES[0],
-               "--peers", f"{NAMES[0]}={lost.daemons[NAMES[0]]['rpc']}", "--nodes", nodes)
-    assert done.returncode == 0, done.stdout + done.stderr
-    lost.etcdctl("del", "--prefix", "rangekeeper/")
-    done = run("kvctl", "metadata", "migrate", "--to", "etcd", "--data", into,
-               "--etcd-endpoints", endpoint)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for name in NAMES:
-        lost.start(name)
-    lost.wait_for_acting()
-    assert set(lost.tables()) == {"early", "t"} | {f"later{number}" for number in range(5)}
-    create(lost, "last")
-    client.stop()
+        lost.stop_by_hand()
+        for name in NAMES:
+            shutil.move(lost.directory / name / "data", tmp_path / f"{name}.lost")
+        member = lost.etcd_words()
+        endpoint = member[member.index("--advertise-client-urls") + 1]
+        into = lost.directory / NAMES[0] / "data"
+        into.mkdir()
+        nodes = ",".join(daemon["rpc"] for name, daemon in lost.daemons.items() if "node" in name)
+        done = run("kvctl", "restore", "--from", lost.backup, "--into", into, "--name", NAMES[0],
+                   "--peers", f"{NAMES[0]}={lost.daemons[NAMES[0]]['rpc']}", "--nodes", nodes)
+        assert done.returncode == 0, done.stdout + done.stderr
+        lost.etcdctl("del", "--prefix", "rangekeeper/")
+        done = run("kvctl", "metadata", "migrate", "--to", "etcd", "--data", into,
+                   "--etcd-endpoints", endpoint)
+        assert done.returncode == 0, done.stdout + done.stderr
+        for name in NAMES:
+            lost.start(name)
+        lost.wait_for_acting()
+        assert set(lost.tables()) == {"early", "t"} | {f"later{number}" for number in range(5)}
+        create(lost, "last")
     assert client.done > written and len(client.failures) < 5, client.failures[:5]
     lost.wait_until_healthy()
     lost.check_nothing_was_decided_twice()
@@ -313,15 +322,13 @@ def test_the_prefix_deleted_in_etcd(lost):
     create(lost, "t")
     for name in NAMES:
         wait_for(lambda: lost.seen(name), what="a note of what was seen")
-    client = Client(lost)
-    client.start()
-    lost.etcdctl("del", "--prefix", "rangekeeper/")
-    lost.assert_that_it_is_over("was deleted")
-    lost.restart_controllers()
-    lost.assert_that_it_is_over("is gone")
-    written = client.done
-    wait_for(lambda: client.done > written + 50, what="writes without controllers")
-    client.stop()
+    with writing(lost) as client:
+        lost.etcdctl("del", "--prefix", "rangekeeper/")
+        lost.assert_that_it_is_over("was deleted")
+        lost.restart_controllers()
+        lost.assert_that_it_is_over("is gone")
+        written = client.done
+        wait_for(lambda: client.done > written + 50, what="writes without controllers")
     assert not client.failures, client.failures[:5]
     for name in NAMES:
         message = re.findall(r"cluster ([0-9a-f]{16}) at revision \d+ was there", lost.log_of(name))
