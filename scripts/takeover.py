@@ -82,7 +82,9 @@ class Cluster:
         return self.run(self.binaries / "kvctl", *words, "--controllers", self.all)
 
     def make(self):
-        peers = ",".join(f"{name}={address}" for name, address in self.rpc.items())
+        # One alone can be moved into etcd.
+        names = self.names if self.arguments.metadata == "embedded" else self.names[:1]
+        peers = ",".join(f"{name}={self.rpc[name]}" for name in names)
         began = time.monotonic()
         print(self.run(self.binaries / "kvsim", "metadata", "--into", self.directory / "c1", "--peers",
                        peers, "--shards", self.arguments.shards, "--groups", self.arguments.groups),

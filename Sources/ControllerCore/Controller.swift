@@ -142,11 +142,12 @@ public struct Controller: Sendable {
     public internal(set) var heartbeatCount: UInt64 = 0
     public internal(set) var heartbeatsIgnoredCount: UInt64 = 0
 
-    /// Reads everything durable from `snapshot`, which holds all keys. `lease` is a fresh lease of
-    /// this process; `clusterCandidate` becomes the cluster id when the store is empty (not zero).
+    /// Reads everything durable from `snapshot`, which holds all keys, except those of shards when
+    /// `standby` has them, of the same revision. `lease` is a fresh lease of this process;
+    /// `clusterCandidate` becomes the cluster id when the store is empty (not zero).
     public init(
-        settings: ControllerSettings, snapshot: MetadataSnapshot, lease: LeaseID,
-        clusterCandidate: UInt64, now: Instant
+        settings: ControllerSettings, snapshot: MetadataSnapshot, standby: StandbyShards? = nil,
+        lease: LeaseID, clusterCandidate: UInt64, now: Instant
     ) throws(DatabaseError) {
         precondition(clusterCandidate != 0)
         let durable = try DurableState(snapshot)
@@ -170,6 +171,11 @@ public struct Controller: Sendable {
             groups.update(group) { $0.nomination = nomination }
         }
         for table in durable.tables { tables.set(table, for: table.id) }
+        if let standby {
+            precondition(standby.revision == snapshot.revision)
+            shards = standby.shards
+            shardCounts = standby.counts
+        }
         for shard in durable.shards {
             shards.set(shard, for: shard.id)
             shardCounts[shard.group, default: 0] += 1

@@ -43,6 +43,7 @@ final class ControllerServer: LoopService {
     /// Not behind the snapshots: nobody acts until this one is done.
     private let jobs: BackgroundJobs
     let maps: MapFeed
+    private let warm: WarmShards
     let transport: RPCTransport
     /// Nil when the metadata is not in etcd.
     private let certificates: CertificateWatch?
@@ -85,6 +86,7 @@ final class ControllerServer: LoopService {
         transport = RPCTransport(loop: loop)
         jobs = BackgroundJobs(loop)
         maps = MapFeed(loop)
+        warm = WarmShards(loop)
         var hello: () -> Hello = { preconditionFailure("no connection is made before the start") }
         takeOverDuration = quorumMetrics.takeOver
         if let wanted = settings.etcd {
@@ -161,6 +163,7 @@ final class ControllerServer: LoopService {
         jobs.close()
         maps.close()
         certificates?.close()
+        warm.close()
         home.close()
     }
 
@@ -216,18 +219,23 @@ final class ControllerServer: LoopService {
         resigned(DatabaseError(.unavailable, error.description))
     }
 
-    /// Builds the core from this controller's copy of the state, off the loop: with a million shards
-    /// that takes about a second, and a leader that is silent for so long is no leader any more.
+    /// Builds the core from this controller's copy of the state, off the loop: with a million shards that
+    /// were not decoded before it takes a second, and a leader that is silent for so long is no leader
+    /// any more.
     private func read(_ number: UInt64) {
         guard let state = home.state else { return }
         let candidate = home.clusterCandidate
         let (core, lease, now) = (settings.core, lease, loop.now)
+        let standby = warm.shards(at: state.revision)
         jobs.run("take-over") { () throws(DatabaseError) -> Controller in
             try Controller(
                 settings: core,
                 snapshot: MetadataSnapshot(
-                    revision: state.revision, records: state.range(prefix: [])),
-                lease: lease, clusterCandidate: candidate, now: now)
+                    revision: state.revision,
+                    records: standby == nil
+                        ? state.range(prefix: [])
+                        : state.range(without: StandbyShards.prefix)),
+                standby: standby, lease: lease, clusterCandidate: candidate, now: now)
         } _: { [unowned self] result in
             guard number == attempt, !isStopping else { return }
             switch result {
@@ -295,6 +303,7 @@ final class ControllerServer: LoopService {
             }
         case .acting(let term):
             metrics.isServing.set(1)
+            warm.end()
             let took = loop.now - leadsSince
             takeOverDuration.observe(took)
             log.notice(
@@ -354,6 +363,7 @@ final class ControllerServer: LoopService {
         metrics.revision.set(Int64(state.revision.rawValue))
         metrics.storeRecords.set(Int64(state.records.count))
         metrics.storeBytes.set(Int64(state.records.memoryBytes))
+        if attemptTerm == nil { warm.follow(store, state) }
         if attemptTerm != nil, lease != .none {
             let number = attempt
             store.keepAlive(lease, now: loop.now) { [unowned self] in

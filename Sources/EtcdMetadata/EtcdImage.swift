@@ -156,22 +156,77 @@ struct EtcdImageReader {
         _ prefix: Bytes, _ revision: UInt64,
         _ body: (EtcdRecord) throws(DatabaseError) -> Void
     ) throws(DatabaseError) {
-        var from = prefix
+        var window = EtcdWindow(prefix: prefix)
         var limit = 32
-        while true {
+        while let (from, end) = window.range {
             let page = try EtcdRangeAnswer(
                 try call(
                     EtcdPath.range,
-                    EtcdRequest.range(
-                        from: from, prefix: prefix, limit: limit, revision: revision)))
+                    EtcdRequest.range(from: from, end: end, limit: limit, revision: revision)))
             var bytes = 1
             for record in page.records {
                 bytes += record.key.count + record.value.count
                 try body(record)
             }
-            guard page.hasMore, let last = page.records.last else { return }
-            from = last.key + [0]
-            limit = max(8, min(Self.pageRecordsMax, limit * Self.pageBytesWanted / bytes))
+            window.advance(page.records.map(\.key), hasMore: page.hasMore, limit: limit)
+            guard !page.records.isEmpty else { continue }
+            let fitting = limit * Self.pageBytesWanted / bytes
+            limit = max(8, min(Self.pageRecordsMax, min(fitting, limit * 16)))
         }
+    }
+}
+
+/// Where the next page is looked for. Etcd (3.4 and 3.5) walks its index of a whole range for every page of
+/// it, so pages of one long range take time with the square of its length: each page asks for about as much
+/// of the keys as it will hold, as told by how dense they were before.
+struct EtcdWindow {
+    private let prefix: Bytes
+    private let end: Bytes
+    private var from: Bytes
+    /// How far a window reaches, counted in the 16 bytes behind the prefix as a number; nil: to the end.
+    private var width: UInt128?
+    private var isDone = false
+
+    init(prefix: Bytes) {
+        self.prefix = prefix
+        end = EtcdRequest.end(of: prefix)
+        from = prefix
+    }
+
+    /// Nil when everything was asked for.
+    var range: (from: Bytes, end: Bytes)? { isDone ? nil : (from, windowEnd ?? end) }
+
+    /// Nil: the end of all.
+    private var windowEnd: Bytes? {
+        guard let width else { return nil }
+        let (sum, overflows) = number(of: from).addingReportingOverflow(width)
+        return overflows ? nil : prefix + withUnsafeBytes(of: sum.bigEndian) { Bytes($0) }
+    }
+
+    /// `keys`: what the page held, which was asked for with `limit`.
+    mutating func advance(_ keys: [Bytes], hasMore: Bool, limit: Int) {
+        if hasMore, let first = keys.first, let last = keys.last {
+            // As many again.
+            width = max(1, number(of: last) - number(of: first))
+            from = last + [0]
+        } else if let next = windowEnd {
+            from = next
+            // Sparse: further next time, until it is dense or the end.
+            if keys.count * 2 < limit, let width {
+                let (wider, overflows) = width.multipliedReportingOverflow(by: 16)
+                self.width = overflows ? nil : wider
+            }
+        } else {
+            isDone = true
+        }
+    }
+
+    private func number(of key: Bytes) -> UInt128 {
+        var number: UInt128 = 0
+        for place in 0..<16 {
+            let offset = prefix.count + place
+            number = number << 8 | UInt128(offset < key.count ? key[offset] : 0)
+        }
+        return number
     }
 }

@@ -79,11 +79,11 @@ enum EtcdRequest {
         }
     }
 
-    /// Keys from `key` on to the end of what starts with `prefix`. `revision` zero: the present one.
-    static func range(from key: Bytes, prefix: Bytes, limit: Int, revision: UInt64) -> Bytes {
+    /// Keys from `key` on to before `end`. `revision` zero: the present one.
+    static func range(from key: Bytes, end: Bytes, limit: Int, revision: UInt64) -> Bytes {
         var json = JSONObject()
         json.base64("key", key)
-        json.base64("range_end", end(of: prefix))
+        json.base64("range_end", end)
         json.number("limit", UInt64(limit))
         if revision != 0 { json.number("revision", revision) }
         return json.end()

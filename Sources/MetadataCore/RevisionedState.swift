@@ -60,13 +60,36 @@ public struct RevisionedState: Sendable {
 
     public func range(prefix: Bytes) -> [MetadataRecord] {
         var found: [MetadataRecord] = []
+        scan(prefix: prefix) { record in
+            found.append(record)
+            return true
+        }
+        return found
+    }
+
+    /// Every record below `prefix` in order of key, while `body` returns true.
+    public func scan(prefix: Bytes, _ body: (MetadataRecord) -> Bool) {
         prefix.withUnsafeBytes { from in
             records.scan(from: from, to: nil) { key, stored in
                 guard key.starts(with: from) else { return false }
-                found.append(Self.record(key: Bytes(key), stored: stored))
-                return true
+                return body(Self.record(key: Bytes(key), stored: stored))
             }
         }
+    }
+
+    /// Every record that is not below `prefix`, in order of key. Precondition: `prefix` ends with a byte
+    /// below 255.
+    public func range(without prefix: Bytes) -> [MetadataRecord] {
+        var behind = prefix
+        behind[behind.count - 1] += 1
+        var found: [MetadataRecord] = []
+        func take(_ key: UnsafeRawBufferPointer, _ stored: UnsafeRawBufferPointer) -> Bool {
+            found.append(Self.record(key: Bytes(key), stored: stored))
+            return true
+        }
+        let first = UnsafeRawBufferPointer(start: nil, count: 0)
+        prefix.withUnsafeBytes { records.scan(from: first, to: $0, take) }
+        behind.withUnsafeBytes { records.scan(from: $0, to: nil, take) }
         return found
     }
 

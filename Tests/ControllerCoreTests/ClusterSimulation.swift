@@ -278,8 +278,12 @@ final class ClusterSimulation {
         guard controller == nil else { return }
         life += 1
         do {
+            // Every other one stood by before.
+            let isWarm = life % 2 == 0
             controller = try Controller(
-                settings: options.settings, snapshot: store.snapshot, lease: LeaseID(UInt64(life)),
+                settings: options.settings,
+                snapshot: isWarm ? store.snapshotWithoutShards : store.snapshot,
+                standby: isWarm ? store.standby : nil, lease: LeaseID(UInt64(life)),
                 clusterCandidate: random.next() | 1, now: now)
         } catch {
             violations.append("controller did not start: \(error)")

@@ -107,6 +107,40 @@ import Testing
         #expect(bench.controller.mapUpdates(since: Revision(5 << 32)).first?.isFull == true)
     }
 
+    @Test func nodesFollowTheMapWithoutShards() throws {
+        let bench = try ControllerBench.threeNodes()
+        var follower = ClusterMap(.withoutShards)
+        func follow(_ update: MapUpdate) {
+            let limited = update.limited(to: .withoutShards)
+            #expect(limited.changes.allSatisfy { MapScope.withoutShards.includes($0) })
+            // A controller that sends shards all the same does no harm.
+            for update in [limited, update] {
+                var copy = follower
+                let isTaken = copy.apply(update)
+                #expect(isTaken && copy.shardCount == 0)
+            }
+            let isTaken = follower.apply(limited)
+            #expect(isTaken)
+        }
+        bench.controller.wholeMap(.withoutShards) { follow($0) }
+        let before = follower.revision
+        #expect(before == bench.controller.mapRevision)
+        let table = Table(
+            id: TableID(1), name: "t", partitioning: .range, engine: .lsm, replicas: 3,
+            state: .active)
+        let shard = Shard(
+            id: ShardID(1), table: TableID(1), range: KeyRange(start: [], end: nil),
+            group: GroupID(1), epoch: Epoch(1), state: .active)
+        follow(
+            MapUpdate(
+                isFull: false, from: before, to: before.next(),
+                changes: [.table(table), .shard(shard)]))
+        #expect(follower.revision == before.next())
+        #expect(follower.tables.elements.contains { $0.name == "t" })
+        #expect(follower.groups.count == bench.controller.groups.count)
+        #expect(follower.nodes.count == bench.controller.nodes.count)
+    }
+
     @Test func aLargeMapComesInPiecesThatFollowersCanTake() {
         var journal = MapJournal()
         journal.begin(term: Term(3))
@@ -128,7 +162,10 @@ import Testing
                     id: TableID(1), name: "t", partitioning: .range, engine: .lsm, replicas: 3,
                     state: .active)))
         _ = journal.append([])
-        let pieces = journal.full(changes).pieces()
+        var pieces: [MapUpdate] = []
+        var cutter = MapPieces(to: journal.revision)
+        for change in changes { cutter.add(change) { pieces.append($0) } }
+        cutter.end { pieces.append($0) }
         #expect(pieces.count > 3)
         var follower = ClusterMap()
         for (index, piece) in pieces.enumerated() {

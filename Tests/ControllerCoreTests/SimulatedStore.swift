@@ -10,6 +10,8 @@ struct SimulatedStore {
     private(set) var revision: Revision = .none
     private(set) var records: [Bytes: MetadataRecord] = [:]
     private(set) var violations: [String] = []
+    /// As a controller that stands by keeps them.
+    private(set) var standby = StandbyShards(revision: .none)
     private var everSeen: Set<Bytes> = []
     /// Records that may come back after they were deleted.
     private static let recurring = [
@@ -22,6 +24,13 @@ struct SimulatedStore {
         MetadataSnapshot(
             revision: revision,
             records: records.values.sorted { compareBytes($0.key, $1.key) < 0 })
+    }
+
+    /// For a controller that stood by.
+    var snapshotWithoutShards: MetadataSnapshot {
+        var snapshot = self.snapshot
+        snapshot.records.removeAll { $0.key.starts(with: StandbyShards.prefix) }
+        return snapshot
     }
 
     mutating func commit(_ transaction: MetadataTransaction) -> Result<Revision, DatabaseError> {
@@ -46,6 +55,11 @@ struct SimulatedStore {
             case .delete(let key): records[key] = nil
             }
         }
+        do throws(DatabaseError) {
+            try standby.apply(MetadataEvent(revision: revision, changes: transaction.changes))
+        } catch {
+            violations.append("shards of a standby: \(error)")
+        }
         check()
         return .success(revision)
     }
@@ -59,6 +73,9 @@ struct SimulatedStore {
 
     private mutating func check() {
         let state = durable
+        if Array(standby.shards.elements) != state.shards {
+            violations.append("a standby has other shards at \(revision)")
+        }
         for record in state.groups {
             let nodes = Set(record.group.placements.map(\.node))
             if nodes.count != record.group.placements.count {

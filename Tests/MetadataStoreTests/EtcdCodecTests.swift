@@ -131,4 +131,41 @@ import Testing
             #expect(try EtcdPart.decode(EtcdPart.encode(part)) == part)
         }
     }
+
+    /// Every key once, in order, and etcd looks at few keys that the page does not hold.
+    @Test(arguments: 1...20 as ClosedRange<UInt64>)
+    func windowsCoverEveryKeyOnce(_ seed: UInt64) {
+        var random = SeededRandom(seed: seed)
+        let prefix = Bytes("r/data/".utf8)
+        var keys: Set<Bytes> = []
+        for name in ["audit/", "node/", "shard/", "z/with a long name that goes on/"] {
+            // Ids side by side, or spread.
+            let step = 1 + random.below(random.below(2) == 0 ? 2 : 1 << 20)
+            for id in 0..<random.below(name == "shard/" ? 5_000 : 300) {
+                let number = UInt32(truncatingIfNeeded: id * step)
+                keys.insert(
+                    prefix + Bytes(name.utf8) + withUnsafeBytes(of: number.bigEndian) { Bytes($0) })
+            }
+        }
+        keys.insert(prefix)
+        keys.insert(prefix + Bytes(repeating: 255, count: 40))
+        let sorted = keys.sorted { compareBytes($0, $1) < 0 }
+        var window = EtcdWindow(prefix: prefix)
+        var seen: [Bytes] = []
+        var walked = 0
+        var calls = 0
+        let limit = 100
+        while let (from, end) = window.range {
+            let inside = sorted.filter { compareBytes($0, from) >= 0 && compareBytes($0, end) < 0 }
+            let page = Array(inside.prefix(limit))
+            walked += inside.count
+            calls += 1
+            seen += page
+            window.advance(page, hasMore: inside.count > limit, limit: limit)
+            guard calls < 10_000 else { break }
+        }
+        #expect(seen == sorted, "seed \(seed)")
+        #expect(walked < 20 * sorted.count + 1_000, "seed \(seed): \(walked) of \(sorted.count)")
+        #expect(calls < sorted.count / 10 + 400, "seed \(seed): \(calls) pages")
+    }
 }
