@@ -90,15 +90,18 @@ extension ControllerServer {
     ) throws(DatabaseError) {
         let arguments = request.arguments ?? AdminRequest.Arguments()
         let dryRun = arguments.dryRun == true
-        guard let text = arguments.to, let to = ["etcd": MetadataForm.etcd, "embedded": .embedded][text]
+        guard let text = arguments.to,
+            let to = ["etcd": MetadataForm.etcd, "embedded": .embedded][text]
         else { throw DatabaseError(.invalidRequest, "to is etcd or embedded") }
         guard to != settings.form else {
-            throw DatabaseError(.refused, "the metadata is kept \(to == .etcd ? "in etcd" : "embedded") already")
+            throw DatabaseError(
+                .refused, "the metadata is kept \(to == .etcd ? "in etcd" : "embedded") already")
         }
         if let running = moves.migration, running.failure == nil {
             throw DatabaseError(.refused, "a move to \(running.to) is under way")
         }
-        let endpoints = to == .etcd ? arguments.endpoints ?? [] : settings.etcd?.etcd.endpoints ?? []
+        let endpoints =
+            to == .etcd ? arguments.endpoints ?? [] : settings.etcd?.etcd.endpoints ?? []
         let prefix =
             to == .etcd ? arguments.prefix ?? "rangekeeper/" : settings.etcd?.etcd.prefix ?? ""
         guard !endpoints.isEmpty else {
@@ -107,7 +110,8 @@ extension ControllerServer {
         let known = auditRequest(token, of: session.id)
         let migration = try MetadataMigration(
             to: to, endpoints: endpoints, prefix: prefix,
-            request: known ?? MoveMark.Request(number: 0, caller: "", address: "", verb: request.verb),
+            request: known
+                ?? MoveMark.Request(number: 0, caller: "", address: "", verb: request.verb),
             server: self)
         moves.migration?.close()
         moves.migration = migration
@@ -176,7 +180,9 @@ extension ControllerServer {
                     // To whoever asked this controller answers, though etcd does not.
                     throw DatabaseError(.refused, error.message)
                 }
-            } _: { completion($0) }
+            } _: {
+                completion($0)
+            }
         } catch {
             completion(.failure(DatabaseError(.refused, error.message)))
         }
@@ -220,7 +226,9 @@ extension ControllerServer {
                 let written = try files.prepare(move, name: name, state: final)
                 return PreparedView(
                     records: written.records.count, digest: MoveDigest.of(written))
-            } _: { completion($0) }
+            } _: {
+                completion($0)
+            }
         } catch {
             completion(.failure(error))
         }
@@ -295,7 +303,8 @@ extension ControllerServer {
 
     /// Every tick: follows a mark, and leaves when the others have it too.
     func lookForMove() {
-        guard !isStopping, !moves.isLeaving, followMark(), let (move, since) = moves.following else {
+        guard !isStopping, !moves.isLeaving, followMark(), let (move, since) = moves.following
+        else {
             return
         }
         let elapsed = loop.now - since

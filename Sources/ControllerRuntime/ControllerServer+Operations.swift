@@ -46,7 +46,10 @@ extension ControllerServer {
         case "why": session.adminSuccess(token, try decisions(arguments, views))
         case "top":
             session.adminSuccess(token, views.top(limit: max(1, min(arguments.limit ?? 10, 1_000))))
-        default: session.adminSuccess(token, views.examine(with: [backupFinding(), stalenessFinding()].compactMap(\.self)))
+        default:
+            session.adminSuccess(
+                token,
+                views.examine(with: [backupFinding(), stalenessFinding()].compactMap(\.self)))
         }
     }
 

@@ -23,7 +23,8 @@ extension ControllerServerSettings {
             guard settings.list("peers").isEmpty else {
                 throw DatabaseError(
                     .invalidRequest,
-                    "peers is for metadata = embedded; controllers of one etcd.prefix find each other")
+                    "peers is for metadata = embedded; controllers of one etcd.prefix find each other"
+                )
             }
             guard !endpoints.isEmpty else {
                 throw DatabaseError(.invalidRequest, "metadata = etcd needs etcd.endpoints")
@@ -33,7 +34,8 @@ extension ControllerServerSettings {
         case .embedded: return nil
         case .etcd(let move):
             var own = try etcd(
-                settings, endpoints.isEmpty ? move.endpoints : endpoints, move.prefix, data, address,
+                settings, endpoints.isEmpty ? move.endpoints : endpoints, move.prefix, data,
+                address,
                 adminAddress)
             own.move = move
             return own

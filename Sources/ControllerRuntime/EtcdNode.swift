@@ -274,7 +274,8 @@ final class EtcdNode: MetadataHome {
                 ))
         case .incoming:
             isValid = false
-            invalidity = "metadata is being moved to \(settings.etcd.prefix) in etcd, and does not count yet"
+            invalidity =
+                "metadata is being moved to \(settings.etcd.prefix) in etcd, and does not count yet"
         case .moved(let move?):
             isValid = false
             if let known = settings.move, known.revision > move.revision {
@@ -286,7 +287,8 @@ final class EtcdNode: MetadataHome {
             onFailure(
                 DatabaseError(
                     .refused,
-                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix"))
+                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix"
+                ))
         }
     }
 

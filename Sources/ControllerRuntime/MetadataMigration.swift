@@ -88,7 +88,9 @@ final class MetadataMigration {
         let others = server.controllerViews().filter { $0.name != own }
         waiting = others.count + 1
         server.checkTarget(to, endpoints, prefix) { [weak self] result in
-            if case .failure(let error) = result { self?.objections.append("\(own): \(error.message)") }
+            if case .failure(let error) = result {
+                self?.objections.append("\(own): \(error.message)")
+            }
             self?.oneChecked()
         }
         for other in others {
@@ -136,7 +138,8 @@ final class MetadataMigration {
                 ? .success(())
                 : .failure(
                     DatabaseError(
-                        .refused, "nothing is moved: " + objections.sorted().joined(separator: "; "))))
+                        .refused, "nothing is moved: " + objections.sorted().joined(separator: "; ")
+                    )))
     }
 
     // MARK: Freeze
@@ -154,7 +157,9 @@ final class MetadataMigration {
     /// Whether this controller may still act, and nobody did in between.
     func leadershipChanged() {
         guard phase != .check, failure == nil, server.home.leadership != leadership else { return }
-        fail(DatabaseError(.unavailable, "another controller may act: nothing was moved by this one"))
+        fail(
+            DatabaseError(.unavailable, "another controller may act: nothing was moved by this one")
+        )
     }
 
     private func endLeases() {
@@ -256,7 +261,8 @@ final class MetadataMigration {
         } _: { [weak self] (result: Result<String, DatabaseError>) in
             guard let self, self.failure == nil, case .success(let digest) = result else { return }
             waiting = present.count + 1
-            let prepared = { [weak self] (name: String, result: Result<PreparedView, DatabaseError>) in
+            let prepared = {
+                [weak self] (name: String, result: Result<PreparedView, DatabaseError>) in
                 self?.prepared(name, result, digest, state, move, transaction)
             }
             server.prepare(arguments) { prepared(self.server.settings.core.name, $0) }

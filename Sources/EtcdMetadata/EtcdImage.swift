@@ -74,7 +74,8 @@ struct EtcdImageReader {
         image.revision = first.header.revision
         image.cluster = first.header.cluster
         if let record = first.records.first?.first {
-            if let incoming, case .incoming(incoming, _, let head) = try EtcdHead.Mark(record.value) {
+            if let incoming, case .incoming(incoming, _, let head) = try EtcdHead.Mark(record.value)
+            {
                 image.head = head
             } else {
                 image.head = try EtcdHead(record.value)

@@ -171,7 +171,8 @@ struct EtcdHead: Hashable, Sendable {
             guard version != Self.movedVersion else {
                 throw DatabaseError(
                     .refused,
-                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix")
+                    "the metadata was moved out of etcd: set metadata = embedded, or another etcd.prefix"
+                )
             }
             guard version != Self.incomingVersion else {
                 throw DatabaseError(

@@ -63,7 +63,8 @@ public struct EtcdTransfer: Sendable {
             switch try EtcdHead.Mark(record.value) {
             case .head: throw occupied
             case .incoming(_, let other, _): guard other == cluster else { throw occupied }
-            case .moved(let move): guard move == nil || move?.cluster == cluster else { throw occupied }
+            case .moved(let move):
+                guard move == nil || move?.cluster == cluster else { throw occupied }
             }
         }
         guard found.sessions.isEmpty else {
@@ -106,7 +107,9 @@ public struct EtcdTransfer: Sendable {
             guard value.count + key.count < EtcdPart.bytesMax else {
                 throw DatabaseError(.tooLarge, "a record of \(value.count) bytes: etcd takes 1 MiB")
             }
-            if batch.count == EtcdPart.changesMax || bytes + value.count + key.count > EtcdPart.bytesMax {
+            if batch.count == EtcdPart.changesMax
+                || bytes + value.count + key.count > EtcdPart.bytesMax
+            {
                 _ = try step(batch, head: mod)
                 done += batch.count
                 progress(done)

@@ -178,7 +178,8 @@ public enum MetadataPlace: Hashable, Sendable {
                     .invalidRequest,
                     "the metadata was moved out of etcd to the controllers \(members), of which \(name) "
                         + "is none: set metadata = embedded and peers to them and this one, empty the "
-                        + "data directory, start \(name), and: kvctl controller add \(name) HOST:PORT")
+                        + "data directory, start \(name), and: kvctl controller add \(name) HOST:PORT"
+                )
             }
             throw DatabaseError(
                 .invalidRequest,
@@ -197,9 +198,11 @@ public enum MetadataPlace: Hashable, Sendable {
         switch move.to {
         case .etcd:
             return "the metadata was moved to etcd: set metadata = etcd, etcd.endpoints = "
-                + move.endpoints.joined(separator: ",") + ", etcd.prefix = \(move.prefix), and no peers"
+                + move.endpoints.joined(separator: ",")
+                + ", etcd.prefix = \(move.prefix), and no peers"
         case .embedded:
-            return "the metadata was moved out of etcd: set metadata = embedded, and no etcd.endpoints"
+            return
+                "the metadata was moved out of etcd: set metadata = embedded, and no etcd.endpoints"
         }
     }
 }

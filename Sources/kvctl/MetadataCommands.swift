@@ -29,7 +29,8 @@ extension Command {
                 """,
             flags: [
                 .option("to", "STORE", choices: ["etcd", "embedded"], "where to"),
-                .option("etcd-endpoints", "URL,...", "with --to etcd: http://HOST:PORT of its members"),
+                .option(
+                    "etcd-endpoints", "URL,...", "with --to etcd: http://HOST:PORT of its members"),
                 .option("etcd-prefix", "PREFIX", "with --to etcd: rangekeeper/ unless told"),
                 .toggle("dry-run", "check everything and say what would be moved"),
             ],
@@ -87,15 +88,19 @@ extension Command {
         guard let to = invocation.string("to") else {
             throw invocation.usage("--to is etcd or embedded")
         }
-        let endpoints = (invocation.string("etcd-endpoints") ?? "").split(separator: ",").map(String.init)
-        guard to == "etcd" ? !endpoints.isEmpty : endpoints.isEmpty && !invocation.has("etcd-prefix")
+        let endpoints = (invocation.string("etcd-endpoints") ?? "").split(separator: ",").map(
+            String.init)
+        guard
+            to == "etcd" ? !endpoints.isEmpty : endpoints.isEmpty && !invocation.has("etcd-prefix")
         else {
             throw invocation.usage("--etcd-endpoints is needed with --to etcd, and only there")
         }
         let cluster = try Cluster(invocation)
         var addresses = cluster.controllers.addresses
         for controller in try cluster.call("status")["controllers"].elements {
-            if let rpc = controller["rpc"].string, !addresses.contains(rpc) { addresses.append(rpc) }
+            if let rpc = controller["rpc"].string, !addresses.contains(rpc) {
+                addresses.append(rpc)
+            }
         }
         var arguments: [String: JSONValue] = [
             "to": .string(to), "dryRun": .bool(invocation.has("dry-run")),
@@ -131,7 +136,8 @@ extension Command {
             Terminal.data(home.encoded(pretty: true))
         } else {
             Terminal.data(
-                "moved to \(to) by revision \(home["move"]["revision"].text); \(home["name"].text) acts")
+                "moved to \(to) by revision \(home["move"]["revision"].text); \(home["name"].text) acts"
+            )
             if let staleness = home["staleness"].string {
                 Terminal.data("on every controller: " + staleness)
             }
@@ -161,10 +167,12 @@ extension Command {
                         throw Failure(
                             .refused,
                             "nothing was moved: "
-                                + (isSame ? failure ?? "" : "\(home["name"].text) acts now; begin anew"))
+                                + (isSame
+                                    ? failure ?? "" : "\(home["name"].text) acts now; begin anew"))
                     }
                 } else if migration["id"].string == id, migration["failure"].string == nil {
-                    let line = "\(migration["phase"].text): \(migration["copied"].text) of "
+                    let line =
+                        "\(migration["phase"].text): \(migration["copied"].text) of "
                         + "\(migration["records"].text) records"
                     guard line != told else { continue }
                     told = line

@@ -12,25 +12,27 @@ import OperatorClient
 import ReplicationCore
 
 extension Command {
-    private static let targetFlags: [Flag] = [
-        .option(
-            "into", "DIR",
-            "the controller's data directory: its `data` setting; must hold no metadata"),
-        .option("name", "NAME", "the controller's name"),
-        .option(
-            "peers", "NAME=HOST:PORT,...",
-            "all controllers of the cluster, this one included; the others start with empty directories"
-        ),
-        .option(
-            "nodes", "HOST:PORT,...", "RPC addresses of nodes to ask, beside those that are known"),
-        .option(
-            "metadata", "STORE", choices: ["embedded", "etcd"],
-            "where it is written: embedded unless told; etcd needs --etcd-endpoints, and neither --into, "
-                + "--name nor --peers"),
-    ] + EtcdFlags.all + [
-        .toggle("incomplete", "go on although something is missing, as the findings say"),
-        .toggle("dry-run", "say what would be restored, and write nothing"),
-    ]
+    private static let targetFlags: [Flag] =
+        [
+            .option(
+                "into", "DIR",
+                "the controller's data directory: its `data` setting; must hold no metadata"),
+            .option("name", "NAME", "the controller's name"),
+            .option(
+                "peers", "NAME=HOST:PORT,...",
+                "all controllers of the cluster, this one included; the others start with empty directories"
+            ),
+            .option(
+                "nodes", "HOST:PORT,...",
+                "RPC addresses of nodes to ask, beside those that are known"),
+            .option(
+                "metadata", "STORE", choices: ["embedded", "etcd"],
+                "where it is written: embedded unless told; etcd needs --etcd-endpoints, and neither --into, "
+                    + "--name nor --peers"),
+        ] + EtcdFlags.all + [
+            .toggle("incomplete", "go on although something is missing, as the findings say"),
+            .toggle("dry-run", "say what would be restored, and write nothing"),
+        ]
     private static let targetDetails = """
         All controllers must be stopped, and the nodes must run. The groups themselves decide what is \
         where: their

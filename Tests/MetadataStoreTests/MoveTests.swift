@@ -17,7 +17,8 @@ import Testing
         to: MetadataForm, revision: UInt64 = 9, id: UInt64 = 0xA, prefix: String = "rk/"
     ) -> MetadataMove {
         MetadataMove(
-            id: id, to: to, revision: Revision(revision), cluster: 0xC1, at: 12, caller: "alice@host",
+            id: id, to: to, revision: Revision(revision), cluster: 0xC1, at: 12,
+            caller: "alice@host",
             endpoints: ["http://e:1"], prefix: prefix,
             members: to == .etcd
                 ? []
@@ -50,7 +51,8 @@ import Testing
     // MARK: Where the metadata is
 
     private func find(
-        _ move: MetadataMove?, configured: MetadataForm, prefix: String = "rk/", name: String = "c1",
+        _ move: MetadataMove?, configured: MetadataForm, prefix: String = "rk/",
+        name: String = "c1",
         hasGroup: Bool = false, hasIncoming: Bool = false
     ) throws(DatabaseError) -> MetadataPlace {
         try MetadataPlace.find(
@@ -164,7 +166,8 @@ import Testing
         let identity = try QuorumFiles(directory: files.quorum).identity()
         #expect(identity == QuorumIdentity(cluster: 0xC1, replica: ReplicaID(101), name: "c2"))
         // What an attempt prepared that came to nothing is never taken.
-        _ = try files.prepare(move(to: .embedded, revision: 9, id: 0xB), name: "c2", state: state(1))
+        _ = try files.prepare(
+            move(to: .embedded, revision: 9, id: 0xB), name: "c2", state: state(1))
         #expect(try place(.etcd) == .embedded(back, adopts: false))
     }
 
@@ -236,7 +239,8 @@ import Testing
         var final = before
         let mark = move(to: .embedded, revision: 6, prefix: prefix)
         final.apply(
-            .changes([.put(key: MetadataMove.key, value: mark.encode(), lease: .none)]), now: .origin)
+            .changes([.put(key: MetadataMove.key, value: mark.encode(), lease: .none)]),
+            now: .origin)
         let records = try [#require(final.get(MetadataMove.key))]
         // Of another revision, or of an election that is not: nothing happens.
         #expect(throws: DatabaseError.self) {

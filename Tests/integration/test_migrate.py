@@ -153,11 +153,11 @@ class Migrating(Controllers):
 
 
 @contextmanager
-def running(tmp_path, kind=Migrating, **options):
-    cluster = kind(tmp_path / "cluster", "--controllers", "3", **options)
+def running(tmp_path, kind=Migrating, count=3, **options):
+    cluster = kind(tmp_path / "cluster", "--controllers", str(count), **options)
     try:
         cluster.up()
-        cluster.wait_for_members(*NAMES)
+        cluster.wait_for_members(*NAMES[:count])
         yield cluster
     finally:
         close(cluster)
@@ -198,9 +198,6 @@ def test_there_and_back_under_load(tmp_path):
             wait_for(lambda: len(creator.created) > made + 3, what="tables in etcd")
             again = cluster.kvctl("metadata", "migrate", "--to", "etcd", *where)
             assert again.returncode != 0 and "in etcd already" in again.stderr, again.stderr
-            # The settings are brought in step, one controller after the other.
-            cluster.environment |= {"KVCONTROLLERD_METADATA": "etcd",
-                                    "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
             run("kvctl", "playground", "stop", "controller-1", "--dir", cluster.directory)
             cluster.migrate("embedded")
             cluster.wait_for_form("embedded", count=2)
@@ -229,6 +226,44 @@ def test_there_and_back_under_load(tmp_path):
             assert len(terms) == len(set(terms)), f"a term was used twice: {terms}"
     finally:
         etcd.close()
+
+
+def test_settings_follow_when_the_operator_comes_to_it(tmp_path, etcd):
+    with running(tmp_path, count=1) as cluster:
+        create(cluster, "t")
+        cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+        cluster.wait_for_form("etcd", count=1)
+
+        def restart():
+            cluster.kill("controller-1")
+            cluster.start("controller-1")
+            cluster.wait_for_acting()
+        # With the old settings, then with those that were told.
+        restart()
+        assert cluster.homes()[0]["configured"] == "embedded"
+        assert "RK061" in cluster.kvctl("doctor").stdout
+        there = {"KVCONTROLLERD_METADATA": "etcd", "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
+        cluster.environment = there | {"KVCONTROLLERD_ETCD_PREFIX": "other/"}
+        cluster.kill("controller-1")
+        refused = cluster.kvctl("playground", "start", "controller-1")
+        assert refused.returncode != 0
+        assert "set etcd.prefix = rangekeeper/" in cluster.log_of("controller-1")
+        cluster.environment = there
+        cluster.start("controller-1")
+        cluster.wait_for_acting()
+        assert "staleness" not in cluster.homes()[0]
+        assert "RK061" not in cluster.kvctl("doctor").stdout
+        create(cluster, "in_etcd")
+        told = cluster.migrate("embedded")
+        assert "set metadata = embedded" in told.stdout, told.stdout
+        cluster.wait_for_form("embedded", count=1)
+        restart()
+        cluster.environment = {}
+        restart()
+        assert "staleness" not in cluster.homes()[0]
+        create(cluster, "last")
+        assert set(cluster.tables()) == {"t", "in_etcd", "last"}
+        assert cluster.audit().count("moved to") == 2
 
 
 @pytest.mark.parametrize("to, pattern, when, ends", [
