@@ -208,7 +208,11 @@ public final class DaemonContext: Sendable {
         let request = stopRequest.wait()
         let daemonLog = log.component("daemon")
         daemonLog.notice("stopping", [LogField("reason", request.reason)], event: .stopping)
-        if !request.restarts { reporter.stopping(reason: request.reason) }
+        if request.restarts {
+            ServiceManager.reloading()
+        } else {
+            reporter.stopping(reason: request.reason)
+        }
         health.end()
         let (handlers, server) = state.withLock { state in
             state.isStopping = true

@@ -60,11 +60,10 @@ public struct EtcdTransfer: Sendable {
             "there is metadata below \(prefix) in etcd already: name another etcd.prefix, or delete what is "
                 + "there (etcdctl del --prefix \(prefix))")
         if let record = found.record {
-            switch try EtcdHead.Mark(record.value) {
-            case .head: throw occupied
-            case .incoming(_, let other, _): guard other == cluster else { throw occupied }
-            case .moved(let move):
-                guard move == nil || move?.cluster == cluster else { throw occupied }
+            switch try? EtcdHead.Mark(record.value) {
+            case .incoming(_, cluster, _), .moved(nil): break
+            case .moved(let move?) where move.cluster == cluster: break
+            default: throw occupied
             }
         }
         guard found.sessions.isEmpty else {

@@ -4,19 +4,20 @@ move, others are away, and nothing is lost, decided twice, or noticed by clients
 import json
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import threading
 from contextlib import contextmanager
 
+import fake_cluster
 import pytest
 
-from conftest import BINARIES, is_alive, run, wait_for
+from conftest import BINARIES, run, wait_for
 from test_backup import create as create_on
 from test_controllers import NAMES, Controllers, Creator
 from test_etcd import ETCD, Client, Etcd, close, create
 from test_restore import RestoredControllers
+from test_service_manager import Daemon, manager  # noqa: F401
 
 pytestmark = [pytest.mark.fault,
               pytest.mark.skipif(ETCD is None, reason="etcd is not installed (see: make deps)")]
@@ -149,15 +150,15 @@ class Migrating(Controllers):
     def audit(self):
         verdict = self.kvctl("audit", "verify")
         assert verdict.returncode == 0, verdict.stdout + verdict.stderr
-        return self.kvctl("audit").stdout
+        return self.kvctl("audit", "--limit", "5000").stdout
 
 
 @contextmanager
-def running(tmp_path, kind=Migrating, **options):
-    cluster = kind(tmp_path / "cluster", "--controllers", "3", **options)
+def running(tmp_path, kind=Migrating, count=3, **options):
+    cluster = kind(tmp_path / "cluster", "--controllers", str(count), **options)
     try:
         cluster.up()
-        cluster.wait_for_members(*NAMES)
+        cluster.wait_for_members(*NAMES[:count])
         yield cluster
     finally:
         close(cluster)
@@ -198,9 +199,6 @@ def test_there_and_back_under_load(tmp_path):
             wait_for(lambda: len(creator.created) > made + 3, what="tables in etcd")
             again = cluster.kvctl("metadata", "migrate", "--to", "etcd", *where)
             assert again.returncode != 0 and "in etcd already" in again.stderr, again.stderr
-            # The settings are brought in step, one controller after the other.
-            cluster.environment |= {"KVCONTROLLERD_METADATA": "etcd",
-                                    "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
             run("kvctl", "playground", "stop", "controller-1", "--dir", cluster.directory)
             cluster.migrate("embedded")
             cluster.wait_for_form("embedded", count=2)
@@ -229,6 +227,44 @@ def test_there_and_back_under_load(tmp_path):
             assert len(terms) == len(set(terms)), f"a term was used twice: {terms}"
     finally:
         etcd.close()
+
+
+def test_settings_follow_when_the_operator_comes_to_it(tmp_path, etcd):
+    with running(tmp_path, count=1) as cluster:
+        create(cluster, "t")
+        cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+        cluster.wait_for_form("etcd", count=1)
+
+        def restart():
+            cluster.kill("controller-1")
+            cluster.start("controller-1")
+            cluster.wait_for_acting()
+        # With the old settings, then with those that were told.
+        restart()
+        assert cluster.homes()[0]["configured"] == "embedded"
+        assert "RK061" in cluster.kvctl("doctor").stdout
+        there = {"KVCONTROLLERD_METADATA": "etcd", "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints}
+        cluster.environment = there | {"KVCONTROLLERD_ETCD_PREFIX": "other/"}
+        cluster.kill("controller-1")
+        refused = cluster.kvctl("playground", "start", "controller-1")
+        assert refused.returncode != 0
+        assert "set etcd.prefix = rangekeeper/" in cluster.log_of("controller-1")
+        cluster.environment = there
+        cluster.start("controller-1")
+        cluster.wait_for_acting()
+        assert "staleness" not in cluster.homes()[0]
+        assert "RK061" not in cluster.kvctl("doctor").stdout
+        create(cluster, "in_etcd")
+        told = cluster.migrate("embedded")
+        assert "set metadata = embedded" in told.stdout, told.stdout
+        cluster.wait_for_form("embedded", count=1)
+        restart()
+        cluster.environment = {}
+        restart()
+        assert "staleness" not in cluster.homes()[0]
+        create(cluster, "last")
+        assert set(cluster.tables()) == {"t", "in_etcd", "last"}
+        assert cluster.audit().count("moved to") == 2
 
 
 @pytest.mark.parametrize("to, pattern, when, ends", [
@@ -281,6 +317,36 @@ def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends
         proxy.close()
 
 
+def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
+    """The old store goes on, under the same controller."""
+    proxy = Proxy(etcd.clients[0])
+    try:
+        with running(tmp_path) as cluster:
+            create(cluster, "t")
+            acting = cluster.wait_for_acting()
+            proxy.hold(INCOMING, "before")
+            moving = subprocess.Popen(
+                [BINARIES / "kvctl", "metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                 proxy.endpoint, "--dir", cluster.directory],
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            assert proxy.caught.wait(60), cluster.log_tails()
+            assert cluster.form() is None
+            etcd.kill(0)
+            proxy.drop()
+            said, _ = moving.communicate(timeout=150)
+            assert moving.returncode == 7 and "etcd does not answer" in said, said
+            assert cluster.wait_for_acting() == acting
+            cluster.wait_for_form("embedded")
+            create(cluster, "after")
+            assert set(cluster.tables()) == {"t", "after"}
+            assert re.search(r"metadata.migrate .*etcd does not answer", cluster.audit())
+            etcd.start(0)
+            cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+            cluster.wait_for_form("etcd")
+    finally:
+        proxy.close()
+
+
 def test_a_controller_that_was_away_follows(tmp_path, etcd):
     with running(tmp_path) as cluster:
         create(cluster, "t")
@@ -321,7 +387,7 @@ def test_what_cannot_be_done_is_refused_before_anything_stops(tmp_path, etcd):
         assert refused.returncode == 7, refused.stderr
         for name in NAMES:
             assert f"{name}: etcd does not answer" in refused.stderr, refused.stderr
-        etcd.ask(0, "kv/put", {"key": "cmFuZ2VrZWVwZXIvaGVhZA==", "value": "AQ" + "A" * 54})
+        etcd.ask(0, "kv/put", {"key": "cmFuZ2VrZWVwZXIvaGVhZA==", "value": "AQ" + "A" * 53 + "="})
         refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
                                 etcd.endpoints)
         assert refused.returncode == 7 and "metadata below rangekeeper/" in refused.stderr, \
@@ -337,9 +403,32 @@ def test_what_cannot_be_done_is_refused_before_anything_stops(tmp_path, etcd):
         assert "etcd.prefix = other" in cluster.kvctl("metadata", "show").stdout
 
 
+def test_to_the_service_manager_it_is_a_reload(tmp_path, etcd, manager):  # noqa: F811
+    port = fake_cluster.free_port()
+    daemon = Daemon("kvcontrollerd", tmp_path, manager, environment={"WATCHDOG_USEC": "2000000"},
+                    configuration=f"name = controller-1\ndata = {tmp_path / 'data'}\n"
+                                  f"[listen]\nrpc = 127.0.0.1:{port}\n")
+    try:
+        manager.wait("STATUS=acting: ")
+        moved = run("kvctl", "metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                    etcd.endpoints, "--controllers", f"127.0.0.1:{port}")
+        assert moved.returncode == 0, moved.stderr
+        reloading = manager.wait("RELOADING=1")
+        ready = manager.wait("READY=1", since=reloading)
+        manager.wait("WATCHDOG=1", since=ready)
+        assert daemon.process.poll() is None
+        assert not manager.lines("STOPPING=")
+        assert daemon.end() == 0
+        manager.wait("STOPPING=1", since=ready)
+    finally:
+        if daemon.process.poll() is None:
+            daemon.process.kill()
+            daemon.process.wait()
+
+
 def test_restored_into_etcd(tmp_path, etcd):
     """From a backup, and from the nodes alone."""
-    with running(tmp_path, RestoredControllers) as cluster:
+    with running(tmp_path, RestoredControllers, count=1) as cluster:
         create_on(cluster, "first")
         cluster.fill("first", 0, 100)
         cluster.work("backup", "now")
@@ -350,7 +439,7 @@ def test_restored_into_etcd(tmp_path, etcd):
                                      ("recover", [], "two/")]:
             flags = ["--metadata", "etcd", "--etcd-endpoints", etcd.endpoints,
                      "--etcd-prefix", prefix]
-            cluster.lose_controllers(*NAMES)
+            cluster.lose_controllers("controller-1")
             _, refused = cluster.rebuild(verb, *source, "--metadata", "etcd")
             assert refused.returncode == 2 and "--etcd-endpoints" in refused.stderr, refused.stderr
             found, result = cluster.rebuild(verb, *source, *flags)
@@ -359,10 +448,8 @@ def test_restored_into_etcd(tmp_path, etcd):
             assert again.returncode == 7 and f"below {prefix}" in again.stderr, again.stderr
             cluster.environment = cluster.environment | there | {
                 "KVCONTROLLERD_ETCD_PREFIX": prefix}
-            for name in NAMES:
-                cluster.start(name)
+            cluster.start("controller-1")
             cluster.settle()
             cluster.check_everything_is_there()
             assert cluster.json("status")["cluster"] == found["cluster"]
-            for name in NAMES:
-                shutil.rmtree(cluster.directory / name / "lost")
+            shutil.rmtree(cluster.directory / "controller-1" / "lost")
