@@ -58,6 +58,12 @@ public struct LogPace: Hashable, Sendable {
 
 final class LogWriter: @unchecked Sendable {
     static let queueLengthMax = 256
+    /// So many zeros go to the disk behind a small batch where nothing was written yet. A file system
+    /// that reserved the space has to note in its own journal what a write first touches; so it does
+    /// that once for all the batches that fit there, not at every sync.
+    static let aheadBytes = 256 << 10
+    /// Larger batches bear that cost themselves.
+    private static let smallBatchBytes = 64 << 10
     private static let freeBuffersMax = 16
     private static let freeBufferBytesMax = 4 << 20
 
@@ -85,11 +91,14 @@ final class LogWriter: @unchecked Sendable {
     private var file: Int32
     private var segment: UInt64
     private var offset: Int
+    /// Up to here the segment was written, with batches or with zeros.
+    private var touchedEnd: Int
     private var nextBatch: UInt64
     private var taken: [Submission] = []
     private var takenAt = Instant.origin
     private var parts: [iovec] = []
     private let headerBytes: UnsafeMutableRawBufferPointer
+    /// Zeros.
     private let padding: UnsafeMutableRawBufferPointer
     private var thread = pthread_t()
 
@@ -102,6 +111,7 @@ final class LogWriter: @unchecked Sendable {
         self.file = file
         self.segment = segment
         self.offset = offset
+        touchedEnd = offset
         durableSegment = segment
         durableOffset = offset
         self.nextBatch = nextBatch
@@ -113,7 +123,7 @@ final class LogWriter: @unchecked Sendable {
         pthread_mutex_init(mutex, nil)
         pthread_cond_init(wake, nil)
         headerBytes = .allocate(byteCount: LogFormat.batchHeaderBytes, alignment: 8)
-        padding = .allocate(byteCount: LogFormat.alignment, alignment: 8)
+        padding = .allocate(byteCount: Self.aheadBytes, alignment: 4096)
         padding.initializeMemory(as: UInt8.self, repeating: 0)
     }
 
@@ -276,10 +286,10 @@ final class LogWriter: @unchecked Sendable {
         guard let first = taken.first, let last = taken.last else { return try writeProbe() }
         if first.startsSegment { try roll() }
         let written = try writeBatch(hasStateTable: first.startsSegment)
-        let path = directory.path(of: segment)
         let began = Self.monotonicNow()
         let waited = takenAt - first.handed
-        try check(directory.operations.synchronize(file), "sync", path)
+        try check(
+            directory.operations.synchronize(file), "sync", directory.path(of: segment))
         let took = Self.monotonicNow() - began
         offset += written
         nextBatch += 1
@@ -301,6 +311,7 @@ final class LogWriter: @unchecked Sendable {
         file = next
         segment += 1
         offset = LogFormat.alignment
+        touchedEnd = offset
         locked { statistics.segmentsCreated += 1 }
     }
 
@@ -327,8 +338,19 @@ final class LogWriter: @unchecked Sendable {
             flags: hasStateTable ? BatchHeader.hasStateTable : 0, number: nextBatch, logID: logID,
             segment: segment, bodyBytes: UInt32(body), bodyChecksum: checksum, records: records
         ).encode(into: headerBytes)
-        try writeParts(bytes: padded)
+        let ahead = zerosBehind(batchBytes: padded)
+        if ahead > 0 { parts.append(iovec(iov_base: padding.baseAddress, iov_len: ahead)) }
+        try writeParts(bytes: padded + ahead)
+        touchedEnd = max(touchedEnd, offset + padded + ahead)
         return padded
+    }
+
+    /// How many zeros to write behind the batch at `offset`: within the reserved space, which reads as
+    /// zeros anyway.
+    private func zerosBehind(batchBytes: Int) -> Int {
+        let end = offset + batchBytes
+        guard end > touchedEnd, batchBytes <= Self.smallBatchBytes else { return 0 }
+        return max(0, min(Self.aheadBytes, segmentBytes - end))
     }
 
     private func writeParts(bytes: Int) throws(DatabaseError) {
