@@ -27,7 +27,9 @@ struct EtcdImageReader {
     /// The mutation whose state the caller holds; nil when it holds none.
     let known: UInt64?
 
-    private static let pageRecordsMax = 5_000
+    /// Whoever asks waits for all pages, so one that is late is not given up early.
+    private static let patience = Duration.seconds(30)
+    private static let pageRecordsMax = 2_000
     private static let pageBytesWanted = 8 << 20
 
     /// A failure of the code `outOfRange`: etcd was compacted while it was read; begin anew.
@@ -53,7 +55,7 @@ struct EtcdImageReader {
 
     private func call(_ path: String, _ body: Bytes) throws(DatabaseError) -> JSONTree {
         do throws(EtcdFailure) {
-            return try gateway.call(path, body)
+            return try gateway.call(path, body, patience: Self.patience)
         } catch {
             refusals.last = error
             throw DatabaseError(.unavailable, error.message)
