@@ -326,6 +326,7 @@ final class ControllerServer: LoopService {
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result): answer(request, result)
+        case .backUp(let id): backUp(id)
         case .decided(let text): log.info(text, event: .decision)
         }
     }
