@@ -213,7 +213,7 @@ def measure(cluster, kills):
         process.wait()
         now = until(cluster.acting, "an acting controller")
         text = (cluster.directory / f"{now}.log").read_text(errors="replace")
-        own = re.findall(r"acts.*?after_ms=\"?(\d+)", text)
+        own = re.findall(r'"acts".*?"after_ms":"?(\d+)', text)
         # Whoever asks for the map now gets it from a controller that has just begun.
         followed = until(cluster.follows, "the followers of the map", pause=0.05)
         mapped = time.monotonic() - moment if followed else 0

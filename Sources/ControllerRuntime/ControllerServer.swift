@@ -303,7 +303,6 @@ final class ControllerServer: LoopService {
             }
         case .acting(let term):
             metrics.isServing.set(1)
-            warm.end()
             let took = loop.now - leadsSince
             takeOverDuration.observe(took)
             log.notice(

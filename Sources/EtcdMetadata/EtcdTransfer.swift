@@ -196,8 +196,7 @@ public struct EtcdTransfer: Sendable {
                 EtcdPath.range,
                 EtcdRequest.range(
                     from: layout.controller, end: EtcdRequest.end(of: layout.controller),
-                    limit: 100,
-                    revision: 0))
+                    limit: 100, revision: 0))
         }
         let places = try EtcdRangeAnswer(page).records.compactMap { try? EtcdPlace($0.value) }
         return (answer.records.first?.first, places)
