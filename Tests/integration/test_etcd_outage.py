@@ -72,8 +72,8 @@ class KilledEtcd(ChaosCluster):
     """Three controllers and a local etcd of one member, which is killed."""
 
     def __init__(self, directory):
-        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--spares", "0", "--metadata", "etcd",
-                         environment=ENVIRONMENT)
+        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--spares", "0",
+                         "--metadata", "etcd", environment=ENVIRONMENT)
 
     def take_etcd(self):
         os.kill(self.etcd_pid(), signal.SIGKILL)
