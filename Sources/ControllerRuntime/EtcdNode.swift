@@ -308,11 +308,10 @@ final class EtcdNode: MetadataHome {
                 isValid = true
                 return
             }
-            onFailure(
-                DatabaseError(
-                    .storageFailed,
-                    "the metadata was moved to \(move.prefix) in etcd, and there is nothing: was it deleted?"
-                ))
+            store.abandon(
+                "the metadata was moved to \(move.prefix) in etcd, and there is nothing: was it deleted?"
+            )
+            storeChanged()
         case .incoming:
             isValid = false
             invalidity =

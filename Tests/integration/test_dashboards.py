@@ -137,9 +137,7 @@ def watched(tmp_path_factory):
     """A cluster under light load that a Prometheus has scraped a few times."""
     assert shutil.which("prometheus"), "Debian's package prometheus is missing: make deps"
     directory = tmp_path_factory.mktemp("watched")
-    # With its metadata in etcd a controller exports those figures too.
-    assert shutil.which("etcd"), "Debian's package etcd-server is missing: make deps"
-    cluster = Cluster(directory / "cluster", "--with-prometheus", "--metadata", "etcd", environment={
+    cluster = Cluster(directory / "cluster", "--with-prometheus", environment={
         "KVCONTROLLERD_BACKUP_TO": str(directory / "backup")})
     try:
         cluster.up()

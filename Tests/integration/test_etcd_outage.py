@@ -72,8 +72,8 @@ class KilledEtcd(ChaosCluster):
     """Three controllers and a local etcd of one member, which is killed."""
 
     def __init__(self, directory):
-        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--spares", "0", "--metadata", "etcd",
-                         environment=ENVIRONMENT)
+        super().__init__(directory, "--controllers", "3", "--nodes", "3", "--spares", "0",
+                         "--metadata", "etcd", environment=ENVIRONMENT)
 
     def take_etcd(self):
         os.kill(self.etcd_pid(), signal.SIGKILL)
@@ -217,9 +217,13 @@ class LostEtcd(ChaosCluster):
                     for name in NAMES}
         self.kill(*NAMES)
         for name, command in commands.items():
-            with (self.directory / "logs" / f"{name}.log").open("ab") as log:
-                self.by_hand[name] = subprocess.Popen(
-                    command, stdout=log, stderr=log, env=os.environ | self.environment)
+            self.start_by_hand(name, command)
+        return commands
+
+    def start_by_hand(self, name, command):
+        with (self.directory / "logs" / f"{name}.log").open("ab") as log:
+            self.by_hand[name] = subprocess.Popen(
+                command, stdout=log, stderr=log, env=os.environ | self.environment)
 
     def stop_by_hand(self):
         for process in self.by_hand.values():
@@ -288,7 +292,7 @@ def test_etcd_restored_from_an_older_snapshot(lost, tmp_path):
         lost.restore_etcd(tmp_path / "snapshot")
         lost.assert_that_it_is_over("went back")
         assert all(is_alive(lost.pid(name)) for name in NAMES)
-        lost.restart_controllers()
+        commands = lost.restart_controllers()
         lost.assert_that_it_is_over("was an older backup of etcd restored?")
         written = client.done
         wait_for(lambda: client.done > written + 50, what="writes without controllers")
@@ -304,10 +308,17 @@ def test_etcd_restored_from_an_older_snapshot(lost, tmp_path):
         done = run("kvctl", "restore", "--from", lost.backup, "--into", into, "--name", NAMES[0],
                    "--peers", f"{NAMES[0]}={lost.daemons[NAMES[0]]['rpc']}", "--nodes", nodes)
         assert done.returncode == 0, done.stdout + done.stderr
+        # With its metadata embedded for a moment.
+        command = [word.decode() for word in commands[NAMES[0]]]
+        for flag in ("--metadata", "--etcd-endpoints"):
+            at = command.index(flag)
+            del command[at:at + 2]
+        lost.start_by_hand(NAMES[0], command)
+        lost.wait_for_acting()
         lost.etcdctl("del", "--prefix", "rangekeeper/")
-        done = run("kvctl", "metadata", "migrate", "--to", "etcd", "--data", into,
-                   "--etcd-endpoints", endpoint)
+        done = lost.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints", endpoint)
         assert done.returncode == 0, done.stdout + done.stderr
+        lost.stop_by_hand()
         for name in NAMES:
             lost.start(name)
         lost.wait_for_acting()
