@@ -26,7 +26,8 @@ struct PrometheusPlan: Codable, Hashable {
                     + " on Debian: apt-get install prometheus")
         }
         let shipped = shipped(
-            near: binaries, at: ["share/rangekeeper/dashboards/prometheus", "dashboards/prometheus"])
+            near: binaries,
+            at: ["share/rangekeeper/dashboards/prometheus", "dashboards/prometheus"])
         guard let rules = directory ?? shipped else {
             throw Failure(
                 .failure,
