@@ -74,7 +74,8 @@ public final class DaemonContext: Sendable {
                 exit(0)
             case .check(let settings):
                 try check(settings, validate)
-                writeAll(STDOUT_FILENO, settings.report())
+                // A reload has them checked first: that they are right is no news.
+                if !Log.isJournal(STDOUT_FILENO) { writeAll(STDOUT_FILENO, settings.report()) }
                 exit(0)
             case .settings(let settings):
                 try check(settings, validate)
@@ -320,9 +321,8 @@ public final class DaemonContext: Sendable {
             [LogField("changed", changed.isEmpty ? "none" : changed.joined(separator: ","))],
             event: .settingsRead)
         if !waiting.isEmpty {
-            log.component("daemon").warning(
-                "settings that need a restart",
-                [LogField("settings", waiting.joined(separator: ","))])
+            let names = waiting.joined(separator: ", ")
+            log.component("daemon").warning("settings that need a restart: \(names)")
         }
         return waiting
     }

@@ -149,13 +149,19 @@ public final class Log: Sendable {
     }
 
     private static func choose(_ descriptor: Int32) -> Format {
-        if let stream = getenv("JOURNAL_STREAM").map({ String(cString: $0) }) {
-            var status = stat()
-            if fstat(descriptor, &status) == 0, stream == "\(status.st_dev):\(status.st_ino)" {
-                return .journal
-            }
-        }
+        if isJournal(descriptor) { return .journal }
         return isatty(descriptor) == 1 ? .text : .json
+    }
+}
+
+extension Log {
+    /// Whether what is written to the descriptor goes to the journal: systemd says which stream does.
+    public static func isJournal(_ descriptor: Int32) -> Bool {
+        guard let stream = getenv("JOURNAL_STREAM").map({ String(cString: $0) }) else {
+            return false
+        }
+        var status = stat()
+        return fstat(descriptor, &status) == 0 && stream == "\(status.st_dev):\(status.st_ino)"
     }
 }
 

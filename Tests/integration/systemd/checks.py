@@ -338,6 +338,10 @@ def a_good_file_is_reloaded():
     file.write_text("zone = rack-9\n" + good)
     systemctl("reload", unit)
     wait_for(lambda: status(unit).endswith("(needs a restart for: zone)"), "the name of the setting")
+    said = [entry["MESSAGE"] for entry in journal(unit)]
+    assert "settings that need a restart: zone" in said
+    # The check before the reload has nothing to say of a right file.
+    assert not any("# default" in message for message in said)
     file.write_text(good)
     systemctl("reload", unit)
     wait_for(lambda: "needs a restart" not in status(unit), "the status as before")
@@ -512,6 +516,19 @@ def damage_is_not_tried_again():
     systemctl("reset-failed", unit)
     systemctl("start", unit)
     wait_for(healthy, "a healthy cluster")
+
+
+@check
+def an_upgrade_can_be_held_back():
+    """As Runbooks/rolling-upgrade.md has it."""
+    policy = Path("/usr/sbin/policy-rc.d")
+    before = {unit: pid(unit) for unit in UNITS}
+    policy.write_text("#!/bin/sh\nexit 101\n")
+    policy.chmod(0o755)
+    run("dpkg", "--install", "--force-confold", *glob.glob("/out/packages/*.deb"))
+    policy.unlink()
+    assert {unit: pid(unit) for unit in UNITS} == before
+    assert Client().ask("HGET", "t", "k") == "v"
 
 
 @check
