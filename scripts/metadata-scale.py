@@ -104,7 +104,7 @@ class Cluster:
     def start_etcd(self):
         peer = f"http://127.0.0.1:{self.base + 91}"
         self.spawn(
-            "etcd", "etcd", "--data-dir", self.directory / "etcd", "--listen-resp-urls",
+            "etcd", "etcd", "--data-dir", self.directory / "etcd", "--listen-client-urls",
             self.endpoint, "--advertise-client-urls", self.endpoint, "--listen-peer-urls", peer,
             "--initial-advertise-peer-urls", peer, "--initial-cluster", f"default={peer}",
             "--logger", "zap", "--log-level", "warn")

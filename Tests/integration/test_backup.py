@@ -9,7 +9,7 @@ import urllib.request
 import pytest
 
 from conftest import Cluster, run, wait_for
-from s3_double import S3Double
+from s3_double import PAGE, S3Double
 from test_controllers import NAMES, Controllers
 
 pytestmark = pytest.mark.fault
@@ -152,7 +152,7 @@ def test_an_object_store_takes_signed_requests(tmp_path):
         environment = {"env": double.environment}
         assert tables_in(double.place(), **environment) == {"stored"}
         assert all(key.startswith("prod/") for key in double.objects)
-        assert len(double.objects) > 3, "the listing takes several pages"
+        assert len(double.objects) > PAGE, "the listing takes several pages"
         found, result = read("verify", place=double.place(), **environment)
         assert result.returncode == 0 and found["objects"] == len(double.objects), found
         assert not double.refused, double.refused
