@@ -22,7 +22,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## install the Debian packages that are missing
@@ -110,6 +110,12 @@ scale: ## memory and time of a map of 1,000,000 shards and of a controller of 1,
 	$(SWIFT) build -c release $(SWIFT_FLAGS) --product kvsim
 	.build/release/kvsim map
 	.build/release/kvsim controller
+
+.PHONY: scale-metadata
+scale-metadata: build ## controllers taking over, and a restore, at 1,000,000 shards; ARGS="--kills 3"
+	scripts/metadata-scale.py embedded --binaries .build/release $(ARGS)
+	scripts/metadata-scale.py etcd --binaries .build/release $(ARGS)
+	scripts/metadata-scale.py restore --binaries .build/release $(ARGS)
 
 .PHONY: bench
 bench: build ## puts and gets beside those of Redis, on this machine (needs redis-server)

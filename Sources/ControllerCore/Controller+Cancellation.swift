@@ -53,7 +53,7 @@ extension Controller {
                 group: record.group, operation: id, now: now, into: &effects)
         }
         switch record.kind {
-        case .transfer:
+        case .transfer, .backup:
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
                 now: now, into: &effects)

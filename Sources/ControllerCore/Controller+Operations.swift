@@ -59,6 +59,7 @@ extension Controller {
             pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .rebalance: pumpRebalance(status, now: now, into: &effects)
+        case .backup: pumpBackup(status, into: &effects)
         case .transfer: pumpTransfer(status, now: now, into: &effects)
         case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }

@@ -86,7 +86,7 @@ extension Controller {
                     "operation \(id) is only proposed: start it with kvctl ops apply \(id), or "
                         + "withdraw it with kvctl ops cancel \(id)")
             }
-            guard record.kind != .transfer else {
+            guard record.kind != .transfer, record.kind != .backup else {
                 throw DatabaseError(
                     .refused,
                     "operation \(id) takes some seconds at most; stop it with: kvctl ops cancel \(id)"
@@ -178,6 +178,7 @@ extension Controller {
         case .transfer:
             "handed over the leadership; hand it back with: kvctl transfer \(record.group) "
                 + name(record.old.node)
+        case .backup: "wrote a backup: there is nothing to take back"
         case .rebalance:
             "took several steps; take back one of its moves with its own number: kvctl ops list"
         case .split, .move, .merge: "has nothing to undo"

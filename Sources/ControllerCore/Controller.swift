@@ -244,6 +244,8 @@ public struct Controller: Sendable {
             handle(request, body, now: now, into: &effects)
         case .operationRequest(let request, let body):
             handle(request, body, now: now, into: &effects)
+        case .backupEnded(let id, let result):
+            backupEnded(id, result, now: now, into: &effects)
         case .audit(let entry): audit(entry, into: &effects)
         case .clock(let milliseconds): clock = (now, milliseconds)
         }

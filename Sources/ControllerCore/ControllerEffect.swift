@@ -24,6 +24,8 @@ public enum ControllerEffect: Hashable, Sendable {
     case answer(RequestID, DatabaseError?)
     /// The answer to an operation request: the operation that is stored and under way.
     case operationAnswer(RequestID, Result<OperationID, DatabaseError>)
+    /// Store everything, and a snapshot of it, in the backup of the metadata; `.backupEnded` follows.
+    case backUp(OperationID)
     /// For the log: what was decided and on which grounds.
     case decided(String)
 }

@@ -48,6 +48,8 @@ public enum ControllerEvent: Sendable {
     case connectionClosed(ConnectionID)
     case tableRequest(RequestID, TableRequest)
     case operationRequest(RequestID, OperationRequest)
+    /// What `.backUp` asked for has ended: what was written, or why it was not.
+    case backupEnded(OperationID, Result<String, DatabaseError>)
     /// To be stored before what follows; made with the present `auditHead`.
     case audit(AuditEntry)
     /// The wall clock in milliseconds since 1970, for records that operators read. Once a second.

@@ -32,14 +32,16 @@ public struct OperationRecord: Hashable, Sendable {
         case addReplica = 8
         /// Replicas, shards and leaders move, one after the other, until nothing is a gain.
         case rebalance = 9
+        /// Everything, and a snapshot of it, goes into the backup of the metadata.
+        case backup = 10
 
         /// Whether it brings one new replica into a group.
         var bringsReplica: Bool { self == .replaceReplica || self == .addReplica }
     }
 
     /// Raw values are in the store. `replaceReplica` and `addReplica` go from `creating` to `swapping`,
-    /// operations on shards from `forming` to `merging` as far as their work asks for it; every other
-    /// kind has the one step `moving`.
+    /// operations on shards from `forming` to `merging` as far as their work asks for it; a backup has the
+    /// one step `writing`, every other kind `moving`.
     public enum Step: UInt8, Sendable {
         /// The new replica is being created, empty.
         case creating = 1
@@ -73,6 +75,8 @@ public struct OperationRecord: Hashable, Sendable {
         case finishing = 27
         /// The group joins the two neighbours.
         case merging = 29
+        /// The backup is written and read back.
+        case writing = 30
     }
 
     public var id: OperationID

@@ -15,6 +15,8 @@ public enum OperationRequest: Hashable, Sendable {
     case transfer(GroupID, node: String)
     /// Evens out what nodes and groups hold and do, step by step.
     case rebalance
+    /// Stores everything, and a snapshot of it, in the backup of the metadata.
+    case backup
     case split(SplitRequest)
     case move(ShardID, to: MoveTarget)
     /// The shard takes in its right neighbour.
@@ -50,6 +52,7 @@ extension OperationRequest {
         case .endDrain(let node): "the end of the drain of \(node)"
         case .transfer(let group, let node): "transfer of group \(group) to \(node)"
         case .rebalance: "rebalance"
+        case .backup: "backup"
         case .split(let split): "split of table \(split.table)"
         case .move(let shard, _): "move of shard \(shard)"
         case .merge(let shard): "merge of shard \(shard)"

@@ -87,13 +87,34 @@ extension ControllerServer {
                 MetadataSnapshot(revision: state.revision, records: state.range(prefix: []))
             }
         case .forced(let job, let error):
+            let id = OperationID(UInt32(job))
             if let error {
-                backup.jobs.end(job, .failure(error))
+                // The next controller to act asks for it anew; that may be this one.
+                guard error.code != .notLeader else { return }
+                step(.backupEnded(id, .failure(error)))
             } else {
-                backup.jobs.end(job, .success(backupStatus(backup)))
+                let written = backup.service.status.writer
+                step(
+                    .backupEnded(
+                        id,
+                        .success(
+                            "a snapshot of revision \(written.snapshot) is in "
+                                + "\(backup.service.destination.description), read back")))
             }
         }
     }
+
+    /// An operator asked for a backup.
+    func backUp(_ id: OperationID) {
+        if let backup { return backup.service.force(job: UInt64(id.rawValue)) }
+        loop.schedule(after: .zero) { [unowned self] in
+            step(.backupEnded(id, .failure(Self.hasNoBackup)))
+        }
+    }
+
+    private static let hasNoBackup = DatabaseError(
+        .refused,
+        "this cluster has no backup: set backup.to of every controller to a directory or s3://...")
 
     private func watchForBackup(_ backup: BackupKeeper, from: Revision?) {
         guard let store = home.metadata, let state = home.state else { return }
@@ -172,12 +193,7 @@ extension ControllerServer {
     func serveBackup(
         _ request: AdminRequest, _ token: UInt32, _ session: ControllerSession
     ) throws(DatabaseError) {
-        guard let backup else {
-            throw DatabaseError(
-                .refused,
-                "this cluster has no backup: set backup.to of every controller to a directory or "
-                    + "s3://...")
-        }
+        guard let backup else { throw Self.hasNoBackup }
         let arguments = request.arguments ?? AdminRequest.Arguments()
         let destination = backup.service.destination
         let archive = BackupArchive(destination)
@@ -201,10 +217,7 @@ extension ControllerServer {
                 )
             }
             session.adminSuccess(token, view)
-        case "backup.now":
-            let (id, _) = try backup.jobs.add(request.verb)
-            backup.service.force(job: id)
-            session.adminSuccess(token, backup.jobs.view(id))
+        case "backup.now": submit(.backup, token, session)
         case "backup.list":
             try start(request.verb, backup, token, session) { (_) throws(DatabaseError) in
                 BackupListView(try archive.catalog(), destination: destination.description)

@@ -303,7 +303,6 @@ final class ControllerServer: LoopService {
             }
         case .acting(let term):
             metrics.isServing.set(1)
-            warm.end()
             let took = loop.now - leadsSince
             takeOverDuration.observe(took)
             log.notice(
@@ -326,6 +325,7 @@ final class ControllerServer: LoopService {
         case .publish(let update): publish(update)
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result): answer(request, result)
+        case .backUp(let id): backUp(id)
         case .decided(let text): log.info(text, event: .decision)
         }
     }

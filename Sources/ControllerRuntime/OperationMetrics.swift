@@ -10,7 +10,7 @@ import Synchronization
 struct OperationMetrics: Sendable {
     static let kinds: [OperationRecord.Kind] = [
         .replaceReplica, .addReplica, .replaceNode, .drain, .transfer, .split, .move, .merge,
-        .rebalance,
+        .rebalance, .backup,
     ]
     static let results: [OperationRecord.Step] = [.done, .cancelled, .failed]
     /// Groups and shards whose load is told.

@@ -20,6 +20,8 @@ final class EtcdGateway: Sendable {
     /// "revision of auth store is old" comes as an invalid argument.
     private static let authOld = "etcdserver: revision of auth store is old"
     private static let answerBytesMax = 256 << 20
+    /// Of one page of a range, which may be work for an etcd that has much to do.
+    private static let pageTimeout = Duration.seconds(10)
 
     private let settings: EtcdSettings
     private let client: HTTPClient
@@ -134,8 +136,11 @@ final class EtcdGateway: Sendable {
         _ endpoint: Int, _ path: String, _ body: Bytes, _ left: Nanoseconds
     ) throws(EtcdFailure) -> JSONTree {
         var request = request(endpoint, path, body)
+        let timeout =
+            path == EtcdPath.range
+            ? max(settings.attemptTimeout, Self.pageTimeout) : settings.attemptTimeout
         request.timeout = min(
-            settings.attemptTimeout, .nanoseconds(Int64(clamping: max(left.count, 1_000_000))))
+            timeout, .nanoseconds(Int64(clamping: max(left.count, 1_000_000))))
         let answer: HTTPResponse
         do throws(DatabaseError) {
             answer = try client.perform(request, abort: ending)

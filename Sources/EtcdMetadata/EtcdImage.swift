@@ -29,7 +29,9 @@ struct EtcdImageReader {
     /// The move whose metadata is read though it does not count yet; nil for metadata that does.
     let incoming: UInt64?
 
-    private static let pageRecordsMax = 5_000
+    /// Whoever asks waits for all pages, so one that is late is not given up early.
+    private static let patience = Duration.seconds(30)
+    private static let pageRecordsMax = 2_000
     private static let pageBytesWanted = 8 << 20
 
     /// A failure of the code `outOfRange`: etcd was compacted while it was read; begin anew.
@@ -56,7 +58,7 @@ struct EtcdImageReader {
 
     private func call(_ path: String, _ body: Bytes) throws(DatabaseError) -> JSONTree {
         do throws(EtcdFailure) {
-            return try gateway.call(path, body)
+            return try gateway.call(path, body, patience: Self.patience)
         } catch {
             refusals.last = error
             throw DatabaseError(.unavailable, error.message)

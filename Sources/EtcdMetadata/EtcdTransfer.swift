@@ -195,8 +195,8 @@ public struct EtcdTransfer: Sendable {
             try gateway.call(
                 EtcdPath.range,
                 EtcdRequest.range(
-                    from: layout.controller, end: EtcdRequest.end(of: layout.controller), limit: 100,
-                    revision: 0))
+                    from: layout.controller, end: EtcdRequest.end(of: layout.controller),
+                    limit: 100, revision: 0))
         }
         let places = try EtcdRangeAnswer(page).records.compactMap { try? EtcdPlace($0.value) }
         return (answer.records.first?.first, places)

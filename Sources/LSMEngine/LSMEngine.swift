@@ -62,6 +62,8 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
                     batch, from.characters, from.count, to.characters, to.count)
             }
         }
+        LSMReadCounts.pauseOnThisThread()
+        defer { LSMReadCounts.countOnThisThread() }
         try Self.checked("write to", path) { rocksdb_write(database, writeOptions, batch, &$0) }
     }
 
@@ -233,6 +235,11 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         rocksdb_options_set_paranoid_checks(settings, 1)
         rocksdb_options_set_write_buffer_size(settings, options.writeBufferBytes)
         rocksdb_options_set_max_write_buffer_number(settings, Int32(options.writeBuffers))
+        rocksdb_options_set_min_write_buffer_number_to_merge(
+            settings, Int32(options.writeBuffersFlushedTogether))
+        // A read passes over the write buffers that cannot hold its key.
+        rocksdb_options_set_memtable_whole_key_filtering(settings, 1)
+        rocksdb_options_set_memtable_prefix_bloom_size_ratio(settings, 0.02)
         rocksdb_options_set_max_background_jobs(settings, Int32(options.backgroundJobs))
         // There is one writer.
         rocksdb_options_set_allow_concurrent_memtable_write(settings, 0)

@@ -15,9 +15,12 @@ public final class LSMCache: @unchecked Sendable {
 public struct LSMOptions: Sendable {
     /// Refuse to start without the files of an earlier run.
     public var expectExisting = false
-    /// A full write buffer is flushed to a table file; writes wait when all of them are full.
-    public var writeBufferBytes = 32 << 20
-    public var writeBuffers = 3
+    /// Writes wait when all write buffers are full. What a write costs is mostly the search for its
+    /// place in the buffer that is being filled, in memory that no cache holds: hence small ones.
+    public var writeBufferBytes = 8 << 20
+    public var writeBuffers = 12
+    /// So many full write buffers become one table file.
+    public var writeBuffersFlushedTogether = 4
     /// Shared with other engines; nil makes one of `cacheBytes`.
     public var cache: LSMCache?
     public var cacheBytes = 64 << 20

@@ -17,6 +17,13 @@ public struct LSMReadCounts: Hashable, Sendable {
         rocksdb_set_perf_level(2)
     }
 
+    /// Until `countOnThisThread` nothing is counted: a write reads no blocks, and RocksDB would count
+    /// each of its comparisons of keys.
+    static func pauseOnThisThread() {
+        // rocksdb::PerfLevel::kDisable
+        rocksdb_set_perf_level(1)
+    }
+
     /// What the calling thread counted so far.
     public static func ofThisThread() -> LSMReadCounts {
         let context: OpaquePointer = rocksdb_perfcontext_create()

@@ -10,7 +10,7 @@ import ObjectStore
 
 struct BackupMerge: Sendable {
     /// Changes of one merged log, about: what is in memory while it is put together.
-    static let bytesMax = 16 << 20
+    static let bytesMax = 4 << 20
 
     /// Each in order, without a gap, all between the same two snapshots.
     private var runs: [[BackupName]]

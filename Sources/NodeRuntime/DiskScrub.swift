@@ -60,7 +60,7 @@ final class DiskScrub: ScrubPace {
         self.directory = directory
         self.bytesPerSecond = bytesPerSecond
         worker = try WorkerThread(name: "disk\(index)-scrub")
-        state = Mutex(State(record: try ScrubRecord.open(in: directory)))
+        state = Mutex(State(record: ScrubRecord.open(in: directory)))
     }
 
     // MARK: The loop's side
@@ -213,9 +213,10 @@ struct ScrubRecord: Hashable, Sendable {
 
     private static func path(in directory: String) -> String { directory + "/scrub" }
 
-    /// Reads the record; begins one where there is none that can be read.
-    static func open(in directory: String) throws(DatabaseError) -> ScrubRecord {
-        if let bytes = try DurableFile.read(path(in: directory)) {
+    /// Reads the record; begins one where there is none that can be read. A full disk is no reason not
+    /// to start: the record is written with the next success then.
+    static func open(in directory: String) -> ScrubRecord {
+        if let bytes = try? DurableFile.read(path(in: directory)) {
             let known = try? ByteReader.decode(bytes) { (reader) throws(DatabaseError) in
                 ScrubRecord(opened: try reader.readUInt64(), succeeded: try reader.readUInt64())
             }
@@ -223,7 +224,7 @@ struct ScrubRecord: Hashable, Sendable {
         }
         let record = ScrubRecord(
             opened: EventLoop.wallClockNanoseconds() / 1_000_000_000, succeeded: 0)
-        try record.write(to: directory)
+        try? record.write(to: directory)
         return record
     }
 

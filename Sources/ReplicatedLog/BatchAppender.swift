@@ -7,6 +7,13 @@ import KVBase
 /// Owned by one thread. Owns the file of the newest segment until `close`. After an error the state of that
 /// file is unknown and nothing more may be written.
 final class BatchAppender {
+    /// So many zeros go to the disk behind a small batch where nothing was written yet. A file system
+    /// that reserved the space has to note in its own journal what a write first touches; so it does
+    /// that once for all the batches that fit there, not at every sync.
+    static let aheadBytes = 256 << 10
+    /// Larger batches bear that cost themselves.
+    private static let smallBatchBytes = 64 << 10
+
     private let directory: SegmentDirectory
     let logID: UInt64
     private let segmentBytes: Int
@@ -14,9 +21,12 @@ final class BatchAppender {
     private(set) var segment: UInt64
     /// Where the next batch is written.
     private(set) var offset: Int
+    /// Up to here the segment was written, with batches or with zeros.
+    private var touchedEnd: Int
     private var nextBatch: UInt64
     private var parts: [iovec] = []
     private let headerBytes: UnsafeMutableRawBufferPointer
+    /// Zeros.
     private let padding: UnsafeMutableRawBufferPointer
 
     init(
@@ -29,9 +39,10 @@ final class BatchAppender {
         self.file = file
         self.segment = segment
         self.offset = offset
+        touchedEnd = offset
         self.nextBatch = nextBatch
         headerBytes = .allocate(byteCount: LogFormat.batchHeaderBytes, alignment: 8)
-        padding = .allocate(byteCount: LogFormat.alignment, alignment: 8)
+        padding = .allocate(byteCount: Self.aheadBytes, alignment: 4096)
         padding.initializeMemory(as: UInt8.self, repeating: 0)
     }
 
@@ -66,8 +77,19 @@ final class BatchAppender {
             flags: hasStateTable ? BatchHeader.hasStateTable : 0, number: nextBatch, logID: logID,
             segment: segment, bodyBytes: UInt32(body), bodyChecksum: checksum, records: records
         ).encode(into: headerBytes)
-        try writeParts(bytes: padded)
+        let ahead = zerosBehind(batchBytes: padded)
+        if ahead > 0 { parts.append(iovec(iov_base: padding.baseAddress, iov_len: ahead)) }
+        try writeParts(bytes: padded + ahead)
+        touchedEnd = max(touchedEnd, offset + padded + ahead)
         return padded
+    }
+
+    /// How many zeros to write behind the batch at `offset`: within the reserved space, which reads as
+    /// zeros anyway.
+    private func zerosBehind(batchBytes: Int) -> Int {
+        let end = offset + batchBytes
+        guard end > touchedEnd, batchBytes <= Self.smallBatchBytes else { return 0 }
+        return max(0, min(Self.aheadBytes, segmentBytes - end))
     }
 
     /// An empty batch where the next one will be written, made durable.
@@ -101,6 +123,7 @@ final class BatchAppender {
         file = next
         segment += 1
         offset = LogFormat.alignment
+        touchedEnd = offset
     }
 
     private func beginParts() {

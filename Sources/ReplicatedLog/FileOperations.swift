@@ -68,9 +68,11 @@ func storageError(_ what: String, _ path: String, errno code: Int32) -> Database
     DatabaseError(.storageFailed, "\(what) \(path): \(String(cString: strerror(code)))")
 }
 
-/// Throws unless `code` is 0.
-func check(_ code: Int32, _ what: String, _ path: String) throws(DatabaseError) {
-    if code != 0 { throw storageError(what, path, errno: code) }
+/// Throws unless `code` is 0. The path is put together only then.
+func check(
+    _ code: Int32, _ what: String, _ path: @autoclosure () -> String
+) throws(DatabaseError) {
+    if code != 0 { throw storageError(what, path(), errno: code) }
 }
 
 /// Reads a whole open file, or its first `limit` bytes. The caller frees the buffer. `progress` hears

@@ -11,8 +11,13 @@ extension Command {
             examples: ["backup status --dir /tmp/rk"], run: backupStatus),
         Command(
             path: ["backup", "now"], summary: "store everything and a full snapshot now",
-            details: "Returns when it is stored and was read back.",
-            examples: ["backup now --dir /tmp/rk"], run: backupNow),
+            details:
+                "Returns when it is stored and was read back. Until then it is in: kvctl ops list",
+            flags: [.toggle("no-wait", "return when it is under way")],
+            examples: ["backup now --dir /tmp/rk"],
+            run: { invocation throws(Failure) in
+                try start("backup.now", [:], invocation, waitsUnlessTold: true)
+            }),
         Command(
             path: ["backup", "list"], summary: "the snapshots, and what can be restored",
             flags: BackupSource.flags,
@@ -42,11 +47,6 @@ extension Command {
         print(status, invocation, BackupReport.status)
         let isBehind = (status["lagSeconds"].int ?? 0) >= 10
         return isBehind || status["problem"].string?.isEmpty == false ? .unhealthy : .ok
-    }
-
-    private static func backupNow(_ invocation: Invocation) throws(Failure) -> ExitCode {
-        print(try job("backup.now", [:], invocation), invocation, BackupReport.status)
-        return .ok
     }
 
     private static func listBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {

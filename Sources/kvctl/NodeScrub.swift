@@ -11,7 +11,7 @@ extension Command {
         details: """
             Every node does so by itself (scrub.period). Waits for the end and shows how far it is, unless \
             --no-wait. Exits with 1 when something is damaged: that disk has failed then, and its replicas \
-            are replaced.
+            are replaced: of several nodes, check one after the other.
             """,
         positionals: [Positional(name: "NODE", kind: .node)],
         flags: [
@@ -91,7 +91,7 @@ enum ScrubReport {
                         "path": .string(disk.path), "state": .string("\(disk.state)"),
                         "bytesDone": .integer(Int64(disk.doneBytes)),
                         "bytesTotal": .integer(Int64(disk.totalBytes)),
-                        "lastSuccess": .integer(Int64(disk.lastSuccess)),
+                        "lastSuccess": .integer(Int64(disk.lastSuccess) * 1_000),
                         "finding": .string(disk.finding),
                     ]
                 }),

@@ -67,6 +67,7 @@ enum OperationReport {
     /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
         if entry["kind"].string == "rebalance" { return "the cluster" }
+        if entry["kind"].string == "backup" { return "the metadata" }
         let work = entry["work"]
         guard let shard = work["shard"].int else {
             let places = [entry["from"].string, entry["to"].string].compactMap { $0 }
@@ -114,7 +115,7 @@ enum OperationReport {
         "forming": "preparing", "splitting": "cutting", "switching": "handing over",
         "declining": "undoing the hand-over", "copying": "copying",
         "verifying": "comparing replicas", "finishing": "ending the copy",
-        "merging": "joining",
+        "merging": "joining", "writing": "writing",
     ]
 
     static func decisions(_ entries: [JSONValue], _ palette: Palette) -> [String] {

@@ -17,9 +17,10 @@ extension Command {
     ///
     /// - Parameter wanted: the step in which an operation that went well ends; nil: `done` for one
     ///   that is asked for by this request, `cancelled` for one that is under way.
+    /// - Parameter waitsUnlessTold: waits without `--wait` although nobody looks at a terminal.
     static func start(
         _ verb: String, _ arguments: [String: JSONValue], _ invocation: Invocation,
-        wanted: String? = "done"
+        wanted: String? = "done", waitsUnlessTold: Bool = Terminal.outputIsTTY
     ) throws(Failure) -> ExitCode {
         if invocation.has("wait"), invocation.has("no-wait") {
             throw invocation.usage("--wait and --no-wait exclude each other")
@@ -30,7 +31,7 @@ extension Command {
         let cluster = try Cluster(invocation)
         let operation = try cluster.call(verb, .object(arguments))["operation"]
         let waits =
-            invocation.has("wait") || (Terminal.outputIsTTY && !invocation.has("no-wait"))
+            invocation.has("wait") || (waitsUnlessTold && !invocation.has("no-wait"))
         guard waits, let id = operation["id"].int, operation["step"].string != "proposed" else {
             return finish(operation, invocation, succeeds: true)
         }

@@ -83,6 +83,7 @@ final class ClusterSimulation {
         case beat(Int, incarnation: UInt64)
         case connect(Int, incarnation: UInt64)
         case startController
+        case backedUp(OperationID, life: Int)
         /// A command reaches the log of a group, whoever sent it and when.
         case shardCommand(
             GroupID, ShardCommand, at: Int, incarnation: UInt64, controllerTerm: Term, id: UInt64?)
@@ -107,6 +108,9 @@ final class ClusterSimulation {
     var isSilentAboutMoves = false
     /// Nothing is copied.
     var holdsCopies = false
+    /// How a backup ends that was asked for, and how many were written.
+    var backupOutcome: Result<String, DatabaseError> = .success("a snapshot is there")
+    var backups = 0
     /// Counts of shards that were held by request.
     var holdCount = 0
     /// What leaders report, by group.
@@ -243,6 +247,10 @@ final class ClusterSimulation {
             send(.tick)
             schedule(options.tickInterval, .tick(life: life))
         case .storeDone(let life): if life == self.life { completeStore() }
+        case .backedUp(let id, let life):
+            guard life == self.life else { return }
+            backups += 1
+            send(.backupEnded(id, backupOutcome))
         case .connect(let index, let incarnation):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
                 nodes[index].connection == nil
@@ -339,6 +347,7 @@ final class ClusterSimulation {
             checkShards()
         case .answer(let request, let error): answers[request, default: []].append(error)
         case .operationAnswer(let request, let result): operationAnswers[request] = result
+        case .backUp(let id): schedule(.milliseconds(200), .backedUp(id, life: life))
         case .decided(let text): log.append("\(now.nanoseconds / 1_000_000) \(text)")
         case .admit(let connection, _), .reject(let connection, _), .send(let connection, _):
             guard let index = nodes.firstIndex(where: { $0.connection == connection }) else {

@@ -140,8 +140,10 @@ import Testing
         var keys: Set<Bytes> = []
         for name in ["audit/", "node/", "shard/", "z/with a long name that goes on/"] {
             // Ids side by side, or spread.
-            let step = 1 + random.below(random.below(2) == 0 ? 2 : 1 << 20)
-            for id in 0..<random.below(name == "shard/" ? 5_000 : 300) {
+            let isSpread = random.below(2) == 0
+            let step = 1 + random.below(isSpread ? 1 << 20 : 2)
+            let count = random.below(name == "shard/" ? 5_000 : 300)
+            for id in 0..<count {
                 let number = UInt32(truncatingIfNeeded: id * step)
                 keys.insert(
                     prefix + Bytes(name.utf8) + withUnsafeBytes(of: number.bigEndian) { Bytes($0) })

@@ -84,7 +84,10 @@ def test_every_change_is_in_the_backup_over_changes_of_the_acting_controller(bac
 def test_a_flipped_bit_in_any_file_is_found_and_named(backed_up, tmp_path):
     cluster, place = backed_up, backed_up.place
     create(cluster, "one")
-    assert cluster.kvctl("backup", "now").returncode == 0
+    result = cluster.kvctl("backup", "now", "-o", "json")
+    done = json.loads(result.stdout)
+    assert (done["kind"], done["step"]) == ("backup", "done") and str(place) in done["outcome"], done
+    assert done["id"] in [operation["id"] for operation in cluster.json("ops", "list")["operations"]]
     copy = tmp_path / "copy"
     shutil.copytree(place, copy)
     names = sorted(path.name for path in copy.iterdir())
@@ -156,7 +159,9 @@ def test_an_object_store_takes_signed_requests(tmp_path):
         # Down and up again.
         double.is_down = True
         create(cluster, "later")
-        assert cluster.kvctl("backup", "now").returncode != 0
+        assert cluster.kvctl("backup", "now").returncode == 1
+        failed = cluster.json("ops", "list")["operations"][-1]
+        assert (failed["kind"], failed["step"]) == ("backup", "failed") and failed["outcome"], failed
         double.is_down = False
         wait_for(lambda: tables_in(double.place(), **environment) == {"stored", "later"}, 30,
                  "what came meanwhile")

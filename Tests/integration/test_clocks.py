@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cluster, wait_for
+from test_etcd import ETCD
 from test_metrics import scrape, value
 
 OFFSET = "kv_clock_offset_seconds"
@@ -39,8 +40,12 @@ def findings(cluster):
             if finding["code"] == "RK023"]
 
 
-def test_offsets_are_measured_and_named(tmp_path, shifting_library):
-    cluster = Cluster(tmp_path / "cluster", "--controllers", "3")
+@pytest.mark.parametrize("metadata", ["embedded", "etcd"])
+def test_offsets_are_measured_and_named(tmp_path, shifting_library, metadata):
+    flags = [] if metadata == "embedded" else ["--metadata", "etcd"]
+    if flags and ETCD is None:
+        pytest.skip("etcd is not installed (see: make deps)")
+    cluster = Cluster(tmp_path / "cluster", "--controllers", "3", *flags)
     try:
         cluster.up()
         acting = next(one["name"] for one in cluster.json("status")["controllers"]

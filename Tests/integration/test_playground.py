@@ -302,7 +302,7 @@ def test_unreachable_cluster_exits_3():
 def test_timeout_exits_6(fresh_cluster):
     fresh_cluster.pause("controller-1")
     try:
-        result = fresh_cluster.kvctl("status", "--request-timeout", "300ms")
+        result = fresh_cluster.kvctl("nodes", "--request-timeout", "300ms")
         assert result.returncode == 6, result.stderr
     finally:
         fresh_cluster.resume("controller-1")

@@ -112,7 +112,7 @@ def test_scrubs_come_by_themselves_and_are_remembered(tmp_path):
         cluster.kill(node["name"])
         cluster.start(node["name"])
         node = cluster.info["nodes"][0]
-        wait_for(lambda: (value(node, last) or 0) >= known, what="the time of the last scrub")
+        wait_for(lambda: (value(node, last) or 0) * 1000 >= known, what="the time of the last scrub")
         assert value(node, "kvnode_scrub_bytes_total") == 0
         assert page_of_scrub(cluster, node)["state"] == "idle"
     finally:

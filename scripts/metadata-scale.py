@@ -1,19 +1,25 @@
 #!/usr/bin/env python3
-"""How long a cluster of 1,000,000 shards is without decisions when its acting controller dies.
+"""What real processes do with the metadata of 1,000,000 shards.
 
-    scripts/takeover.py [--metadata embedded|etcd] [--shards 1000000] [--kills 10]
-                        [--binaries .build/release] [--port-base 18300]
+    scripts/metadata-scale.py embedded [--shards 1000000] [--groups 1000] [--kills 10]
+    scripts/metadata-scale.py etcd [--kills 5]
+    scripts/metadata-scale.py restore
+                              [--binaries .build/release] [--port-base 18300] [--node-port 20000]
 
-Writes the metadata of a cluster of 1,000 groups on simulated nodes (kvsim metadata), starts three
-controllers on it, with a router and three spare nodes that follow the map, and again and again ends
-the acting controller (kill -9; it is started again). Measured is the time from the kill until a kvctl
-command that changes something has returned: the next controller has decided, and stored it. With etcd
-the metadata is moved there first (kvctl metadata migrate) and one local etcd is used.
-Everything is below a directory of its own (on the disk of TMPDIR) and ends with the script.
-Needs nothing but Python.
+The metadata is that of 1,000 groups on simulated nodes (kvsim metadata).
+
+embedded, etcd: three controllers with it, a router and three spare nodes that follow the map. Again and
+again the acting controller is ended (kill -9; it is started again). Measured is the time from the kill
+until a kvctl command that changes something has returned: the next controller has decided, and stored it.
+For etcd the metadata is moved there first (kvctl metadata migrate), into one local etcd.
+restore: kvctl restore from a backup, with nodes that tell what they hold: 750 ports of this program.
+
+Everything is below a directory of its own (on the disk of TMPDIR) and ends with the program, after half an
+hour at most. Needs nothing but Python.
 """
 
 import argparse
+import asyncio
 import contextlib
 import json
 import os
@@ -24,11 +30,13 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 import urllib.request
 from pathlib import Path
 
-GIVE_UP = 180.0
+GIVE_UP = 300.0
+AT_MOST = 1800
 
 
 def until(condition, what, seconds=GIVE_UP, pause=0.1):
@@ -38,7 +46,7 @@ def until(condition, what, seconds=GIVE_UP, pause=0.1):
         if value:
             return value
         if time.monotonic() > end:
-            raise SystemExit(f"takeover: {what} did not come within {seconds:.0f} s")
+            raise SystemExit(f"metadata-scale: {what} did not come within {seconds:.0f} s")
         time.sleep(pause)
 
 
@@ -60,7 +68,6 @@ class Cluster:
         self.base = arguments.port_base
         self.processes = {}
         self.names = ["c1", "c2", "c3"]
-        self.starts = 0
         self.rpc = {name: f"127.0.0.1:{self.base + place}" for place, name in enumerate(self.names)}
         self.all = ",".join(self.rpc.values())
         self.endpoint = f"http://127.0.0.1:{self.base + 90}"
@@ -75,21 +82,24 @@ class Cluster:
         result = subprocess.run([str(word) for word in words], text=True, capture_output=True,
                                 stdin=subprocess.DEVNULL, check=False, timeout=900)
         if result.returncode not in (0, 5):
-            raise SystemExit(f"takeover: {' '.join(map(str, words))}: {result.stderr.strip()}")
+            raise SystemExit(f"metadata-scale: {' '.join(map(str, words))}: {result.stderr.strip()}")
         return result.stdout
 
     def kvctl(self, *words):
         return self.run(self.binaries / "kvctl", *words, "--controllers", self.all)
 
-    def make(self):
-        # One alone can be moved into etcd.
-        names = self.names if self.arguments.metadata == "embedded" else self.names[:1]
-        peers = ",".join(f"{name}={self.rpc[name]}" for name in names)
+    def make(self, *words):
         began = time.monotonic()
-        print(self.run(self.binaries / "kvsim", "metadata", "--into", self.directory / "c1", "--peers",
-                       peers, "--shards", self.arguments.shards, "--groups", self.arguments.groups),
-              end="")
+        print(self.run(self.binaries / "kvsim", "metadata", "--shards", self.arguments.shards,
+                       "--groups", self.arguments.groups, "--node-port", self.arguments.node_port,
+                       *words), end="")
         print(f"made in {time.monotonic() - began:.1f} s", flush=True)
+
+    def make_controller(self):
+        # One alone can be moved into etcd.
+        names = self.names if self.arguments.mode == "embedded" else self.names[:1]
+        peers = ",".join(f"{name}={self.rpc[name]}" for name in names)
+        self.make("--into", self.directory / "c1", "--peers", peers)
 
     def start_etcd(self):
         peer = f"http://127.0.0.1:{self.base + 91}"
@@ -121,7 +131,7 @@ class Cluster:
             self.binaries / "kvcontrollerd", "--name", name, "--data", self.directory / name,
             "--listen-rpc", self.rpc[name], "--listen-admin",
             f"127.0.0.1:{self.base + 10 + self.names.index(name)}"]
-        if self.arguments.metadata == "etcd":
+        if self.arguments.mode == "etcd":
             words += ["--metadata", "etcd", "--etcd-endpoints", self.endpoint]
         elif name != "c1":
             words += ["--peers", ",".join(f"{n}={a}" for n, a in self.rpc.items())]
@@ -191,7 +201,8 @@ def measure(cluster, kills):
     gaps = []
     for number in range(kills):
         until(cluster.is_whole, "a whole cluster", pause=0.5)
-        time.sleep(2 + os.urandom(1)[0] / 500)
+        # Those that stand by have read what they need to act at once.
+        time.sleep(8 + os.urandom(1)[0] / 500)
         acting = until(cluster.acting, "an acting controller")
         value = "20s" if number % 2 else "30s"
         process = cluster.processes[acting]
@@ -202,7 +213,7 @@ def measure(cluster, kills):
         process.wait()
         now = until(cluster.acting, "an acting controller")
         text = (cluster.directory / f"{now}.log").read_text(errors="replace")
-        own = re.findall(r"acts.*?after_ms=\"?(\d+)", text)
+        own = re.findall(r'"acts".*?"after_ms":"?(\d+)', text)
         # Whoever asks for the map now gets it from a controller that has just begun.
         followed = until(cluster.follows, "the followers of the map", pause=0.05)
         mapped = time.monotonic() - moment if followed else 0
@@ -213,44 +224,102 @@ def measure(cluster, kills):
     return gaps
 
 
+def answer_as_nodes(directory):
+    """Serves what each file holds on the port that it is named by."""
+    async def serve():
+        for path in directory.iterdir():
+            async def told(reader, writer, path=path):
+                with contextlib.suppress(ConnectionError):
+                    writer.write(path.read_bytes())
+                    await writer.drain()
+                    while await reader.read(65536):
+                        pass
+                writer.close()
+            await asyncio.start_server(told, "127.0.0.1", int(path.name))
+        ready.set()
+        await asyncio.Event().wait()
+    ready = threading.Event()
+    threading.Thread(target=lambda: asyncio.run(serve()), daemon=True).start()
+    if not ready.wait(30):
+        raise SystemExit("metadata-scale: the nodes' ports are taken: --node-port")
+
+
+def restore(cluster):
+    backup, holdings = cluster.directory / "backup", cluster.directory / "holdings"
+    cluster.make("--backup", backup, "--holdings", holdings)
+    answer_as_nodes(holdings)
+    began = time.monotonic()
+    child = subprocess.Popen(
+        [cluster.binaries / "kvctl", "restore", "--from", backup, "--into", cluster.directory / "c1",
+         "--name", "c1", "--peers", f"c1={cluster.rpc['c1']}", "-o", "json", "--request-timeout",
+         "60s"], stdout=subprocess.PIPE, text=True)
+    cluster.processes["kvctl"] = child
+    output = child.stdout.read()
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode != 0:
+        raise SystemExit(f"metadata-scale: kvctl restore ended with {child.returncode}: {output[-2000:]}")
+    told = json.loads(output)
+    assert told["shards"] == cluster.arguments.shards and told["written"] and not told["findings"]
+    print(f"kvctl restore: {told['shards']} shards, {told['groups']} groups, {len(told['nodes'])} nodes "
+          f"asked twice at least, in {time.monotonic() - began:.1f} s; CPU time "
+          f"{usage.ru_utime + usage.ru_stime:.1f} s, memory at most {usage.ru_maxrss >> 10} MiB "
+          f"({load()}, this program answers for the nodes)")
+
+
+def take_over(cluster, arguments):
+    cluster.make_controller()
+    if arguments.mode == "etcd":
+        cluster.migrate()
+    began = time.monotonic()
+    for name in cluster.names:
+        cluster.start_controller(name)
+    until(cluster.acting, "an acting controller")
+    print(f"cold start: one acts after {time.monotonic() - began:.1f} s ({load()})", flush=True)
+    cluster.start_followers()
+    until(cluster.is_whole, "a whole cluster")
+    print(f"three controllers with a warm copy, four followers of the map after "
+          f"{time.monotonic() - began:.1f} s", flush=True)
+    gaps = measure(cluster, arguments.kills)
+    until(cluster.is_whole, "a whole cluster")
+    for name, process in cluster.processes.items():
+        rss, peak = memory(process.pid)
+        print(f"memory of {name}: {rss} MiB, at most {peak} MiB")
+    ordered = sorted(gap * 1000 for gap in gaps)
+    if ordered:
+        print(f"{arguments.mode}, {arguments.shards} shards: decides after p50 "
+              f"{statistics.median(ordered):.0f} ms, max {ordered[-1]:.0f} ms of {len(ordered)}")
+
+
+def give_up(number, _):
+    raise SystemExit(f"metadata-scale: ended by {signal.Signals(number).name}, after {AT_MOST} s at most")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--metadata", choices=["embedded", "etcd"], default="embedded")
+    parser.add_argument("mode", choices=["embedded", "etcd", "restore"])
     parser.add_argument("--shards", type=int, default=1_000_000)
     parser.add_argument("--groups", type=int, default=1_000)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--binaries", type=Path, default=Path(".build/release"))
     parser.add_argument("--port-base", type=int, default=18300)
+    parser.add_argument("--node-port", type=int, default=20000)
     parser.add_argument("--keep", action="store_true", help="leave the directory with its logs")
     arguments = parser.parse_args()
     if not (arguments.binaries / "kvsim").exists():
-        raise SystemExit(f"takeover: no {arguments.binaries}/kvsim: build first (make build)")
-    if arguments.metadata == "etcd" and shutil.which("etcd") is None:
-        raise SystemExit("takeover: etcd is not installed (see: make deps)")
-    directory = Path(tempfile.mkdtemp(prefix="rangekeeper-takeover."))
+        raise SystemExit(f"metadata-scale: no {arguments.binaries}/kvsim: build first (make build)")
+    if arguments.mode == "etcd" and shutil.which("etcd") is None:
+        raise SystemExit("metadata-scale: etcd is not installed (see: make deps)")
+    directory = Path(tempfile.mkdtemp(prefix="rangekeeper-scale."))
     cluster = Cluster(arguments, directory)
+    signal.signal(signal.SIGALRM, give_up)
+    signal.signal(signal.SIGTERM, give_up)
+    signal.alarm(AT_MOST)
     try:
-        cluster.make()
-        if arguments.metadata == "etcd":
-            cluster.migrate()
-        began = time.monotonic()
-        for name in cluster.names:
-            cluster.start_controller(name)
-        until(cluster.acting, "an acting controller")
-        print(f"cold start: one acts after {time.monotonic() - began:.1f} s ({load()})", flush=True)
-        cluster.start_followers()
-        until(cluster.is_whole, "a whole cluster")
-        print(f"three controllers with a warm copy, four followers of the map after "
-              f"{time.monotonic() - began:.1f} s", flush=True)
-        gaps = measure(cluster, arguments.kills)
-        until(cluster.is_whole, "a whole cluster")
-        for name, process in cluster.processes.items():
-            rss, peak = memory(process.pid)
-            print(f"memory of {name}: {rss} MiB, at most {peak} MiB")
-        ordered = sorted(gap * 1000 for gap in gaps)
-        if ordered:
-            print(f"{arguments.metadata}, {arguments.shards} shards: decides after p50 "
-                  f"{statistics.median(ordered):.0f} ms, max {ordered[-1]:.0f} ms of {len(ordered)}")
+        if arguments.mode == "restore":
+            restore(cluster)
+        else:
+            take_over(cluster, arguments)
     finally:
         cluster.close()
         if arguments.keep:
