@@ -66,17 +66,20 @@ let package = Package(
 
         // Parts
         library("BuildInfo", ["CRevision"]),
+        library("Threads", ["KVBase"]),
         library("Checksum", ["KVBase", "CISAL"]),
         library("Digest", ["KVBase", "COpenSSL"]),
         library("StorageAPI", ["KVBase"]),
-        library("ReplicatedLog", ["KVBase", "Checksum", "ReplicationCore"]),
+        library("ReplicatedLog", ["KVBase", "Threads", "Checksum", "ReplicationCore"]),
         library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB", "CTableCheck"]),
         library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
         library(
             "MetadataStore",
-            ["KVBase", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog"]),
+            [
+                "KVBase", "Threads", "Checksum", "ReplicationCore", "MetadataCore", "ReplicatedLog",
+            ]),
         library("Compression", ["KVBase", "CZstd"]),
         library("HTTPClient", ["KVBase", "CCurl"]),
         library(
@@ -85,7 +88,7 @@ let package = Package(
         library("MetadataBackup", ["KVBase", "Checksum", "Compression", "ObjectStore"]),
 
         // Shells
-        library("EventLoop", ["KVBase", "CUV"]),
+        library("EventLoop", ["KVBase", "Threads", "CUV"]),
         library("Metrics", ["KVBase", "CZlib"]),
         library("AdminHTTP", ["KVBase", "CMicroHTTPD"]),
         library("SystemdSupport", ["KVBase", "CSystemd"]),
@@ -93,15 +96,16 @@ let package = Package(
         library(
             "Daemon",
             [
-                "KVBase", "BuildInfo", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport",
-                "Configuration",
+                "KVBase", "BuildInfo", "Threads", "EventLoop", "Metrics", "AdminHTTP",
+                "SystemdSupport", "Configuration",
             ]),
         library("RPC", ["KVBase", "EventLoop", "WireProtocol"]),
         library(
             "NodeRuntime",
             [
-                "KVBase", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI", "ReplicatedLog",
-                "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
+                "KVBase", "Threads", "ReplicationCore", "ShardCore", "NodeCore", "StorageAPI",
+                "ReplicatedLog", "LSMEngine", "BTreeEngine", "WireProtocol", "EventLoop", "RPC",
+                "Metrics", "Daemon",
                 "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
         library(
@@ -113,8 +117,9 @@ let package = Package(
         library(
             "ControllerRuntime",
             [
-                "KVBase", "ReplicationCore", "ShardCore", "ControllerCore", "MetadataCore",
-                "Digest", "ReplicatedLog", "MetadataStore", "EtcdMetadata", "ObjectStore",
+                "KVBase", "Threads", "ReplicationCore", "ShardCore", "ControllerCore",
+                "MetadataCore", "Digest", "ReplicatedLog", "MetadataStore", "EtcdMetadata",
+                "ObjectStore",
                 "MetadataBackup", "WireProtocol", "EventLoop", "RPC", "Metrics", "Daemon",
                 "AdminHTTP", "Configuration", "SystemdSupport",
             ]),
@@ -127,12 +132,13 @@ let package = Package(
         program(
             "kvctl",
             [
-                "KVBase", "BuildInfo", "ReplicationCore", "ShardCore", "ControllerCore",
-                "MetadataCore", "WireProtocol", "RESP", "MetadataStore", "EtcdMetadata",
+                "KVBase", "BuildInfo", "Threads", "ReplicationCore", "ShardCore",
+                "ControllerCore", "MetadataCore", "WireProtocol", "RESP", "MetadataStore",
+                "EtcdMetadata",
                 "ObjectStore",
                 "MetadataBackup", "OperatorClient",
             ]),
-        program("kvbench", ["KVBase", "RESP", "EventLoop", "Metrics"]),
+        program("kvbench", ["KVBase", "Threads", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
             [
@@ -147,6 +153,7 @@ let package = Package(
             dependencies: ["KVBase", "ReplicationCore", "ShardCore", "NodeCore"],
             path: "Tests/SimulationKit", swiftSettings: settings),
         tests("KVBaseTests", ["KVBase"]),
+        tests("ThreadsTests", ["KVBase", "Threads"]),
         tests(
             "ReplicationCoreTests", ["KVBase", "ReplicationCore", "SimulationKit"],
             resources: [.copy("Scripts")]),
@@ -173,8 +180,8 @@ let package = Package(
         tests(
             "ShellTests",
             [
-                "KVBase", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport", "Configuration",
-                "Daemon", "RPC", "WireProtocol",
+                "KVBase", "Threads", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport",
+                "Configuration", "Daemon", "RPC", "WireProtocol",
             ]),
         tests("ArchitectureTests", []),
         tests("IntegrationTests", ["KVBase", "RESP"]),

@@ -2,6 +2,7 @@
 
 import EventLoop
 import KVBase
+import Threads
 
 /// Runs jobs one after the other, each on a thread of its own, and calls back on the loop. Made and
 /// used on the loop's thread. Snapshots are rare and at most a few wait, so no thread is kept.

@@ -9,6 +9,7 @@ import Metrics
 import ObjectStore
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// The loop feeds it with events while the controller acts; it asks the loop for a watch and for
 /// snapshots.
@@ -186,7 +187,7 @@ final class BackupService: Sendable {
         while true {
             let isBusy = work.writer?.hasEvents == true || work.retryAt > 0
             let isMerging = work.writer?.isMerging == true && work.retryAt == 0
-            if !isMerging { wakeUp.wait(milliseconds: isBusy ? 100 : 1_000) }
+            if !isMerging { wakeUp.wait(.milliseconds(isBusy ? 100 : 1_000)) }
             guard receive(&work) else { return }
             let now = Self.now
             if work.writer == nil {
@@ -334,51 +335,5 @@ final class BackupService: Sendable {
         metrics.objects.increment(by: status.writer.objects - work.objects)
         work.bytes = status.writer.bytes
         work.objects = status.writer.objects
-    }
-}
-
-/// One thread waits, others wake it; wake-ups before a wait count as one.
-private final class TimedSignal: @unchecked Sendable {
-    private let mutex: UnsafeMutablePointer<pthread_mutex_t> = .allocate(capacity: 1)
-    private let condition: UnsafeMutablePointer<pthread_cond_t> = .allocate(capacity: 1)
-    /// Under the mutex.
-    private var isSet = false
-
-    init() {
-        pthread_mutex_init(mutex, nil)
-        var attributes = pthread_condattr_t()
-        pthread_condattr_init(&attributes)
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-        pthread_cond_init(condition, &attributes)
-        pthread_condattr_destroy(&attributes)
-    }
-
-    deinit {
-        pthread_cond_destroy(condition)
-        pthread_mutex_destroy(mutex)
-        condition.deallocate()
-        mutex.deallocate()
-    }
-
-    func signal() {
-        pthread_mutex_lock(mutex)
-        isSet = true
-        pthread_cond_signal(condition)
-        pthread_mutex_unlock(mutex)
-    }
-
-    func wait(milliseconds: Int) {
-        var until = timespec()
-        clock_gettime(CLOCK_MONOTONIC, &until)
-        until.tv_sec += milliseconds / 1_000
-        until.tv_nsec += milliseconds % 1_000 * 1_000_000
-        if until.tv_nsec >= 1_000_000_000 {
-            until.tv_sec += 1
-            until.tv_nsec -= 1_000_000_000
-        }
-        pthread_mutex_lock(mutex)
-        while !isSet, pthread_cond_timedwait(condition, mutex, &until) != ETIMEDOUT {}
-        isSet = false
-        pthread_mutex_unlock(mutex)
     }
 }

@@ -9,6 +9,7 @@ import KVBase
 import Metrics
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// A running daemon. Made once, by `main`, before any thread exists; safe on every thread after.
 ///

@@ -7,6 +7,7 @@ import KVBase
 import Metrics
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// Looks at the progress of the watched stages from a thread of its own, which does nothing else.
 final class HealthMonitor: Sendable {

@@ -3,6 +3,7 @@
 import Configuration
 import EventLoop
 import KVBase
+import Threads
 
 /// The part of a daemon that lives on its event loop. Touched by that thread only.
 public protocol LoopService: AnyObject {

@@ -5,6 +5,7 @@ import Glibc
 import KVBase
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// Tells systemd what goes on, from a thread of its own that does nothing else. Without systemd there
 /// is no thread, and nothing happens.

@@ -18,18 +18,11 @@ protocol MetadataJournal: AnyObject {
 /// answer, events, reads) leaves only after the journal has it durably. After a failed sync memory
 /// is ahead of the disk, so nothing but the failure is ever answered again.
 public class LocalMetadataStore: MetadataStore {
-    private struct Watch {
-        var id: WatchID
-        var prefix: Bytes
-        var handler: Completion<MetadataEvent>
-    }
-
     private var state: RevisionedState
     private let journal: any MetadataJournal
     /// Answers and events that wait for the next sync, in order; told why when it fails.
     private var waiting: [(MetadataError?) -> Void] = []
-    private var watches: [Watch] = []
-    private var watchesIssued: UInt64 = 0
+    private let watches = WatchList()
     private var failure: MetadataError?
     private var isDirty = false
     private var isDelivering = false
@@ -80,14 +73,12 @@ public class LocalMetadataStore: MetadataStore {
     ) throws(MetadataError) -> WatchID {
         if let failure { throw failure }
         let past = try state.events(prefix: prefix, from: from)
-        watchesIssued += 1
-        let id = WatchID(watchesIssued)
-        watches.append(Watch(id: id, prefix: prefix, handler: handler))
+        let id = watches.add(prefix: prefix, handler)
         for event in past { deliver(event, to: id) }
         return id
     }
 
-    public func cancel(_ watch: WatchID) { watches.removeAll { $0.id == watch } }
+    public func cancel(_ watch: WatchID) { watches.cancel(watch) }
 
     public func compact(below revision: Revision) { state.compact(below: revision) }
 
@@ -141,9 +132,7 @@ public class LocalMetadataStore: MetadataStore {
             for call in batch { call(outcome) }
             if let outcome {
                 isDirty = false
-                let ended = watches
-                watches.removeAll()
-                for watch in ended { watch.handler(.failure(outcome)) }
+                for handler in watches.end() { handler(.failure(outcome)) }
             }
         }
     }
@@ -154,9 +143,7 @@ public class LocalMetadataStore: MetadataStore {
         journal.append(mutation)
         isDirty = true
         guard let event = state.apply(mutation, now: now) else { return }
-        for watch in watches {
-            if let own = event.cut(to: watch.prefix) { deliver(own, to: watch.id) }
-        }
+        for (id, own) in watches.parts(of: event) { deliver(own, to: id) }
     }
 
     private func answer<Value>(
@@ -169,9 +156,8 @@ public class LocalMetadataStore: MetadataStore {
     }
 
     private func deliver(_ event: MetadataEvent, to id: WatchID) {
-        waiting.append { [unowned self] failure in
-            guard failure == nil, let watch = watches.first(where: { $0.id == id }) else { return }
-            watch.handler(.success(event))
+        waiting.append { [watches] failure in
+            if failure == nil { watches.tell(event, to: id) }
         }
     }
 }

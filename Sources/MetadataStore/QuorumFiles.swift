@@ -11,6 +11,7 @@ import KVBase
 import MetadataCore
 import ReplicatedLog
 import ReplicationCore
+import Threads
 
 /// Which replica of which cluster's metadata group this directory is.
 public struct QuorumIdentity: Hashable, Sendable {
@@ -89,10 +90,10 @@ public final class QuorumFiles: Sendable {
             directory: path("log"), options: Self.logOptions(operations))
         defer { log.close() }
         log.stageCreation(group: MetadataReplica.group, replica: identity.replica)
-        let semaphore = WriteOutcome()
-        log.onDurable = { semaphore.set($0) }
+        let written = Latch<Result<UInt64, DatabaseError>>()
+        log.onDurable = { written.open($0) }
         _ = try log.submit()
-        try semaphore.wait()
+        _ = try written.wait().get()
         if let image { _ = try write(image) }
         var writer = ByteWriter()
         writer.write(Self.magic)
@@ -261,30 +262,6 @@ public final class QuorumFiles: Sendable {
         let prefix = "snapshot-"
         guard name.hasPrefix(prefix) else { return nil }
         return UInt64(hex: name.dropFirst(prefix.utf8.count)).map { LogIndex($0) }
-    }
-}
-
-/// Waits for one answer of the log's writer thread.
-private final class WriteOutcome: @unchecked Sendable {
-    private let semaphore: UnsafeMutablePointer<sem_t> = .allocate(capacity: 1)
-    /// Set before the semaphore is posted, read after it was waited for.
-    private var result: Result<UInt64, DatabaseError>?
-
-    init() { sem_init(semaphore, 0, 0) }
-
-    deinit {
-        sem_destroy(semaphore)
-        semaphore.deallocate()
-    }
-
-    func set(_ result: Result<UInt64, DatabaseError>) {
-        self.result = result
-        sem_post(semaphore)
-    }
-
-    func wait() throws(DatabaseError) {
-        while sem_wait(semaphore) != 0, errno == EINTR {}
-        if case .failure(let error) = result { throw error }
     }
 }
 

@@ -27,12 +27,6 @@ public protocol QuorumOutlet: AnyObject {
 /// or may not have been carried out. Unlike a failed disk that is not final: the store answers again
 /// once this replica leads again.
 public final class QuorumMetadataStore: MetadataStore {
-    private struct Watch {
-        var id: WatchID
-        var prefix: Bytes
-        var handler: Completion<MetadataEvent>
-    }
-
     public private(set) var replica: MetadataReplica
     public private(set) var failure: DatabaseError?
     private let clock: () -> Instant
@@ -44,8 +38,7 @@ public final class QuorumMetadataStore: MetadataStore {
     private var completions: [UInt64: (Result<MetadataAnswer, MetadataError>) -> Void] = [:]
     /// Answers and events on their way out, in order.
     private var ready: [() -> Void] = []
-    private var watches: [Watch] = []
-    private var watchesIssued: UInt64 = 0
+    private let watches = WatchList()
     private var isDelivering = false
 
     /// `clock` is monotonic.
@@ -93,9 +86,7 @@ public final class QuorumMetadataStore: MetadataStore {
             endWatches(.compacted(oldest: replica.image.state.historyStart))
         }
         for event in effects.events {
-            for watch in watches {
-                if let own = event.cut(to: watch.prefix) { deliver(own, to: watch.id) }
-            }
+            for (id, own) in watches.parts(of: event) { deliver(own, to: id) }
         }
         for (token, result) in effects.answers {
             guard let completion = completions.removeValue(forKey: token) else { continue }
@@ -118,15 +109,11 @@ public final class QuorumMetadataStore: MetadataStore {
     }
 
     private func deliver(_ event: MetadataEvent, to id: WatchID) {
-        ready.append { [unowned self] in
-            watches.first { $0.id == id }?.handler(.success(event))
-        }
+        ready.append { [watches] in watches.tell(event, to: id) }
     }
 
     private func endWatches(_ error: MetadataError) {
-        let ended = watches
-        watches.removeAll()
-        for watch in ended { ready.append { watch.handler(.failure(error)) } }
+        for handler in watches.end() { ready.append { handler(.failure(error)) } }
     }
 
     // MARK: The protocol
@@ -211,14 +198,12 @@ public final class QuorumMetadataStore: MetadataStore {
     ) throws(MetadataError) -> WatchID {
         if let failure { throw .failed(failure) }
         let past = try replica.image.state.events(prefix: prefix, from: from)
-        watchesIssued += 1
-        let id = WatchID(watchesIssued)
-        watches.append(Watch(id: id, prefix: prefix, handler: handler))
+        let id = watches.add(prefix: prefix, handler)
         for event in past { deliver(event, to: id) }
         return id
     }
 
-    public func cancel(_ watch: WatchID) { watches.removeAll { $0.id == watch } }
+    public func cancel(_ watch: WatchID) { watches.cancel(watch) }
 
     public func compact(below revision: Revision) { replica.compactHistory(below: revision) }
 

@@ -11,6 +11,7 @@ import ReplicatedLog
 import ReplicationCore
 import ShardCore
 import StorageAPI
+import Threads
 
 /// Owned by the node's event loop. An error of the log or an engine is final: the disk is `failed`
 /// until the process starts again, and so are its replicas.
@@ -18,9 +19,9 @@ final class Disk {
     let index: Int
     let path: String
     let log: ReplicatedLog
-    let worker: BackgroundWorker
+    let worker: WorkerThread
     /// Counts shards; slow and interruptible, so apart from checkpoints.
-    let surveyor: BackgroundWorker
+    let surveyor: WorkerThread
     let probes: DiskProbes
     let scrub: DiskScrub
     /// By the loop's clock; the origin while that is not settled.
@@ -79,8 +80,8 @@ final class Disk {
         let recovered: [RecoveredGroup]
         (log, recovered) = try ReplicatedLog.open(
             directory: "\(path)/log", options: logOptions, progress: progress)
-        worker = try BackgroundWorker(name: "disk\(index)-worker")
-        surveyor = try BackgroundWorker(name: "disk\(index)-survey")
+        worker = try WorkerThread(name: "disk\(index)-worker")
+        surveyor = try WorkerThread(name: "disk\(index)-survey")
         probes = try DiskProbes(disk: index)
         scrub = try DiskScrub(disk: index, directory: path, bytesPerSecond: scrubBytesPerSecond)
         self.recovered = recovered
@@ -270,9 +271,9 @@ final class Disk {
     /// Ends threads and closes files; what was submitted is written first.
     func close() {
         scrub.close()
-        surveyor.stop()
+        surveyor.finish()
         probes.close()
-        worker.stop()
+        worker.finish()
         log.close()
         if failure == nil {
             // Only to shorten the next start: the log has everything.

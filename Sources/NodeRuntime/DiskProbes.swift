@@ -10,6 +10,7 @@ import ShardCore
 import StorageAPI
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// Looks at one disk. Owned by the loop, which calls `look` with every tick and never waits for the
 /// disk here: the log has a thread of its own and so have the reads.
@@ -30,13 +31,13 @@ final class DiskProbes {
     private(set) var logDelay = Nanoseconds.zero
     private(set) var engineDelay = Nanoseconds.zero
 
-    private let worker: BackgroundWorker
+    private let worker: WorkerThread
     private let read = ReadProbe()
     private var readAt = Instant.origin
     private var turn = 0
 
     init(disk index: Int) throws(DatabaseError) {
-        worker = try BackgroundWorker(name: "disk\(index)-probe")
+        worker = try WorkerThread(name: "disk\(index)-probe")
     }
 
     var isSlow: Bool { logDelay > Self.slowBound || engineDelay > Self.slowBound }
@@ -67,7 +68,7 @@ final class DiskProbes {
         }
     }
 
-    func close() { worker.stop() }
+    func close() { worker.finish() }
 }
 
 /// One read at a time; begun by the loop, ended by the worker.

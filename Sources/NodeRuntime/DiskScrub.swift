@@ -9,6 +9,7 @@ import KVBase
 import ReplicatedLog
 import StorageAPI
 import Synchronization
+import Threads
 import WireProtocol
 
 final class DiskScrub: ScrubPace {
@@ -46,7 +47,7 @@ final class DiskScrub: ScrubPace {
 
     private let directory: String
     private let bytesPerSecond: UInt64
-    private let worker: BackgroundWorker
+    private let worker: WorkerThread
     private let state: Mutex<State>
 
     private static let strainedShare: UInt64 = 4
@@ -58,7 +59,7 @@ final class DiskScrub: ScrubPace {
     ) throws(DatabaseError) {
         self.directory = directory
         self.bytesPerSecond = bytesPerSecond
-        worker = try BackgroundWorker(name: "disk\(index)-scrub")
+        worker = try WorkerThread(name: "disk\(index)-scrub")
         state = Mutex(State(record: ScrubRecord.open(in: directory)))
     }
 
@@ -100,7 +101,7 @@ final class DiskScrub: ScrubPace {
     /// Ends the check under way and the thread; waits for both. No check starts any more.
     func close() {
         state.withLock { $0.isClosed = true }
-        worker.stop()
+        worker.finish()
     }
 
     // MARK: Looking

@@ -2,11 +2,12 @@
 // fdatasync.
 //
 // Thread ownership: the appender belongs to the writer thread once that has started; the queue
-// and the counters are shared under one mutex; a submitted buffer belongs to the writer until it
+// and the counters are shared under one monitor; a submitted buffer belongs to the writer until it
 // comes back through the free list.
 
 import Glibc
 import KVBase
+import Threads
 
 /// What the owner hands over.
 struct Submission {
@@ -25,9 +26,8 @@ final class LogWriter: @unchecked Sendable {
     private static let freeBuffersMax = 16
     private static let freeBufferBytesMax = 4 << 20
 
-    // Shared, under `mutex`.
-    private let mutex: UnsafeMutablePointer<pthread_mutex_t>
-    private let wake: UnsafeMutablePointer<pthread_cond_t>
+    // Shared, under the monitor, on which the thread waits for something to do.
+    private let monitor = Monitor()
     private var queue: [Submission] = []
     private var free: [LogBuffer] = []
     private var failure: DatabaseError?
@@ -47,7 +47,7 @@ final class LogWriter: @unchecked Sendable {
     private let batchBytesMax: Int
     private var taken: [Submission] = []
     private var takenAt = Instant.origin
-    private var thread = pthread_t()
+    private var thread: NamedThread?
 
     init(
         directory: SegmentDirectory, logID: UInt64, file: Int32, segment: UInt64, offset: Int,
@@ -61,39 +61,24 @@ final class LogWriter: @unchecked Sendable {
         durableOffset = offset
         batchBytesMax = options.batchBytesMax
         pace = LogPace(endedAt: Self.monotonicNow())
-        mutex = .allocate(capacity: 1)
-        wake = .allocate(capacity: 1)
-        pthread_mutex_init(mutex, nil)
-        pthread_cond_init(wake, nil)
-    }
-
-    deinit {
-        pthread_cond_destroy(wake)
-        pthread_mutex_destroy(mutex)
-        wake.deallocate()
-        mutex.deallocate()
     }
 
     // MARK: Called by the owner
 
     func start() throws(DatabaseError) {
-        let context = Unmanaged.passRetained(self).toOpaque()
-        var started = pthread_t()
-        let code = pthread_create(&started, nil, runLogWriter, context)
-        guard code == 0 else {
-            Unmanaged<LogWriter>.fromOpaque(context).release()
-            throw DatabaseError(
-                .storageFailed, "start log writer: \(String(cString: strerror(code)))")
+        do throws(DatabaseError) {
+            thread = try NamedThread(name: "log-writer") { [self] in run() }
+        } catch {
+            throw DatabaseError(.storageFailed, error.message)
         }
-        thread = started
     }
 
     func setOnDurable(_ body: @escaping @Sendable (Result<UInt64, DatabaseError>) -> Void) {
-        locked { onDurable = body }
+        monitor.locked { onDurable = body }
     }
 
     func setOnWritten(_ body: @escaping @Sendable (Nanoseconds, Nanoseconds) -> Void) {
-        locked { onWritten = body }
+        monitor.locked { onWritten = body }
     }
 
     /// Hands a submission over. Returns an empty buffer for the next one and about how many bytes
@@ -101,62 +86,56 @@ final class LogWriter: @unchecked Sendable {
     func hand(
         _ submission: Submission, segment: UInt64
     ) throws(DatabaseError) -> (empty: LogBuffer, segmentBytes: Int) {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        if let failure { throw failure }
-        queue.append(submission)
-        queue[queue.count - 1].handed = Self.monotonicNow()
-        statistics.queuedBytes += submission.buffer.count
-        pthread_cond_signal(wake)
-        let written = segment == durableSegment ? durableOffset : LogFormat.alignment
-        return (free.popLast() ?? LogBuffer(), written + statistics.queuedBytes)
+        try monitor.locked { () throws(DatabaseError) in
+            if let failure { throw failure }
+            queue.append(submission)
+            queue[queue.count - 1].handed = Self.monotonicNow()
+            statistics.queuedBytes += submission.buffer.count
+            monitor.wakeOne()
+            let written = segment == durableSegment ? durableOffset : LogFormat.alignment
+            return (free.popLast() ?? LogBuffer(), written + statistics.queuedBytes)
+        }
     }
 
     /// Whether the queue takes another submission.
-    var hasRoom: Bool { locked { queue.count < Self.queueLengthMax } }
-    var currentFailure: DatabaseError? { locked { failure } }
-    var currentStatistics: LogStatistics { locked { statistics } }
-    var currentPace: LogPace { locked { pace } }
+    var hasRoom: Bool { monitor.locked { queue.count < Self.queueLengthMax } }
+    var currentFailure: DatabaseError? { monitor.locked { failure } }
+    var currentStatistics: LogStatistics { monitor.locked { statistics } }
+    var currentPace: LogPace { monitor.locked { pace } }
     var scrub: LogScrub {
         LogScrub(directory: directory, logID: appender.logID) { [self] in
-            locked { DurableEnd(segment: durableSegment, offset: durableOffset) }
+            monitor.locked { DurableEnd(segment: durableSegment, offset: durableOffset) }
         }
     }
 
     /// Has the thread write and sync a probe, unless there is something else to write.
     func probe() {
-        locked {
+        monitor.locked {
             isProbeWanted = true
-            pthread_cond_signal(wake)
+            monitor.wakeOne()
         }
     }
 
     /// Writes what is queued, ends the thread and closes the file.
     func stop() {
-        locked {
+        monitor.locked {
             stopping = true
-            pthread_cond_signal(wake)
+            monitor.wakeOne()
         }
-        pthread_join(thread, nil)
+        thread?.join()
         appender.close()
-    }
-
-    private func locked<R>(_ body: () -> R) -> R {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        return body()
     }
 
     // MARK: The thread
 
-    fileprivate func run() {
+    private func run() {
         while takeQueued() {
             do throws(DatabaseError) {
                 try writeTaken()
             } catch {
                 // Final: the state of the file is unknown from here on (a failed sync may have
                 // dropped the pages), so nothing is written or reported durable ever again.
-                let report = locked {
+                let report = monitor.locked {
                     failure = error
                     end()
                     statistics.queuedBytes = 0
@@ -172,35 +151,35 @@ final class LogWriter: @unchecked Sendable {
     /// Waits for submissions and takes as many as one batch may hold, or none for a probe; false when
     /// stopped.
     private func takeQueued() -> Bool {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        while queue.isEmpty {
-            if stopping { return false }
-            if isProbeWanted, failure == nil { break }
-            pthread_cond_wait(wake, mutex)
-        }
-        isProbeWanted = false
-        var count = 0
-        var bytes = 0
-        for submission in queue {
-            if count > 0,
-                submission.startsSegment || bytes + submission.buffer.count > batchBytesMax
-            {
-                break
+        monitor.locked {
+            while queue.isEmpty {
+                if stopping { return false }
+                if isProbeWanted, failure == nil { break }
+                monitor.wait()
             }
-            bytes += submission.buffer.count
-            count += 1
+            isProbeWanted = false
+            var count = 0
+            var bytes = 0
+            for submission in queue {
+                if count > 0,
+                    submission.startsSegment || bytes + submission.buffer.count > batchBytesMax
+                {
+                    break
+                }
+                bytes += submission.buffer.count
+                count += 1
+            }
+            taken.append(contentsOf: queue[..<count])
+            queue.removeFirst(count)
+            let now = Self.monotonicNow()
+            statistics.writeStartedAt = now
+            pace.startedAt = now
+            takenAt = now
+            return true
         }
-        taken.append(contentsOf: queue[..<count])
-        queue.removeFirst(count)
-        let now = Self.monotonicNow()
-        statistics.writeStartedAt = now
-        pace.startedAt = now
-        takenAt = now
-        return true
     }
 
-    /// The write under way has ended, for better or worse. Under the mutex.
+    /// The write under way has ended, for better or worse. Under the monitor.
     private func end() {
         let now = Self.monotonicNow()
         if let startedAt = pace.startedAt { pace.newest = now - startedAt }
@@ -212,11 +191,11 @@ final class LogWriter: @unchecked Sendable {
     private func writeTaken() throws(DatabaseError) {
         guard let first = taken.first, let last = taken.last else {
             try appender.writeProbe()
-            return locked { end() }
+            return monitor.locked { end() }
         }
         if first.startsSegment {
             try appender.roll()
-            locked { statistics.segmentsCreated += 1 }
+            monitor.locked { statistics.segmentsCreated += 1 }
         }
         let written = try appender.write(taken)
         let began = Self.monotonicNow()
@@ -230,7 +209,7 @@ final class LogWriter: @unchecked Sendable {
         // Removal comes after the report: it is only clean-up, and nothing waits for it.
         if let obsolete = first.obsolete {
             try directory.remove(obsolete)
-            locked { statistics.segmentsRemoved += UInt64(obsolete.count) }
+            monitor.locked { statistics.segmentsRemoved += UInt64(obsolete.count) }
         }
     }
 
@@ -241,29 +220,29 @@ final class LogWriter: @unchecked Sendable {
         durable: (@Sendable (Result<UInt64, DatabaseError>) -> Void)?,
         written: (@Sendable (Nanoseconds, Nanoseconds) -> Void)?
     ) {
-        pthread_mutex_lock(mutex)
-        defer { pthread_mutex_unlock(mutex) }
-        durableSegment = appender.segment
-        durableOffset = appender.offset
-        statistics.batches += 1
-        statistics.submissions += UInt64(taken.count)
-        statistics.bytes += UInt64(written)
-        statistics.syncNanoseconds += syncTook.count
-        let bucket = 63 - max(1, syncTook.count).leadingZeroBitCount
-        statistics.syncHistogram[min(bucket, statistics.syncHistogram.count - 1)] += 1
-        end()
-        for submission in taken {
-            statistics.records += UInt64(submission.buffer.records)
-            statistics.queuedBytes -= submission.buffer.count
-            if free.count < Self.freeBuffersMax,
-                submission.buffer.capacity <= Self.freeBufferBytesMax
-            {
-                submission.buffer.removeAll()
-                free.append(submission.buffer)
+        monitor.locked {
+            durableSegment = appender.segment
+            durableOffset = appender.offset
+            statistics.batches += 1
+            statistics.submissions += UInt64(taken.count)
+            statistics.bytes += UInt64(written)
+            statistics.syncNanoseconds += syncTook.count
+            let bucket = 63 - max(1, syncTook.count).leadingZeroBitCount
+            statistics.syncHistogram[min(bucket, statistics.syncHistogram.count - 1)] += 1
+            end()
+            for submission in taken {
+                statistics.records += UInt64(submission.buffer.records)
+                statistics.queuedBytes -= submission.buffer.count
+                if free.count < Self.freeBuffersMax,
+                    submission.buffer.capacity <= Self.freeBufferBytesMax
+                {
+                    submission.buffer.removeAll()
+                    free.append(submission.buffer)
+                }
             }
+            taken.removeAll(keepingCapacity: true)
+            return (onDurable, onWritten)
         }
-        taken.removeAll(keepingCapacity: true)
-        return (onDurable, onWritten)
     }
 
     private static func monotonicNow() -> Instant {
@@ -271,20 +250,4 @@ final class LogWriter: @unchecked Sendable {
         clock_gettime(CLOCK_MONOTONIC, &now)
         return Instant(nanoseconds: UInt64(now.tv_sec) * 1_000_000_000 + UInt64(now.tv_nsec))
     }
-}
-
-private func runLogWriter(_ context: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-    guard let context else { return nil }
-    nameThread("log-writer")
-    Unmanaged<LogWriter>.fromOpaque(context).takeRetainedValue().run()
-    return nil
-}
-
-/// For tools that list threads. A failure changes nothing else.
-private func nameThread(_ name: String) {
-    let file = open("/proc/thread-self/comm", O_WRONLY | O_CLOEXEC)
-    guard file >= 0 else { return }
-    defer { close(file) }
-    let bytes = Array(name.utf8)
-    _ = write(file, bytes, bytes.count)
 }

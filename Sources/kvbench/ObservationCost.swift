@@ -5,6 +5,7 @@ import Glibc
 import KVBase
 import Metrics
 import Synchronization
+import Threads
 
 /// Measures the instruments of the daemons, which sit on the path of every request.
 enum ObservationCost {

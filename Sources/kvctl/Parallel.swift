@@ -1,7 +1,7 @@
 // The same call for many things at once, for calls that wait for others.
 
-import Glibc
 import Synchronization
+import Threads
 
 /// `body` of each item, `atOnce` of them at a time, each on a thread of its own; results in the order of
 /// the items. `progress` is told how many are done, one call after the other.
@@ -10,31 +10,17 @@ func inParallel<Item: Sendable, Value: Sendable>(
     _ body: @escaping @Sendable (Item) -> Value
 ) -> [Value] {
     let crew = Crew(items, progress, body)
-    var threads: [pthread_t] = []
+    var threads: [NamedThread] = []
     for _ in 0..<min(atOnce, items.count) {
-        var thread = pthread_t()
-        let context = Unmanaged.passRetained(crew as CrewWork)
-        let code = pthread_create(
-            &thread, nil,
-            { context in
-                guard let context else { return nil }
-                Unmanaged<CrewWork>.fromOpaque(context).takeRetainedValue().work()
-                return nil
-            }, context.toOpaque())
-        if code == 0 { threads.append(thread) } else { context.release() }
+        if let thread = try? NamedThread(name: "crew", { crew.work() }) { threads.append(thread) }
     }
     // No thread could be had: this one does it all.
     if threads.isEmpty { crew.work() }
-    for thread in threads { pthread_join(thread, nil) }
+    for thread in threads { thread.join() }
     return crew.results()
 }
 
-/// What a thread is given: without types, as C wants it.
-private class CrewWork {
-    func work() {}
-}
-
-private final class Crew<Item: Sendable, Value: Sendable>: CrewWork, @unchecked Sendable {
+private final class Crew<Item: Sendable, Value: Sendable>: Sendable {
     private struct State {
         var next = 0
         var done = 0
@@ -56,7 +42,7 @@ private final class Crew<Item: Sendable, Value: Sendable>: CrewWork, @unchecked 
         state = Mutex(State(results: [Value?](repeating: nil, count: items.count)))
     }
 
-    override func work() {
+    func work() {
         while let place = take() {
             let value = body(items[place])
             state.withLock { state in

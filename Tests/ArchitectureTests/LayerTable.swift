@@ -19,10 +19,9 @@ enum LayerTable {
         Layer(
             name: "parts",
             targets: [
-                "BuildInfo", "Checksum", "Digest", "StorageAPI", "ReplicatedLog", "LSMEngine",
-                "BTreeEngine",
-                "WireProtocol", "RESP", "MetadataStore", "Compression", "HTTPClient",
-                "EtcdMetadata", "ObjectStore", "MetadataBackup",
+                "BuildInfo", "Threads", "Checksum", "Digest", "StorageAPI", "ReplicatedLog",
+                "LSMEngine", "BTreeEngine", "WireProtocol", "RESP", "MetadataStore", "Compression",
+                "HTTPClient", "EtcdMetadata", "ObjectStore", "MetadataBackup",
             ]),
         Layer(
             name: "shells",

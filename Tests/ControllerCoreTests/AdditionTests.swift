@@ -27,13 +27,6 @@ import Testing
         simulation.store.durable.groups.map(\.group.placements.count)
     }
 
-    private func error(_ simulation: ClusterSimulation, _ number: UInt64) -> String {
-        guard case .failure(let error) = simulation.operationAnswers[RequestID(number)] else {
-            return "no error"
-        }
-        return error.message
-    }
-
     @Test func aGroupIsFormedShortOnlyWhereThatIsAllowed() {
         var options = ClusterSimulation.Options()
         options.nodes = 2
@@ -101,59 +94,36 @@ import Testing
     }
 
     @Test func resumesAnAdditionAfterACrashAtEveryStoredStep() {
-        func workload(_ simulation: ClusterSimulation) {
+        func cluster() -> ClusterSimulation { short(seed: 4) }
+        EveryMoment.crashController(storesMin: 8, in: cluster) { simulation in
             simulation.start(node: 2)
             simulation.run(for: .seconds(6))
-        }
-        let model = short(seed: 4)
-        let before = model.storeCount
-        workload(model)
-        #expect(model.storeCount - before >= 8)
-        for step in before + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = short(seed: 4)
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                workload(simulation)
-                simulation.run(for: .seconds(12))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                #expect(sizes(simulation) == [3, 3], comment)
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        } check: { simulation, comment in
+            simulation.run(for: .seconds(12))
+            #expect(sizes(simulation) == [3, 3], comment)
         }
     }
 
     @Test func cancelsAtEveryMoment() {
-        var ends: Set<OperationRecord.Step> = []
-        var from: Set<OperationRecord.Step> = []
         // The last moment is the short one in which the group takes the replica in.
-        for delay in Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20) + [2_000] {
+        let moments = Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20) + [2_000]
+        let seen = EveryMoment.cancel(at: moments, settling: .seconds(8)) { moment in
             let simulation = short(seed: 5, nodes: 2, spares: 1, repair: "off")
             simulation.start(node: 2)
             simulation.run(for: .seconds(1))
             simulation.operate(1, .addReplica(GroupID(1), on: nil))
-            simulation.run(for: .milliseconds(delay)) {
-                delay == 2_000
+            simulation.run(for: .milliseconds(moment)) {
+                moment == 2_000
                     && simulation.controller?.operations.last?.record.step == .swapping
             }
-            guard let operation = simulation.controller?.operations.last?.record else {
-                Issue.record("no operation after \(delay) ms")
-                return
-            }
-            from.insert(operation.step)
-            simulation.operate(2, .cancel(operation.id))
-            simulation.run(for: .seconds(8))
-            let comment: Comment = "cancelled after \(delay) ms in step \(operation.step)"
-            #expect(simulation.operationAnswers[RequestID(2)] != nil, comment)
-            let end = simulation.store.durable.operations.first { $0.id == operation.id }?.step
-            if let end { ends.insert(end) }
-            #expect(sizes(simulation) == [end == .done ? 3 : 2, 2], comment)
+            return simulation
+        } check: { simulation, operation, comment in
+            #expect(sizes(simulation) == [operation?.step == .done ? 3 : 2, 2], comment)
             let spare = simulation.store.durable.nodes.first { $0.name == "node-3" }
-            #expect(spare?.isSpare == (end == .cancelled), comment)
-            ControllerSimulationTests.expectConverged(simulation, comment)
+            #expect(spare?.isSpare == (operation?.step == .cancelled), comment)
         }
-        #expect(ends == [.cancelled, .done])
-        #expect(from.isSuperset(of: [.creating, .adding, .catchingUp, .swapping, .done]))
+        #expect(seen.ends == [.cancelled, .done])
+        #expect(seen.from.isSuperset(of: [.creating, .adding, .catchingUp, .swapping, .done]))
     }
 
     @Test func pausesAndGoesOnUnderTheNextController() {
@@ -215,23 +185,23 @@ import Testing
     @Test func refusalsSayWhatWouldWork() {
         let simulation = short(seed: 9, nodes: 4, repair: "off")
         simulation.operate(1, .addReplica(GroupID(9), on: nil))
-        #expect(error(simulation, 1) == "there is no group 9; there are 1, 2")
+        #expect(simulation.refusal(1) == "there is no group 9; there are 1, 2")
         simulation.operate(2, .addReplica(GroupID(1), on: nil))
-        #expect(error(simulation, 2).hasSuffix("add a node"))
+        #expect(simulation.refusal(2).hasSuffix("add a node"))
         simulation.operate(3, .addReplica(GroupID(1), on: "node-1"))
-        #expect(error(simulation, 3).contains("holds another replica of group 1"))
+        #expect(simulation.refusal(3).contains("holds another replica of group 1"))
         simulation.start(node: 2)
         simulation.run(for: .seconds(1))
         simulation.operate(4, .addReplica(GroupID(1), on: nil))
         simulation.operate(5, .addReplica(GroupID(1), on: nil))
-        #expect(error(simulation, 5).contains("kvctl ops cancel 1"))
+        #expect(simulation.refusal(5).contains("kvctl ops cancel 1"))
         simulation.run(for: .seconds(4))
         simulation.operate(6, .addReplica(GroupID(1), on: nil))
         #expect(
-            error(simulation, 6)
+            simulation.refusal(6)
                 == "group 1 has the 3 replicas that its tables ask for; replicas are lacking in 2")
         simulation.operate(7, .reverse(OperationID(1)))
-        #expect(error(simulation, 7).contains("kvctl replace --group 1 --replica node-3"))
+        #expect(simulation.refusal(7).contains("kvctl replace --group 1 --replica node-3"))
     }
 
     @Test func recordsOfEarlierVersionsAreWhole() throws {

@@ -17,13 +17,6 @@ import Testing
         simulation.controller?.configuration.first { $0.name == name }
     }
 
-    private func error(_ simulation: ClusterSimulation, _ number: UInt64) -> String {
-        guard case .failure(let error) = simulation.operationAnswers[RequestID(number)] else {
-            return "no error"
-        }
-        return error.message
-    }
-
     @Test func everyValueIsWrittenAsItIsRead() throws {
         var settings = RuntimeSettings(ControllerSettings(name: "c"))
         for setting in RuntimeSetting.allCases {
@@ -92,11 +85,11 @@ import Testing
         let simulation = ClusterSimulation(seed: 22, options())
         simulation.run(for: .seconds(4))
         simulation.operate(1, .configure(name: "split.rat", value: "1"))
-        #expect(error(simulation, 1).contains("there are repair, split.hot, split.large"))
+        #expect(simulation.refusal(1).contains("there are repair, split.hot, split.large"))
         simulation.operate(2, .configure(name: "split.hot", value: "on"))
-        #expect(error(simulation, 2) == "split.hot is off, propose or auto, not 'on'")
+        #expect(simulation.refusal(2) == "split.hot is off, propose or auto, not 'on'")
         simulation.operate(3, .configure(name: "split.bytes", value: "1GiB"))
-        #expect(error(simulation, 3).contains("merge.bytes (1GiB) must be at most half"))
+        #expect(simulation.refusal(3).contains("merge.bytes (1GiB) must be at most half"))
         simulation.operate(4, .configure(name: "merge.bytes", value: "512MiB"))
         simulation.operate(5, .configure(name: "split.bytes", value: "1GiB"))
         simulation.run(for: .seconds(1))

@@ -162,19 +162,10 @@ import Testing
     }
 
     @Test func resumesAfterACrashAtEveryStoredStep() {
-        let model = ClusterSimulation(seed: 5, ClusterSimulation.Options())
-        workload(model)
-        #expect(model.storeCount > 12)
-        for step in 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = ClusterSimulation(seed: 5, ClusterSimulation.Options())
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                workload(simulation)
-                simulation.run(for: .seconds(12))
-                Self.expectConverged(simulation, "crash at store \(step), kept: \(keepsLast)")
-            }
-        }
+        EveryMoment.crashController(
+            storesMin: 13, in: { ClusterSimulation(seed: 5, ClusterSimulation.Options()) },
+            workload,
+            check: { simulation, _ in simulation.run(for: .seconds(12)) })
     }
 
     @Test(arguments: 0..<40)

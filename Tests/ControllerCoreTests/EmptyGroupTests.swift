@@ -71,21 +71,14 @@ import Testing
     }
 
     @Test func resumesAfterACrashAtEveryStoredStep() {
-        let model = withEmptyGroup(seed: 3)
-        let before = model.storeCount
-        model.run(for: .seconds(14))
-        #expect(groups(model) == [1, 2])
-        #expect(model.storeCount - before >= 4)
-        for step in before + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = withEmptyGroup(seed: 3)
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                simulation.run(for: .seconds(30))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                #expect(groups(simulation) == [1, 2], comment)
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        func cluster() -> ClusterSimulation { withEmptyGroup(seed: 3) }
+        EveryMoment.crashController(storesMin: 4, in: cluster) { simulation in
+            simulation.run(for: .seconds(14))
+        } checkModel: { model in
+            #expect(groups(model) == [1, 2])
+        } check: { simulation, comment in
+            simulation.run(for: .seconds(16))
+            #expect(groups(simulation) == [1, 2], comment)
         }
     }
 

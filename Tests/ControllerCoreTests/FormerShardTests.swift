@@ -163,31 +163,20 @@ import Testing
 
     /// There, back before the time has passed, there again: with crashes after each transaction.
     @Test func resumesAfterACrashAtEveryStoredStep() {
-        func workload(_ simulation: ClusterSimulation) {
+        func cluster() -> ClusterSimulation { Self.cluster(seed: 8, keeps: .seconds(3_600)) }
+        EveryMoment.crashController(storesMin: 13, in: cluster) { simulation in
             simulation.operate(1, .move(ShardID(1), to: .group(GroupID(2))))
             simulation.run(for: .seconds(4))
             simulation.operate(2, .move(ShardID(1), to: .group(GroupID(1))))
             simulation.run(for: .seconds(4))
             simulation.operate(3, .configure(name: "release.after", value: "1s"))
             simulation.run(for: .seconds(2))
-        }
-        let model = Self.cluster(seed: 8, keeps: .seconds(3_600))
-        let quiet = model.storeCount
-        workload(model)
-        #expect(Base.steps(model) == [.done, .done])
-        #expect(model.storeCount - quiet > 12)
-        for step in quiet + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = Self.cluster(seed: 8, keeps: .seconds(3_600))
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                workload(simulation)
-                simulation.operate(4, .configure(name: "release.after", value: "0s"))
-                simulation.run(for: .seconds(8))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                #expect(Base.steps(simulation).allSatisfy { $0 == .done }, comment)
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        } checkModel: { model in
+            #expect(Base.steps(model) == [.done, .done])
+        } check: { simulation, comment in
+            simulation.operate(4, .configure(name: "release.after", value: "0s"))
+            simulation.run(for: .seconds(8))
+            #expect(Base.steps(simulation).allSatisfy { $0 == .done }, comment)
         }
     }
 }

@@ -188,24 +188,18 @@ import Testing
     }
 
     @Test func replacesWithinTenSecondsAndGoesOnUnderTheNextController() {
-        let (model, deaf) = started(seed: 1)
-        let before = model.storeCount
-        model.run(for: .seconds(16))
-        #expect(model.nodes[deaf].replicas.isEmpty)
-        #expect(model.store.durable.operations.allSatisfy { $0.step == .done })
-        ControllerSimulationTests.expectConverged(model, "lagging")
-        for step in before + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let (simulation, deaf) = started(seed: 1)
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                simulation.run(for: .seconds(40))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                #expect(simulation.nodes[deaf].replicas.isEmpty, comment)
-                #expect(
-                    simulation.store.durable.operations.allSatisfy { $0.step == .done }, comment)
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        let deaf = started(seed: 1).deaf
+        func cluster() -> ClusterSimulation { started(seed: 1).0 }
+        EveryMoment.crashController(storesMin: 1, in: cluster) { simulation in
+            simulation.run(for: .seconds(16))
+        } checkModel: { model in
+            #expect(model.nodes[deaf].replicas.isEmpty)
+            #expect(model.store.durable.operations.allSatisfy { $0.step == .done })
+            ControllerSimulationTests.expectConverged(model, "lagging")
+        } check: { simulation, comment in
+            simulation.run(for: .seconds(24))
+            #expect(simulation.nodes[deaf].replicas.isEmpty, comment)
+            #expect(simulation.store.durable.operations.allSatisfy { $0.step == .done }, comment)
         }
     }
 

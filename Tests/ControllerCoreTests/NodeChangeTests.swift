@@ -14,13 +14,6 @@ import Testing
         return options
     }
 
-    private func error(_ simulation: ClusterSimulation, _ number: UInt64) -> String {
-        guard case .failure(let error) = simulation.operationAnswers[RequestID(number)] else {
-            return "no error"
-        }
-        return error.message
-    }
-
     private func succeeded(_ simulation: ClusterSimulation, _ number: UInt64) -> Bool {
         if case .success = simulation.operationAnswers[RequestID(number)] { true } else { false }
     }
@@ -52,7 +45,7 @@ import Testing
         simulation.run(for: .seconds(4))
         simulation.operate(1, .setWeight(node: "node-4", weight: 0))
         simulation.operate(2, .setWeight(node: "node-5", weight: 101))
-        #expect(error(simulation, 2).contains("from 0 to 100"))
+        #expect(simulation.refusal(2).contains("from 0 to 100"))
         simulation.run(for: .seconds(1))
         simulation.crashController()
         simulation.run(for: .seconds(4))
@@ -71,14 +64,14 @@ import Testing
         let simulation = ClusterSimulation(seed: 32, options())
         simulation.run(for: .seconds(4))
         simulation.operate(1, .setSpare(node: "node-1", true))
-        #expect(error(simulation, 1).contains("holds 2 replicas"))
-        #expect(error(simulation, 1).contains("kvctl drain node-1"))
+        #expect(simulation.refusal(1).contains("holds 2 replicas"))
+        #expect(simulation.refusal(1).contains("kvctl drain node-1"))
         simulation.operate(2, .setSpare(node: "node-4", true))
-        #expect(error(simulation, 2).contains("is a spare already"))
+        #expect(simulation.refusal(2).contains("is a spare already"))
         simulation.operate(3, .replace(node: "node-1", group: nil, with: nil))
         simulation.run(for: .milliseconds(20))
         simulation.operate(4, .setSpare(node: "node-1", true))
-        #expect(error(simulation, 4).contains("holds 2 replicas"))
+        #expect(simulation.refusal(4).contains("holds 2 replicas"))
         simulation.run(for: .seconds(8))
         #expect(status(simulation, 0)?.isHeld == true)
         simulation.operate(5, .setSpare(node: "node-1", true))
@@ -101,9 +94,9 @@ import Testing
         let simulation = ClusterSimulation(seed: 33, options())
         simulation.run(for: .seconds(4))
         simulation.operate(1, .removeNode("node-2"))
-        #expect(error(simulation, 1).contains("holds 2 replicas and cannot be removed"))
+        #expect(simulation.refusal(1).contains("holds 2 replicas and cannot be removed"))
         simulation.operate(2, .removeNode("node-4"))
-        #expect(error(simulation, 2).contains("still runs; stop it first"))
+        #expect(simulation.refusal(2).contains("still runs; stop it first"))
         simulation.crash(node: 1)
         simulation.run(for: .seconds(20))
         #expect(placed(simulation, on: 1) == 0)
@@ -136,7 +129,7 @@ import Testing
         #expect(status(simulation, 0)?.stateName == "maintenance")
         // The other two must stay.
         simulation.operate(2, .maintenance(node: "node-2", for: .seconds(60)))
-        #expect(error(simulation, 2).contains("first bring back node-1"))
+        #expect(simulation.refusal(2).contains("first bring back node-1"))
         simulation.crash(node: 0)
         simulation.run(for: .seconds(10))
         simulation.crashController()
@@ -154,9 +147,9 @@ import Testing
         let simulation = ClusterSimulation(seed: 35, options())
         simulation.run(for: .seconds(4))
         simulation.operate(1, .endMaintenance(node: "node-1"))
-        #expect(error(simulation, 1) == "node-1 is not in maintenance")
+        #expect(simulation.refusal(1) == "node-1 is not in maintenance")
         simulation.operate(2, .maintenance(node: "node-1", for: .milliseconds(5)))
-        #expect(error(simulation, 2).contains("from 1s to 7d"))
+        #expect(simulation.refusal(2).contains("from 1s to 7d"))
         simulation.operate(3, .maintenance(node: "node-1", for: .seconds(3_600)))
         simulation.run(for: .seconds(30))
         #expect(simulation.nodes[0].leads.isEmpty, "the balance of leaders does not send any back")

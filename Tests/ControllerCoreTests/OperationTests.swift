@@ -25,13 +25,6 @@ import Testing
         simulation.store.durable.nodes.first { $0.id == simulation.nodes[index].id }?.isSpare
     }
 
-    private func error(_ simulation: ClusterSimulation, _ number: UInt64) -> String {
-        guard case .failure(let error) = simulation.operationAnswers[RequestID(number)] else {
-            return "no error"
-        }
-        return error.message
-    }
-
     @Test(arguments: ["node-1", "node-2", "node-3"])
     func replacesALiveNode(name: String) throws {
         let simulation = ClusterSimulation(seed: 1, options())
@@ -55,63 +48,41 @@ import Testing
     }
 
     @Test func resumesAReplaceAfterACrashAtEveryStoredStep() {
-        func workload(_ simulation: ClusterSimulation) {
+        func cluster() -> ClusterSimulation {
+            let simulation = ClusterSimulation(seed: 2, options())
             simulation.run(for: .seconds(4))
+            return simulation
+        }
+        EveryMoment.crashController(storesMin: 12, in: cluster) { simulation in
             simulation.operate(1, .replace(node: "node-2", group: nil, with: nil))
             simulation.run(for: .seconds(6))
-        }
-        let quiet = ClusterSimulation(seed: 2, options())
-        quiet.run(for: .seconds(4))
-        let model = ClusterSimulation(seed: 2, options())
-        workload(model)
-        #expect(model.storeCount - quiet.storeCount >= 12)
-        for step in quiet.storeCount + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = ClusterSimulation(seed: 2, options())
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                workload(simulation)
-                simulation.run(for: .seconds(12))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                // The request itself may have been lost with the first transaction.
-                let whole = simulation.store.durable.operations.first { $0.kind == .replaceNode }
-                if whole != nil {
-                    #expect(placed(simulation, on: 1) == [], comment)
-                    #expect(placed(simulation, on: 3).count == 2, comment)
-                    #expect(whole?.step == .done, comment)
-                }
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        } check: { simulation, comment in
+            simulation.run(for: .seconds(12))
+            // The request itself may have been lost with the first transaction.
+            let whole = simulation.store.durable.operations.first { $0.kind == .replaceNode }
+            guard whole != nil else { return }
+            #expect(placed(simulation, on: 1) == [], comment)
+            #expect(placed(simulation, on: 3).count == 2, comment)
+            #expect(whole?.step == .done, comment)
         }
     }
 
     @Test func cancelsAtEveryMoment() {
-        var ends: Set<OperationRecord.Step> = []
-        var from: Set<OperationRecord.Step> = []
-        for delay in Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20) {
+        let moments = Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20)
+        let seen = EveryMoment.cancel(at: moments, settling: .seconds(8)) { moment in
             let simulation = ClusterSimulation(seed: 3, options())
             simulation.run(for: .seconds(4))
             simulation.operate(
                 1, .replace(node: "node-2", group: GroupID(1), with: "node-4"))
-            simulation.run(for: .milliseconds(delay))
-            guard let operation = simulation.controller?.operations.last?.record else {
-                Issue.record("no operation after \(delay) ms")
-                return
-            }
-            from.insert(operation.step)
-            simulation.operate(2, .cancel(operation.id))
-            simulation.run(for: .seconds(8))
-            let comment: Comment = "cancelled after \(delay) ms in step \(operation.step)"
-            #expect(simulation.operationAnswers[RequestID(2)] != nil, comment)
-            let end = simulation.store.durable.operations.first { $0.id == operation.id }?.step
-            if let end { ends.insert(end) }
-            #expect(end == .cancelled || end == .done, comment)
-            #expect(placed(simulation, on: 3) == (end == .done ? [GroupID(1)] : []), comment)
-            #expect(isSpare(simulation, 3) == (end == .cancelled), comment)
-            ControllerSimulationTests.expectConverged(simulation, comment)
+            simulation.run(for: .milliseconds(moment))
+            return simulation
+        } check: { simulation, operation, comment in
+            let isDone = operation?.step == .done
+            #expect(placed(simulation, on: 3) == (isDone ? [GroupID(1)] : []), comment)
+            #expect(isSpare(simulation, 3) == !isDone, comment)
         }
-        #expect(ends == [.cancelled, .done])
-        #expect(from.isSuperset(of: [.creating, .adding, .catchingUp, .swapping, .done]))
+        #expect(seen.ends == [.cancelled, .done])
+        #expect(seen.from.isSuperset(of: [.creating, .adding, .catchingUp, .swapping, .done]))
     }
 
     @Test func aSpareThatDiesOnTheWayIsFollowedByAnother() {
@@ -294,23 +265,23 @@ import Testing
         let simulation = ClusterSimulation(seed: 10, options(nodes: 3, spares: 1))
         simulation.run(for: .seconds(4))
         simulation.operate(1, .replace(node: "node-9", group: nil, with: nil))
-        #expect(error(simulation, 1).contains("there are node-"))
+        #expect(simulation.refusal(1).contains("there are node-"))
         simulation.operate(2, .replace(node: "node-1", group: nil, with: "node-2"))
-        #expect(error(simulation, 2).contains("live spares: node-4"))
+        #expect(simulation.refusal(2).contains("live spares: node-4"))
         simulation.operate(3, .replace(node: "node-4", group: nil, with: nil))
-        #expect(error(simulation, 3).contains("nothing to replace"))
+        #expect(simulation.refusal(3).contains("nothing to replace"))
         simulation.operate(4, .replace(node: "node-1", group: GroupID(1), with: nil))
         simulation.operate(5, .replace(node: "node-2", group: GroupID(1), with: nil))
-        #expect(error(simulation, 5).contains("kvctl ops cancel 1"))
+        #expect(simulation.refusal(5).contains("kvctl ops cancel 1"))
         simulation.operate(6, .transfer(GroupID(2), node: "node-4"))
-        #expect(error(simulation, 6).contains("holds no replica of group 2"))
+        #expect(simulation.refusal(6).contains("holds no replica of group 2"))
         simulation.operate(7, .cancel(OperationID(99)))
-        #expect(error(simulation, 7).contains("kvctl ops list"))
+        #expect(simulation.refusal(7).contains("kvctl ops list"))
         simulation.run(for: .seconds(3))
         for index in 0..<2 { simulation.crash(node: index) }
         simulation.run(for: .seconds(1))
         simulation.operate(8, .replace(node: "node-3", group: GroupID(2), with: nil))
-        #expect(error(simulation, 8).contains("1 of 3 replicas live"))
+        #expect(simulation.refusal(8).contains("1 of 3 replicas live"))
         simulation.run(for: .seconds(1))
         let refused = simulation.store.durable.decisions.filter { $0.text.hasPrefix("refused") }
         #expect(refused.count == 7)

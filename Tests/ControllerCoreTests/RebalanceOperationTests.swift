@@ -175,26 +175,16 @@ import Testing
     }
 
     @Test func resumesAfterACrashAtEveryStoredStep() {
-        let model = Self.lopsided(seed: 6)
-        let quiet = model.storeCount
-        model.operate(1, .rebalance)
-        model.run(for: .seconds(90))
-        #expect(Self.rebalance(model)?.step == .done)
-        #expect(model.storeCount - quiet > 10)
-        for step in quiet + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = Self.lopsided(seed: 6)
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                simulation.operate(1, .rebalance)
-                simulation.run(for: .seconds(60))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
-                if let record = Self.rebalance(simulation) {
-                    #expect(record.step == .done, comment)
-                    #expect(Self.placed(simulation) == [3, 3, 3, 3], comment)
-                }
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
+        func cluster() -> ClusterSimulation { Self.lopsided(seed: 6) }
+        EveryMoment.crashController(storesMin: 11, in: cluster) { simulation in
+            simulation.operate(1, .rebalance)
+            simulation.run(for: .seconds(60))
+        } checkModel: { model in
+            #expect(Self.rebalance(model)?.step == .done)
+        } check: { simulation, comment in
+            guard let record = Self.rebalance(simulation) else { return }
+            #expect(record.step == .done, comment)
+            #expect(Self.placed(simulation) == [3, 3, 3, 3], comment)
         }
     }
 }

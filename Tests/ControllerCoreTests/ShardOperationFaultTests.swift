@@ -22,55 +22,34 @@ import Testing
     }
 
     @Test func resumesAfterACrashAtEveryStoredStep() {
-        let model = Base.cluster(seed: 1)
-        let quiet = model.storeCount
-        workload(model)
-        #expect(Base.steps(model) == [.done, .done])
-        #expect(model.storeCount - quiet > 16)
-        for step in quiet + 1...model.storeCount {
-            for keepsLast in [true, false] {
-                let simulation = Base.cluster(seed: 1)
-                simulation.crashAfterStores = step
-                simulation.crashKeepsLast = keepsLast
-                workload(simulation)
+        EveryMoment.crashController(
+            storesMin: 17, in: { Base.cluster(seed: 1) }, workload,
+            checkModel: { model in #expect(Base.steps(model) == [.done, .done]) },
+            check: { simulation, comment in
                 simulation.run(for: .seconds(8))
-                let comment: Comment = "crash at store \(step), kept: \(keepsLast)"
                 #expect(Base.steps(simulation).allSatisfy { $0 == .done }, comment)
-                ControllerSimulationTests.expectConverged(simulation, comment)
-            }
-        }
+            })
     }
 
     @Test func cancelsAtEveryMoment() {
-        var from: Set<OperationRecord.Step> = []
-        var ends: Set<OperationRecord.Step> = []
         var outcomes: [String] = []
-        for moment in 0..<140 as Range<UInt64> {
+        let moments = Array(stride(from: UInt64(0), to: 280, by: 2))
+        let seen = EveryMoment.cancel(at: moments, settling: .seconds(3)) { moment in
             let simulation = Base.cluster(seed: 2)
             simulation.operate(1, Self.split)
-            simulation.run(for: .microseconds(moment * 2_000))
-            guard let record = simulation.controller?.operations.last?.record else {
-                Issue.record("no operation at \(moment)")
-                return
-            }
-            from.insert(record.step)
-            simulation.operate(2, .cancel(record.id))
-            simulation.run(for: .seconds(3))
-            let comment: Comment = "cancelled after \(moment * 2) ms in step \(record.step)"
-            let last = simulation.store.durable.operations.last
-            #expect(simulation.operationAnswers[RequestID(2)] != nil, comment)
-            #expect(last?.isFinished == true, comment)
-            if let last { ends.insert(last.step) }
-            outcomes.append(last?.outcome ?? "")
+            simulation.run(for: .milliseconds(moment))
+            return simulation
+        } check: { simulation, operation, comment in
+            outcomes.append(operation?.outcome ?? "")
             let upper = Base.shards(simulation).first { $0.id == ShardID(3) }
-            #expect(upper == nil || upper?.group == GroupID(last?.step == .done ? 2 : 1), comment)
-            ControllerSimulationTests.expectConverged(simulation, comment)
+            let group = GroupID(operation?.step == .done ? 2 : 1)
+            #expect(upper == nil || upper?.group == group, comment)
         }
-        #expect(ends == [.cancelled, .done])
+        #expect(seen.ends == [.cancelled, .done])
         #expect(
-            from.isSuperset(of: [
+            seen.from.isSuperset(of: [
                 .forming, .splitting, .switching, .copying, .verifying, .finishing,
-            ]), "\(from)")
+            ]), "\(seen.from)")
         for text in ["before anything moved", "the cut stays", "turned round", "stays in group 1"] {
             #expect(outcomes.contains { $0.contains(text) }, "nothing with '\(text)'")
         }

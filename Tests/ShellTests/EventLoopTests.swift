@@ -2,6 +2,7 @@ import EventLoop
 import Glibc
 import KVBase
 import Testing
+import Threads
 
 @Suite struct EventLoopTests {
     @Test func timersRunInOrderAndNeverEarly() throws {

@@ -22,25 +22,17 @@ def outcome_of(error):
     return UNKNOWN
 
 
-class Workload:
-    """Threads that each put and get random keys of one table with a client of their own.
+class Clients:
+    """Threads that each do `_work(number, client)` with a client of their own, again and again, until the
+    context is left: then they have ended. Each waits `pause` seconds between its calls."""
 
-    Every written value is unique. Use as a context: on leaving it the threads have ended. Each thread
-    waits `pause` seconds between its operations.
-    """
-
-    def __init__(self, cluster, table, threads=6, keys=16, seed=1, pause=0):
+    def __init__(self, cluster, table, threads, pause):
         self.cluster = cluster
         self.table = table
         self.pause = pause
-        self.keys = [b"k%03d" % number for number in range(keys)]
-        self.history = []
-        self.errors = {}
-        self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._threads = [
-            threading.Thread(target=self._work, args=(number, random.Random(seed * 1000 + number)))
-            for number in range(threads)]
+        self._threads = [threading.Thread(target=self._run, args=(number,))
+                         for number in range(threads)]
 
     def __enter__(self):
         for thread in self._threads:
@@ -52,6 +44,28 @@ class Workload:
         for thread in self._threads:
             thread.join(timeout=60)
         assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
+
+    def _run(self, number):
+        client = self.cluster.redis()
+        while not self._stop.is_set():
+            self._work(number, client)
+            self._stop.wait(self.pause)
+
+
+class Workload(Clients):
+    """Threads that each put and get random keys of one table with a client of their own.
+
+    Every written value is unique.
+    """
+
+    def __init__(self, cluster, table, threads=6, keys=16, seed=1, pause=0):
+        super().__init__(cluster, table, threads, pause)
+        self.keys = [b"k%03d" % number for number in range(keys)]
+        self.history = []
+        self.errors = {}
+        self._lock = threading.Lock()
+        self._generators = [random.Random(seed * 1000 + number) for number in range(threads)]
+        self._counts = [0] * threads
 
     def succeeded(self):
         """How many operations succeeded so far."""
@@ -69,20 +83,18 @@ class Workload:
         assert not found, "\n".join(found[:20])
         return self.history
 
-    def _work(self, number, generator):
-        client, count = self.cluster.redis(), 0
-        while not self._stop.is_set():
-            key = generator.choice(self.keys)
-            try:
-                if generator.random() < 0.5:
-                    count += 1
-                    self._put(client, key, b"%d-%d" % (number, count))
-                else:
-                    self._get(client, key)
-            except redis.ConnectionError:
-                # The router may be down: no need to knock at full speed.
-                time.sleep(0.01)
-            self._stop.wait(self.pause)
+    def _work(self, number, client):
+        generator = self._generators[number]
+        key = generator.choice(self.keys)
+        try:
+            if generator.random() < 0.5:
+                self._counts[number] += 1
+                self._put(client, key, b"%d-%d" % (number, self._counts[number]))
+            else:
+                self._get(client, key)
+        except redis.ConnectionError:
+            # The router may be down: no need to knock at full speed.
+            time.sleep(0.01)
 
     def _put(self, client, key, value):
         start = time.monotonic()
@@ -119,44 +131,25 @@ class Workload:
                 self.errors[word] = self.errors.get(word, 0) + 1
 
 
-class Inserts:
-    """Threads that each insert keys never used before; the acknowledged ones must stay. Each thread
-    waits `pause` seconds between its inserts."""
+class Inserts(Clients):
+    """Threads that each insert keys never used before; the acknowledged ones must stay."""
 
     def __init__(self, cluster, table, threads=4, pause=0):
-        self.cluster = cluster
-        self.table = table
-        self.pause = pause
+        super().__init__(cluster, table, threads, pause)
         self.acknowledged = []
         self.unknown = set()
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._work, args=(number,))
-                         for number in range(threads)]
+        self._counts = [0] * threads
 
-    def __enter__(self):
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=60)
-        assert not any(thread.is_alive() for thread in self._threads), "a client hangs"
-
-    def _work(self, number):
-        client, count = self.cluster.redis(), 0
-        while not self._stop.is_set():
-            count += 1
-            key = b"%d-%06d" % (number, count)
-            try:
-                client.hset(self.table, key, b"value of " + key)
-                self.acknowledged.append(key)
-            except redis.RedisError as error:
-                if outcome_of(error) == UNKNOWN:
-                    self.unknown.add(key)
-                time.sleep(0.005)
-            self._stop.wait(self.pause)
+    def _work(self, number, client):
+        self._counts[number] += 1
+        key = b"%d-%06d" % (number, self._counts[number])
+        try:
+            client.hset(self.table, key, b"value of " + key)
+            self.acknowledged.append(key)
+        except redis.RedisError as error:
+            if outcome_of(error) == UNKNOWN:
+                self.unknown.add(key)
+            time.sleep(0.005)
 
     def succeeded(self):
         """How many inserts were acknowledged so far."""
