@@ -8,6 +8,7 @@ import ShardCore
 import StorageAPI
 import Synchronization
 import SystemdSupport
+import Threads
 
 /// One shard as a replica held it behind one entry of the log, digested piece by piece. The view
 /// ends with the last reference, which may be the surveyor's.

@@ -7,6 +7,7 @@ import ReplicationCore
 import ShardCore
 import StorageAPI
 import SystemdSupport
+import Threads
 
 extension NodeServer {
     /// Brings back every replica that both the log and an engine's catalog know. A replica known to

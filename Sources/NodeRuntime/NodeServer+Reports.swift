@@ -7,6 +7,7 @@ import ReplicationCore
 import ShardCore
 import StorageAPI
 import Synchronization
+import Threads
 
 extension NodeServer {
     /// `withLoad`: the newest report of the load was not sent there yet.

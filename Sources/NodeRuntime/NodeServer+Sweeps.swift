@@ -8,6 +8,7 @@ import NodeCore
 import ShardCore
 import StorageAPI
 import Synchronization
+import Threads
 
 /// One piece of a sweep: found off the loop, deleted on it.
 private final class SweepSlice: Sendable {
