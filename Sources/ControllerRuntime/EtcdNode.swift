@@ -308,11 +308,13 @@ final class EtcdNode: MetadataHome {
                 isValid = true
                 return
             }
-            onFailure(
-                DatabaseError(
-                    .storageFailed,
-                    "the metadata was moved to \(move.prefix) in etcd, and there is nothing: was it deleted?"
-                ))
+            // Nothing begins anew where there was a cluster.
+            let text =
+                "the metadata was moved to \(move.prefix) in etcd, and there is nothing: was it deleted?"
+            if said != text { log.error(text) }
+            said = text
+            isValid = false
+            invalidity = text
         case .incoming:
             isValid = false
             invalidity =
