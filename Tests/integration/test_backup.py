@@ -88,6 +88,9 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(backed_up, tmp_path):
     done = json.loads(result.stdout)
     assert (done["kind"], done["step"]) == ("backup", "done") and str(place) in done["outcome"], done
     assert done["id"] in [operation["id"] for operation in cluster.json("ops", "list")["operations"]]
+    # Nothing more is written then, not even how the operation ended.
+    wait_for(lambda: cluster.json("backup", "status")["revision"]
+             == cluster.json("status")["revision"], 15, "everything in the backup")
     copy = tmp_path / "copy"
     shutil.copytree(place, copy)
     names = sorted(path.name for path in copy.iterdir())
@@ -153,8 +156,13 @@ def test_an_object_store_takes_signed_requests(tmp_path):
         assert tables_in(double.place(), **environment) == {"stored"}
         assert all(key.startswith("prod/") for key in double.objects)
         assert len(double.objects) > PAGE, "the listing takes several pages"
-        found, result = read("verify", place=double.place(), **environment)
-        assert result.returncode == 0 and found["objects"] == len(double.objects), found
+
+        def is_read_whole():
+            # What the operation itself changed follows it.
+            found, result = read("verify", place=double.place(), **environment)
+            assert result.returncode == 0, found
+            return found["objects"] == len(double.objects)
+        wait_for(is_read_whole, 15, "a verification of every object")
         assert not double.refused, double.refused
         # Down and up again.
         double.is_down = True
