@@ -91,7 +91,9 @@ def test_a_router(reloadable):
     finally:
         for node in nodes:
             cluster.resume(node)
-    assert cluster.metric("router-1", 'kvrouter_slow_requests_total{op="put"') == 1
+    # A router tells its figures now and then.
+    wait_for(lambda: cluster.metric("router-1", 'kvrouter_slow_requests_total{op="put"') == 1,
+             what="the slow request")
     cluster.read_again("kvrouter", "")
     wait_for(lambda: first.hget("t", "k") in (b"v", b"w"), what="a read")
 
