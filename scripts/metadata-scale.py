@@ -116,22 +116,28 @@ class Cluster:
         until(answers, "etcd")
 
     def migrate(self):
+        """One controller moves it, and ends: all three are to begin with what is in etcd."""
         self.start_etcd()
+        self.start_controller("c1", in_etcd=False)
+        until(self.acting, "an acting controller")
         began = time.monotonic()
-        print(self.run(
-            self.binaries / "kvctl", "metadata", "migrate", "--to", "etcd", "--data",
-            self.directory / "c1", "--etcd-endpoints", self.endpoint), end="")
+        print(self.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints", self.endpoint),
+              end="")
         rss, peak = memory(self.processes["etcd"].pid)
         size = sum(file.stat().st_size for file in (self.directory / "etcd").rglob("db"))
         print(f"moved into etcd in {time.monotonic() - began:.1f} s ({load()}); its database "
               f"{size >> 20} MiB, its memory {rss} MiB, at most {peak} MiB", flush=True)
+        self.processes["c1"].terminate()
+        self.processes["c1"].wait()
 
-    def start_controller(self, name):
+    def start_controller(self, name, in_etcd=None):
+        if in_etcd is None:
+            in_etcd = self.arguments.mode == "etcd"
         words = [
             self.binaries / "kvcontrollerd", "--name", name, "--data", self.directory / name,
             "--listen-rpc", self.rpc[name], "--listen-admin",
             f"127.0.0.1:{self.base + 10 + self.names.index(name)}"]
-        if self.arguments.mode == "etcd":
+        if in_etcd:
             words += ["--metadata", "etcd", "--etcd-endpoints", self.endpoint]
         elif name != "c1":
             words += ["--peers", ",".join(f"{n}={a}" for n, a in self.rpc.items())]
