@@ -7,7 +7,13 @@ extension Controller {
     /// Decisions kept; the oldest go first.
     static let decisionsMax = 1_000
 
-    /// Notes a decision for the log and for operators. It is stored with the end of the step.
+    /// What may be told of. The others may never reach the store; then their numbers go to other decisions.
+    public var storedDecisions: ArraySlice<Decision> {
+        decisions.prefix { $0.number <= storedDecision }
+    }
+
+    /// Notes a decision for the log and for operators. It goes to the store with the next transaction, at
+    /// the end of the step at the latest: what is decided and that it was decided are never apart.
     mutating func decide(
         _ text: String, nodes: [NodeID] = [], group: GroupID = .none,
         operation: OperationID = .none, shard: ShardID = .none, now: Instant,
@@ -21,10 +27,13 @@ extension Controller {
         newDecisions.append(decision)
     }
 
-    /// Stores the decisions of this step in one transaction.
+    /// Stores the decisions of this step that no transaction took along.
     mutating func storeDecisions(into effects: inout ControllerEffects) {
         guard isActing, !newDecisions.isEmpty else { return }
-        var transaction = MetadataTransaction()
+        store(MetadataTransaction(), then: .nothing, into: &effects)
+    }
+
+    mutating func addDecisions(to transaction: inout MetadataTransaction) {
         for decision in newDecisions {
             transaction.put(StoreKey.decision(decision.number)) { decision.encode(into: &$0) }
         }
@@ -37,7 +46,6 @@ extension Controller {
             }
             decisions.removeFirst(surplus)
         }
-        store(transaction, then: .nothing, into: &effects)
     }
 
     /// Milliseconds since 1970, as far as the shell told; 0 when it did not.

@@ -99,6 +99,7 @@ extension Controller {
         operations.update(id) { status in
             status.record = change.record
             status.isStoring = false
+            status.isStored = true
             requests = status.requests
             status.requests = []
             if isNewStep {

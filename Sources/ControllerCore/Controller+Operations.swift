@@ -9,7 +9,14 @@ extension Controller {
     /// Finished operations kept for operators.
     static let finishedOperationsMax = 200
 
-    public var openOperations: [OperationStatus] {
+    /// What may be told of: a new operation that never reaches the store gives its id to another one.
+    public var storedOperations: [OperationStatus] { operations.elements.filter(\.isStored) }
+
+    public func storedOperation(_ id: OperationID) -> OperationStatus? {
+        operations[id].flatMap { $0.isStored ? $0 : nil }
+    }
+
+    var openOperations: [OperationStatus] {
         operations.elements.filter { !$0.record.isFinished }
     }
 

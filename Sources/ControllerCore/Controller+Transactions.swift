@@ -4,13 +4,14 @@ import KVBase
 import ShardCore
 
 extension Controller {
-    /// Stores a transaction under this controller's term.
+    /// Stores a transaction under this controller's term, together with what was decided in this step.
     mutating func store(
         _ transaction: MetadataTransaction, then continuation: Continuation,
         into effects: inout ControllerEffects
     ) {
         precondition(isActing)
         var fenced = transaction
+        addDecisions(to: &fenced)
         fenced.comparisons.append(.init(key: StoreKey.term, modRevision: termRevision))
         issue(fenced, continuation, into: &effects)
     }
@@ -21,7 +22,7 @@ extension Controller {
     ) {
         ticketsIssued += 1
         let ticket = StoreTicket(ticketsIssued)
-        continuations.append((ticket, continuation))
+        continuations.append((ticket, continuation, decisions.last?.number ?? 0))
         effects.append(.store(transaction, ticket))
     }
 
@@ -31,7 +32,8 @@ extension Controller {
     ) {
         precondition(
             continuations.first?.ticket == ticket, "the store answers in order, once each")
-        let continuation = continuations.removeFirst().continuation
+        let (_, continuation, decision) = continuations.removeFirst()
+        storedDecision = max(storedDecision, decision)
         self.revision = max(self.revision, revision)
         switch continuation {
         case .takenOver: tookOver(now: now, into: &effects)

@@ -90,8 +90,8 @@ public struct Controller: Sendable {
     /// The leader move for balance under way.
     var transfer: (group: GroupID, to: NodeID, command: UInt64)?
 
-    /// Unfinished ones and the last that ended.
-    public internal(set) var operations = SortedRecords<OperationID, OperationStatus>()
+    /// Unfinished ones and the last that ended; those included that were never stored yet.
+    var operations = SortedRecords<OperationID, OperationStatus>()
     var nextOperation: UInt32 = 1
     /// Replicas to delete when their nodes answer.
     public internal(set) var retired = SortedRecords<ReplicaID, RetiredReplica>()
@@ -102,8 +102,10 @@ public struct Controller: Sendable {
     public internal(set) var extraReports = SortedRecords<ReplicaID, ReplicaReport>()
     var touchedOperations: [OperationID] = []
     var operationAnswers: [(RequestID, Result<OperationID, DatabaseError>)] = []
-    /// The newest last.
-    public internal(set) var decisions: [Decision] = []
+    /// Stored, or on their way to the store; the newest last.
+    var decisions: [Decision] = []
+    /// The newest that is stored; 0 for none.
+    var storedDecision: UInt64 = 0
     var newDecisions: [Decision] = []
     var nextDecision: UInt64 = 1
     public internal(set) var auditHead = AuditHead()
@@ -123,7 +125,8 @@ public struct Controller: Sendable {
     /// The time of the step under way.
     var stepTime: Instant = .origin
 
-    var continuations: [(ticket: StoreTicket, continuation: Continuation)] = []
+    /// Transactions on their way to the store, each with the newest decision of it or before it.
+    var continuations: [(ticket: StoreTicket, continuation: Continuation, decision: UInt64)] = []
     var ticketsIssued: UInt64 = 0
     var commandsIssued: UInt64 = 0
     /// For look-up only.
@@ -187,11 +190,13 @@ public struct Controller: Sendable {
         }
         nextOperation = durable.nextOperation
         decisions = durable.decisions
-        nextDecision = (decisions.last?.number ?? 0) + 1
+        storedDecision = decisions.last?.number ?? 0
+        nextDecision = storedDecision + 1
         auditHead = durable.auditHead
         for record in durable.operations {
             var status = OperationStatus(record: record, reachedAt: now)
             status.isStoring = false
+            status.isStored = true
             operations.set(status, for: record.id)
         }
         resumeProcedures()

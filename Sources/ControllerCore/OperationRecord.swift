@@ -272,6 +272,8 @@ public struct OperationStatus: Sendable {
     public internal(set) var record: OperationRecord
     /// A newer record is on its way to the store: nothing is done before it is there.
     var isStoring = true
+    /// Some record of it is in the store.
+    var isStored = false
     /// The step of that newer record.
     var storing = OperationRecord.Step.forming
     /// The newest command; 0 for none.

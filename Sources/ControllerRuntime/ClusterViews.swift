@@ -55,7 +55,7 @@ struct ClusterViews {
     /// The replica that an operation brings into a group.
     private func incoming(_ group: GroupStatus, head: UInt64) -> [ReplicaView] {
         guard
-            let record = controller.openOperations.last(where: {
+            let record = openOperations.last(where: {
                 $0.record.group == group.record.id
                     && controller.extraReports[$0.record.new.replica] != nil
             })?.record, let report = controller.extraReports[record.new.replica]

@@ -27,7 +27,7 @@ final class ControllerPages: Sendable {
         let waiting = sessions.reduce(0) { $0 + $1.requestsWaiting }
         let unsent = sessions.reduce(0) { $0 + $1.connection.pendingBytes }
         let controller = server.controller
-        let open = controller?.openOperations.count ?? 0
+        let open = controller?.storedOperations.count { !$0.record.isFinished } ?? 0
         let page =
             "{\"acting\":\(controller?.isActing ?? false)"
             + ",\"connections\":\(sessions.count)"

@@ -100,6 +100,9 @@ extension ControllerServer {
         }
         session.followsMap = true
         session.wholeMapBytes = session.connection.pendingBytes
+        for token in session.takeConfirmations() {
+            tableRequest(.confirmMap, token: token, of: session)
+        }
     }
 
     func publish(_ update: MapUpdate) {

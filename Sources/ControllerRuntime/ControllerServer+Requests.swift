@@ -9,9 +9,18 @@ import WireProtocol
 
 extension ControllerServer {
     func tableRequest(_ request: TableRequest, token: UInt32, of session: ControllerSession) {
-        guard session.requestsWaiting < ControllerSession.requestsWaitingMax else {
+        guard
+            session.requestsWaiting + session.confirmations.count
+                < ControllerSession.requestsWaitingMax
+        else {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
+        }
+        if request == .confirmMap {
+            // Another controller may have created tables since this one was last heard.
+            guard isActing else { return session.answer(token, notActing) }
+            // Whoever is told so takes what its map does not name for missing: the map comes first.
+            guard session.followsMap else { return session.confirmations.append(token) }
         }
         audit(request, token, of: session)
         submit(

@@ -17,6 +17,8 @@ final class ControllerSession: RPCConnectionDelegate {
     var mapScope = MapScope.whole
     /// What waited to be sent when it began to follow: a whole map may take its time.
     var wholeMapBytes = 0
+    /// Requests to confirm a map that has not been sent yet.
+    var confirmations: [UInt32] = []
 
     /// Table requests of one connection that wait for their answers.
     static let requestsWaitingMax = 1_000
@@ -95,8 +97,17 @@ final class ControllerSession: RPCConnectionDelegate {
     /// and knows no registration.
     func stands(_ standing: ControllerStanding) {
         guard let role = connection.peer?.role, role == .node || role == .router else { return }
-        if !standing.isActing { (followsMap, waitsForMap) = (false, false) }
+        if !standing.isActing {
+            (followsMap, waitsForMap) = (false, false)
+            for token in takeConfirmations() { answer(token, server.notActing) }
+        }
         connection.send(.standing) { standing.encode(into: &$0) }
+    }
+
+    func takeConfirmations() -> [UInt32] {
+        let taken = confirmations
+        confirmations = []
+        return taken
     }
 
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {

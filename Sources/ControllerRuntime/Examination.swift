@@ -57,7 +57,7 @@ extension ClusterViews {
                         ? "an election is under way: look again in a second"
                         : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
             case .underReplicated:
-                let running = controller.openOperations.first {
+                let running = openOperations.first {
                     $0.record.group == id && $0.record.work == nil
                         && $0.record.kind != .transfer
                 }
@@ -76,7 +76,7 @@ extension ClusterViews {
             }
         }
         for lag in controller.lagging where !controller.burdenedGroups.contains(lag.group) {
-            let running = controller.openOperations.first { $0.record.old.replica == lag.replica }
+            let running = openOperations.first { $0.record.old.replica == lag.replica }
             add(
                 "RK012", "warning",
                 "the replica of group \(lag.group) on \(nodeName(lag.node)) lags: it is "
@@ -160,7 +160,7 @@ extension ClusterViews {
     private func operationFindings() -> [FindingView] {
         var findings: [FindingView] = []
         var proposals: [OperationID] = []
-        for operation in controller.openOperations {
+        for operation in openOperations {
             let record = operation.record
             let show = "kvctl ops show \(record.id)"
             if record.step == .proposed {

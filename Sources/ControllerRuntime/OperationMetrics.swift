@@ -91,7 +91,7 @@ struct OperationMetrics: Sendable {
     }
 
     func update(_ controller: Controller) {
-        let operations = controller.operations.elements.map(\.record)
+        let operations = controller.storedOperations.map(\.record)
         let open = operations.filter { !$0.isFinished }
         for (kind, (gauge, proposed)) in zip(Self.kinds, zip(inFlight, proposals)) {
             let ofKind = open.filter { $0.kind == kind }

@@ -106,10 +106,14 @@ struct DecisionsView: Encodable {
 }
 
 extension ClusterViews {
-    func operations() -> [OperationView] { controller.operations.elements.map { view($0) } }
+    var openOperations: [OperationStatus] {
+        controller.storedOperations.filter { !$0.record.isFinished }
+    }
+
+    func operations() -> [OperationView] { controller.storedOperations.map { view($0) } }
 
     func operation(_ id: OperationID) -> OperationView? {
-        controller.operations[id].map { view($0) }
+        controller.storedOperation(id).map { view($0) }
     }
 
     private func view(_ status: OperationStatus) -> OperationView {
@@ -204,7 +208,7 @@ extension ClusterViews {
     /// Bytes of the groups that moved and of those that are still to move.
     private func addParts(_ record: OperationRecord, to view: inout OperationView) {
         guard !record.isFinished else { return }
-        let parts = controller.operations.elements.filter { $0.record.parent == record.id }
+        let parts = controller.storedOperations.filter { $0.record.parent == record.id }
         var done: UInt64 = 0
         for part in parts where part.record.step == .done {
             done += controller.bytes(of: part.record.group)
@@ -230,7 +234,7 @@ extension ClusterViews {
     /// Of a rebalance: steps that are done, of those and the ones that were foreseen last.
     private func addSteps(_ status: OperationStatus, to view: inout OperationView) {
         guard !status.record.isFinished else { return }
-        let parts = controller.operations.elements.filter {
+        let parts = controller.storedOperations.filter {
             $0.record.parent == status.record.id
         }
         let done = parts.count { $0.record.step == .done }
@@ -250,7 +254,7 @@ extension ClusterViews {
         about node: NodeID?, _ group: GroupID?, _ shard: ShardID?, _ operation: OperationID?,
         limit: Int
     ) -> DecisionsView {
-        let chosen = controller.decisions.filter { decision in
+        let chosen = controller.storedDecisions.filter { decision in
             (node.map { decision.nodes.contains($0) } ?? true)
                 && (group.map { decision.group == $0 } ?? true)
                 && (shard.map { isAbout($0, decision) } ?? true)
@@ -270,6 +274,6 @@ extension ClusterViews {
     /// Decisions name the shard that an operation began with; the others of its work count too.
     private func isAbout(_ shard: ShardID, _ decision: Decision) -> Bool {
         decision.shard == shard
-            || controller.operations[decision.operation]?.record.work?.names(shard) == true
+            || controller.storedOperation(decision.operation)?.record.work?.names(shard) == true
     }
 }
