@@ -37,7 +37,7 @@ extension MetadataRecovery {
         for replica in retired.elements {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
-        putDecision(into: &transaction)
+        putDecisions(into: &transaction)
         var records = transaction.changes.compactMap { change -> MetadataRecord? in
             guard case .put(let key, let value, _) = change else { return nil }
             return MetadataRecord(
@@ -110,13 +110,23 @@ extension MetadataRecovery {
         transaction.put(StoreKey.nomination(id)) { nomination.encode(into: &$0) }
     }
 
-    private func putDecision(into transaction: inout MetadataTransaction) {
-        let decision = Decision(
-            number: (base.decisions.last?.number ?? 0) + 1, at: clock, nodes: [], group: .none,
-            operation: .none,
-            text:
-                "the metadata was restored from \(origin) and from what \(holdings.count) nodes hold: "
+    private func putDecisions(into transaction: inout MetadataTransaction) {
+        var number = base.decisions.last?.number ?? 0
+        func put(_ text: String, about operation: OperationRecord? = nil) {
+            number += 1
+            let decision = Decision(
+                number: number, at: clock, nodes: [], group: operation?.group ?? .none,
+                operation: operation?.id ?? .none, shard: operation?.work?.shard ?? .none,
+                text: text)
+            transaction.put(StoreKey.decision(number)) { decision.encode(into: &$0) }
+        }
+        put(
+            "the metadata was restored from \(origin) and from what \(holdings.count) nodes hold: "
                 + "\(findings.count) findings")
-        transaction.put(StoreKey.decision(decision.number)) { decision.encode(into: &$0) }
+        for operation in operations where ended.contains(operation.id) {
+            put(
+                "operation \(operation.id) is \(operation.step): \(operation.outcome)",
+                about: operation)
+        }
     }
 }

@@ -251,10 +251,16 @@ extension MetadataRecovery {
     mutating func settleOperations() {
         for var record in base.operations {
             if !record.isFinished {
-                record.step = .failed
+                // A backup that holds the record of its own making did keep what it was to keep.
+                let isKept = record.kind == .backup
+                record.step = isKept ? .done : .failed
                 record.endedAt = clock
                 record.changedAt = clock
-                record.outcome = "ended by the restore of the metadata from \(origin)"
+                record.outcome =
+                    isKept
+                    ? "the metadata was restored from what it kept"
+                    : "ended by the restore of the metadata from \(origin)"
+                ended.append(record.id)
             }
             operations.append(record)
         }

@@ -84,6 +84,8 @@ public struct MetadataRecovery {
     var tables = SortedRecords<TableID, Table>()
     var shards = SortedRecords<ShardID, Shard>()
     var operations: [OperationRecord] = []
+    /// Those that the restore ends.
+    var ended: [OperationID] = []
     var former: [FormerShard] = []
     var retired = SortedRecords<ReplicaID, RetiredReplica>()
     var ids: IDAllocators

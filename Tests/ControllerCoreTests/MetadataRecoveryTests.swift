@@ -175,6 +175,21 @@ extension ClusterSimulation {
         ControllerSimulationTests.expectConverged(simulation, "moment \(moment)")
     }
 
+    @Test func aBackupThatHoldsItsOwnMakingIsDone() throws {
+        let (simulation, _) = Self.cluster(seed: 6)
+        simulation.operate(1, .backup)
+        simulation.run(for: .milliseconds(50))
+        let older = simulation.store.snapshot
+        #expect(simulation.store.durable.operations.last?.step == .writing)
+        simulation.loseControllers()
+        _ = try simulation.rebuild(from: older)
+        let record = try #require(simulation.store.durable.operations.last)
+        #expect(record.kind == .backup && record.step == .done)
+        let decision = try #require(
+            simulation.store.durable.decisions.last { $0.operation == record.id })
+        #expect(decision.text.contains("is done: the metadata was restored"))
+    }
+
     @Test func nodesAloneAreEnough() throws {
         let (simulation, _) = Self.cluster(seed: 7)
         simulation.operate(1, .split(SplitRequest(table: "t", at: Bytes("f".utf8))))

@@ -67,6 +67,28 @@ import Testing
         }
     }
 
+    /// Otherwise a controller that dies at the wrong moment takes back what it told, and the next one gives
+    /// the number to something else.
+    @Test func tellsOnlyOfWhatIsStored() throws {
+        let simulation = ClusterSimulation(seed: 9, options())
+        simulation.run(for: .seconds(4))
+        simulation.operate(1, .replace(node: "node-2", group: nil, with: nil))
+        var untold = 0
+        for _ in 0..<30_000 {
+            let controller = try #require(simulation.controller)
+            let durable = simulation.store.durable
+            #expect(controller.storedOperations.map(\.record) == durable.operations)
+            #expect(Array(controller.storedDecisions) == durable.decisions)
+            let isBehind =
+                controller.operations.count > durable.operations.count
+                || controller.decisions.count > durable.decisions.count
+            if isBehind { untold += 1 }
+            simulation.run(for: .microseconds(100))
+        }
+        #expect(untold > 5)
+        #expect(simulation.store.durable.operations.contains { $0.step == .done })
+    }
+
     @Test func cancelsAtEveryMoment() {
         let moments = Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20)
         let seen = EveryMoment.cancel(at: moments, settling: .seconds(8)) { moment in

@@ -23,7 +23,7 @@ import Testing
 
     @Test func resumesAfterACrashAtEveryStoredStep() {
         EveryMoment.crashController(
-            storesMin: 17, in: { Base.cluster(seed: 1) }, workload,
+            storesMin: 16, in: { Base.cluster(seed: 1) }, workload,
             checkModel: { model in #expect(Base.steps(model) == [.done, .done]) },
             check: { simulation, comment in
                 simulation.run(for: .seconds(8))

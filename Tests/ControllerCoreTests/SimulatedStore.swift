@@ -106,6 +106,18 @@ struct SimulatedStore {
                 violations.append("shard \(shard.id) in unknown group \(shard.group)")
             }
         }
+        // As long as no decision had to go for newer ones.
+        if state.decisions.first?.number ?? 1 == 1 {
+            for operation in state.operations where operation.isFinished {
+                let end = "operation \(operation.id) is \(operation.step): "
+                let told = state.decisions.count {
+                    $0.operation == operation.id && $0.text.hasPrefix(end)
+                }
+                if told != 1 {
+                    violations.append("\(told) decisions tell how operation \(operation.id) ended")
+                }
+            }
+        }
         for shard in state.shards where !state.tables.contains(where: { $0.id == shard.table }) {
             violations.append("shard \(shard.id) of no table")
         }

@@ -167,8 +167,8 @@ class FakeNode:
             writer.write(frame(RESPONSES, b"".join(answers)))
 
 
-def hello(role, node, name):
-    return struct.pack("<BQII", role, CLUSTER, node, 0) + blob(name) + sequence([])
+def hello(role, node, name, cluster=CLUSTER):
+    return struct.pack("<BQII", role, cluster, node, 0) + blob(name) + sequence([])
 
 
 class FakeCluster:
