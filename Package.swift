@@ -72,7 +72,7 @@ let package = Package(
         library("StorageAPI", ["KVBase"]),
         library("ReplicatedLog", ["KVBase", "Threads", "Checksum", "ReplicationCore"]),
         library("LSMEngine", ["KVBase", "StorageAPI", "CRocksDB", "CTableCheck"]),
-        library("BTreeEngine", ["KVBase", "StorageAPI", "CLMDB"]),
+        library("BTreeEngine", ["KVBase", "Checksum", "StorageAPI", "CLMDB"]),
         library("WireProtocol", ["KVBase", "Checksum", "ReplicationCore", "ShardCore"]),
         library("RESP", ["KVBase"]),
         library(

@@ -20,7 +20,7 @@ public final class BTreeEngine: StorageEngine, @unchecked Sendable {
         var failure: DatabaseError?
     }
 
-    private let tree: Tree
+    let tree: Tree
     var path: String { tree.path }
     private let options: BTreeOptions
     private let layers = Mutex(Layers())
@@ -166,6 +166,7 @@ public final class BTreeEngine: StorageEngine, @unchecked Sendable {
         statistics.memoryBytes = UInt64(overlayBytes)
         statistics.liveBytes = tree.usedBytes + UInt64(overlayBytes)
         statistics.diskBytes = tree.fileBytes
+        statistics.scrubBytes = tree.fileBytes + tree.usedBytes
         return statistics
     }
 }

@@ -56,6 +56,16 @@ enum Bucket {
         }
     }
 
+    /// False when `content` is of a bucket and its lengths do not fit.
+    static func isWhole(
+        _ content: UnsafeRawBufferPointer, of name: UnsafeRawBufferPointer
+    ) -> Bool {
+        guard isLong(name) else { return true }
+        var reader = Reader(content)
+        while reader.next() != nil {}
+        return !reader.isDamaged
+    }
+
     static func append(
         _ rest: UnsafeRawBufferPointer, _ value: UnsafeRawBufferPointer, to bucket: inout Bytes
     ) {

@@ -46,16 +46,25 @@ final class Tree: @unchecked Sendable {
         let code = mdb_get(transaction, database, &name, &data)
         if code == MDB_NOTFOUND { return body(nil) }
         try check(code, "read")
-        guard Bucket.isLong(key) else { return body(data.bytes) }
+        let content = try content(data.bytes, of: Bucket.name(of: key))
+        guard Bucket.isLong(key) else { return body(content) }
         let wanted = Bucket.rest(of: key)
-        var reader = Bucket.Reader(data.bytes)
+        var reader = Bucket.Reader(content)
         while let record = reader.next() {
             let order = compareBytes(record.rest, wanted)
             if order == 0 { return body(record.value) }
             if order > 0 { break }
         }
-        if reader.isDamaged { throw damagedBucket }
+        if reader.isDamaged { throw damage(in: Bucket.name(of: key)) }
         return body(nil)
+    }
+
+    /// The content of what is stored under `name`, checked.
+    func content(
+        _ stored: UnsafeRawBufferPointer, of name: UnsafeRawBufferPointer
+    ) throws(DatabaseError) -> UnsafeRawBufferPointer {
+        guard let content = SealedValue.open(stored, of: name) else { throw damage(in: name) }
+        return content
     }
 
     /// Bytes of the pages in use, and of the file.
@@ -80,8 +89,13 @@ final class Tree: @unchecked Sendable {
         if code != 0 { throw error(code, what) }
     }
 
-    var damagedBucket: DatabaseError {
-        DatabaseError(.storageFailed, "\(path): a bucket of long keys is damaged")
+    /// `DatabaseError.isCorruption` goes by the first word, which is RocksDB's.
+    func damage(in name: UnsafeRawBufferPointer) -> DatabaseError {
+        let start = name.prefix(48).map { hex(UInt64($0), count: 2) }.joined()
+        return DatabaseError(
+            .storageFailed,
+            "Corruption: \(path)/data.mdb: what is stored under the key \(start) (hexadecimal, its "
+                + "first 48 bytes) is not what was written")
     }
 
     private func error(_ code: Int32, _ what: String) -> DatabaseError {

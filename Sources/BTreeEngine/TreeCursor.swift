@@ -60,12 +60,13 @@ final class TreeCursor {
             isValid = code == 0
             if code == MDB_NOTFOUND { return }
             try tree.check(code, "scan")
+            let content = try tree.content(data.bytes, of: name.bytes)
             guard Bucket.isLong(name.bytes) else {
                 shortKey = name.bytes
-                value = data.bytes
+                value = content
                 return
             }
-            bucket = Bucket.Reader(data.bytes)
+            bucket = Bucket.Reader(content)
             reserveLongKey(Bucket.nameBytes)
             longKey.copyMemory(from: name.bytes)
             if try nextInBucket() { return }
@@ -75,7 +76,10 @@ final class TreeCursor {
 
     private func nextInBucket() throws(DatabaseError) -> Bool {
         guard let record = bucket!.next() else {
-            if bucket!.isDamaged { throw tree.damagedBucket }
+            if bucket!.isDamaged {
+                throw tree.damage(
+                    in: UnsafeRawBufferPointer(rebasing: longKey[..<Bucket.nameBytes]))
+            }
             return false
         }
         longKeyCount = Bucket.nameBytes + record.rest.count

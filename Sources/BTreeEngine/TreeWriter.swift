@@ -54,8 +54,13 @@ extension Tree {
             var data = MDB_val()
             let found = mdb_get(transaction, database, &key, &data)
             guard found == 0 || found == MDB_NOTFOUND else { return found }
-            var old = Bucket.Reader(
-                found == 0 ? data.bytes : UnsafeRawBufferPointer(start: nil, count: 0))
+            let nothing = UnsafeRawBufferPointer(start: nil, count: 0)
+            guard let content = found == 0 ? SealedValue.open(data.bytes, of: name) : nothing
+            else {
+                isDamaged = true
+                return 0
+            }
+            var old = Bucket.Reader(content)
             var oldRecord = old.next()
             while !records.isEnd(position) {
                 let isInside = records.withEntry(at: position) { key, tagged in
@@ -83,7 +88,7 @@ extension Tree {
             isDamaged = old.isDamaged
             return isDamaged ? 0 : store(merged, name, transaction)
         }
-        if isDamaged { throw damagedBucket }
+        if isDamaged { throw name.withUnsafeBytes { damage(in: $0) } }
         try check(code, "write to")
         return position
     }
@@ -98,7 +103,7 @@ extension Tree {
         defer { mdb_cursor_close(cursor) }
         // A bucket that the range begins in has a name below its start, cut to the name's length.
         let start = Bytes(range.start.prefix(Bucket.nameBytes))
-        var isDamaged = false
+        var damaged: DatabaseError?
         var code: Int32 = start.withUnsafeBytes { start in
             var name = MDB_val(start)
             var data = MDB_val()
@@ -114,9 +119,10 @@ extension Tree {
                 return
             }
             if Bucket.isLong(name.bytes) {
-                let (kept, damaged) = remains(of: name.bytes, data.bytes, without: range)
-                isDamaged = damaged
-                if isDamaged { break }
+                guard let kept = remains(of: name.bytes, data.bytes, without: range) else {
+                    damaged = damage(in: name.bytes)
+                    break
+                }
                 // The name lies in a page that the change may move.
                 let copy = Bytes(name.bytes)
                 if kept.isEmpty {
@@ -132,11 +138,11 @@ extension Tree {
                 if code == 0 { code = mdb_cursor_get(cursor, &name, &data, MDB_NEXT) }
             }
         }
-        if isDamaged { throw damagedBucket }
+        if let damaged { throw damaged }
         if code != MDB_NOTFOUND { try check(code, "write to") }
     }
 
-    private func seekBehind(_ cursor: OpaquePointer, _ name: UnsafeRawBufferPointer) -> Int32 {
+    func seekBehind(_ cursor: OpaquePointer, _ name: UnsafeRawBufferPointer) -> Int32 {
         var found = MDB_val(name)
         var data = MDB_val()
         var code = mdb_cursor_get(cursor, &found, &data, MDB_SET_RANGE)
@@ -146,9 +152,11 @@ extension Tree {
         return code
     }
 
+    /// What a bucket holds outside `range`; nil when it is damaged.
     private func remains(
-        of name: UnsafeRawBufferPointer, _ bucket: UnsafeRawBufferPointer, without range: KeyRange
-    ) -> (kept: Bytes, isDamaged: Bool) {
+        of name: UnsafeRawBufferPointer, _ stored: UnsafeRawBufferPointer, without range: KeyRange
+    ) -> Bytes? {
+        guard let bucket = SealedValue.open(stored, of: name) else { return nil }
         var kept: Bytes = []
         var key = Bytes(name)
         var reader = Bucket.Reader(bucket)
@@ -157,7 +165,7 @@ extension Tree {
             key.append(contentsOf: record.rest)
             if !range.contains(key) { Bucket.append(record.rest, record.value, to: &kept) }
         }
-        return (kept, reader.isDamaged)
+        return reader.isDamaged ? nil : kept
     }
 
     /// Writes a bucket, or removes it when nothing is left in it.
@@ -173,8 +181,13 @@ extension Tree {
         _ transaction: OpaquePointer
     ) -> Int32 {
         var name = MDB_val(key)
-        var data = MDB_val(value)
-        return mdb_put(transaction, database, &name, &data, 0)
+        var data = MDB_val()
+        data.mv_size = value.count + SealedValue.checksumBytes
+        let code = mdb_put(transaction, database, &name, &data, UInt32(MDB_RESERVE))
+        guard code == 0 else { return code }
+        let place = UnsafeMutableRawBufferPointer(start: data.mv_data, count: data.mv_size)
+        SealedValue.write(value, of: key, to: place)
+        return 0
     }
 
     private func remove(

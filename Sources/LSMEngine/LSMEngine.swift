@@ -166,6 +166,7 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         statistics.unflushedBytes = buffered
         statistics.liveBytes = property("rocksdb.estimate-live-data-size") + buffered
         statistics.diskBytes = property("rocksdb.total-sst-files-size")
+        statistics.scrubBytes = statistics.diskBytes
         statistics.memoryBytes =
             property("rocksdb.size-all-mem-tables")
             + property("rocksdb.estimate-table-readers-mem")

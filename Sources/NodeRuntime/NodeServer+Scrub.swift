@@ -8,6 +8,7 @@ import KVBase
 import Metrics
 import NodeCore
 import ReplicatedLog
+import StorageAPI
 import SystemdSupport
 import WireProtocol
 
@@ -48,10 +49,11 @@ extension NodeServer {
 
     private func startScrub(_ disk: Disk, why: String) {
         guard disk.failure == nil else { return }
+        let bytes = disk.allEngines.reduce(disk.log.totalBytes) { $0 + $1.statistics.scrubBytes }
         let number = surveys.add { [unowned self] in finishScrub(disk) }
         let mailbox = surveys.mailbox
         let starts = disk.scrub.start(
-            disk.allEngines, disk.log.scrub, totalBytes: disk.size.dataBytes
+            disk.allEngines, disk.log.scrub, totalBytes: bytes
         ) { _ = mailbox.post((number, nil)) }
         guard starts else { return surveys.forget(number) }
         log.info("scrub begins", [LogField("path", disk.path), LogField("why", why)])

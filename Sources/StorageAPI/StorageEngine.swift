@@ -71,6 +71,8 @@ public struct EngineStatistics: Hashable, Sendable {
     public var liveBytes: UInt64 = 0
     /// Bytes of its files.
     public var diskBytes: UInt64 = 0
+    /// What a scrub reads.
+    public var scrubBytes: UInt64 = 0
     /// Memory held for buffers, caches and indexes.
     public var memoryBytes: UInt64 = 0
     /// Bytes applied and not yet on disk: what a checkpoint would write.
@@ -92,6 +94,7 @@ public struct EngineStatistics: Hashable, Sendable {
     public mutating func add(_ other: EngineStatistics) {
         liveBytes += other.liveBytes
         diskBytes += other.diskBytes
+        scrubBytes += other.scrubBytes
         memoryBytes += other.memoryBytes
         unflushedBytes += other.unflushedBytes
         compactionPendingBytes += other.compactionPendingBytes

@@ -29,10 +29,10 @@ def failures(daemon, source):
     return value(daemon, "kvnode_checksum_failures_total", source=source)
 
 
-def filled(cluster, count=20000):
+def filled(cluster, count=20000, engine="LSM"):
     """A table with records that every replica has; the records and one of its followers."""
     client = cluster.redis(timeout=30)
-    client.execute_command("KV.CREATE", "t")
+    client.execute_command("KV.CREATE", "t", "ENGINE", engine)
     records = fill(client, "t", count)
     cluster.wait_until_equal()
     return records, follower_of(cluster, "t")
@@ -79,6 +79,42 @@ def test_rot_in_a_table_file_is_found_and_repaired(repaired_cluster):
     assert "scrub found damage" in (cluster.directory / "logs" / f"{victim}.log").read_text()
     assert "RK021" in {finding["code"] for finding in cluster.json("doctor")["findings"]}
     check_repaired(cluster, victim, records)
+
+
+def test_rot_in_the_tree_is_found_and_repaired(repaired_cluster):
+    cluster = repaired_cluster
+    records, victim = filled(cluster, engine="BTREE")
+    daemon = cluster.daemons[victim]
+    tree = Path(daemon["data"][0], "btree", "data.mdb")
+    # In a record: what no tree holds any more, or not yet, means nothing.
+    before = records[b"k000100"]
+
+    def place():
+        return tree.read_bytes().find(before)
+    wait_for(lambda: place() >= 0, what="records in the tree")
+    passed = cluster.kvctl("node", "scrub", victim)
+    assert passed.returncode == 0, passed.stdout + passed.stderr
+    flip_byte(tree, place())
+    result = cluster.kvctl("node", "scrub", victim)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "damaged" in result.stdout and str(tree) in result.stdout
+    assert failures(daemon, "engine") == 1 and failures(daemon, "log") == 0
+    check_repaired(cluster, victim, records)
+
+
+def test_a_read_of_rot_in_the_tree_is_not_answered(repaired_cluster):
+    cluster = repaired_cluster
+    records, _ = filled(cluster, engine="BTREE")
+    leader = cluster.group_of("t")["leader"]
+    daemon = cluster.daemons[leader]
+    tree = Path(daemon["data"][0], "btree", "data.mdb")
+    key = b"k000100"
+    wait_for(lambda: tree.read_bytes().find(records[key]) >= 0, what="records in the tree")
+    flip_byte(tree, tree.read_bytes().find(records[key]))
+    # By the next leader, once this one has given its disk up.
+    assert wait_for(lambda: cluster.redis().hget("t", key), what="an answer") == records[key]
+    assert failures(daemon, "engine") == 1
+    check_repaired(cluster, leader, records)
 
 
 def test_rot_in_the_log_is_found_and_repaired(repaired_cluster):
