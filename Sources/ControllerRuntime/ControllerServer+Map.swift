@@ -100,8 +100,8 @@ extension ControllerServer {
         }
         session.followsMap = true
         session.wholeMapBytes = session.connection.pendingBytes
-        for token in session.takeConfirmations() {
-            tableRequest(.confirmMap, token: token, of: session)
+        for (request, token) in session.takeHeld() {
+            tableRequest(request, token: token, of: session)
         }
     }
 

@@ -10,18 +10,16 @@ import WireProtocol
 extension ControllerServer {
     func tableRequest(_ request: TableRequest, token: UInt32, of session: ControllerSession) {
         guard
-            session.requestsWaiting + session.confirmations.count
-                < ControllerSession.requestsWaitingMax
+            session.requestsWaiting + session.held.count < ControllerSession.requestsWaitingMax
         else {
             return session.answer(
                 token, DatabaseError(.overloaded, "too many table requests wait"))
         }
-        if request == .confirmMap {
-            // Another controller may have created tables since this one was last heard.
-            guard isActing else { return session.answer(token, notActing) }
-            // Whoever is told so takes what its map does not name for missing: the map comes first.
-            guard session.followsMap else { return session.confirmations.append(token) }
-        }
+        // Another controller may have created tables since this one was last alone.
+        guard isActing else { return session.answer(token, notActing) }
+        // A router takes what its map does not name for missing, once it is confirmed, and looks in its map
+        // for what it had created: no answer overtakes the map.
+        guard session.followsMap else { return session.held.append((request, token)) }
         audit(request, token, of: session)
         submit(
             request,

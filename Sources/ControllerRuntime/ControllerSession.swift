@@ -17,8 +17,8 @@ final class ControllerSession: RPCConnectionDelegate {
     var mapScope = MapScope.whole
     /// What waited to be sent when it began to follow: a whole map may take its time.
     var wholeMapBytes = 0
-    /// Requests to confirm a map that has not been sent yet.
-    var confirmations: [UInt32] = []
+    /// Table requests that wait until the map has been sent.
+    var held: [(request: TableRequest, token: UInt32)] = []
 
     /// Table requests of one connection that wait for their answers.
     static let requestsWaitingMax = 1_000
@@ -99,14 +99,14 @@ final class ControllerSession: RPCConnectionDelegate {
         guard let role = connection.peer?.role, role == .node || role == .router else { return }
         if !standing.isActing {
             (followsMap, waitsForMap) = (false, false)
-            for token in takeConfirmations() { answer(token, server.notActing) }
+            for (_, token) in takeHeld() { answer(token, server.notActing) }
         }
         connection.send(.standing) { standing.encode(into: &$0) }
     }
 
-    func takeConfirmations() -> [UInt32] {
-        let taken = confirmations
-        confirmations = []
+    func takeHeld() -> [(request: TableRequest, token: UInt32)] {
+        let taken = held
+        held = []
         return taken
     }
 

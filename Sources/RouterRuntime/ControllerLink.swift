@@ -99,10 +99,11 @@ final class ControllerLink {
         switch kind {
         case .mapUpdate:
             let update = try MapUpdate(from: &reader)
-            if router.take(update) {
-                acts(place)
-            } else {
+            ends[place].isBehind = !router.take(update)
+            if ends[place].isBehind {
                 ends[place].watch(from: .none)
+            } else {
+                acts(place)
             }
         case .standing:
             guard try ControllerStanding(from: &reader).isActing else {
@@ -187,6 +188,11 @@ final class ControllerLink {
 
     private func finish(_ id: UInt32, _ error: DatabaseError?, from place: Int) {
         guard let request = requests[id], request.end == place else { return }
+        if request.request == .confirmMap, error == nil, ends[place].isBehind {
+            // From before it knew: `advance` asks again, behind the request for the map.
+            requests[id]!.end = nil
+            return
+        }
         if let error, error.code == .notLeader || error.code == .unavailable {
             // Not the acting one, or it has just begun: `advance` asks again.
             requests[id]!.end = nil
@@ -241,6 +247,8 @@ private final class ControllerEnd: RPCConnectionDelegate {
     private let address: SocketAddress
     private unowned let link: ControllerLink
     private var client: RPCClient?
+    /// An update did not fit the router's map; the whole map was asked for, and has not begun to come.
+    var isBehind = false
 
     init(place: Int, address: SocketAddress, link: ControllerLink) {
         self.place = place
