@@ -1,4 +1,4 @@
-// How fast a shard is copied: as fast as clients do not notice.
+// How fast a shard or a whole group is copied: as fast as clients do not notice.
 
 import KVBase
 
@@ -8,6 +8,8 @@ import KVBase
 public struct CopyPace: Sendable {
     /// Bytes per second that cost nothing to speak of.
     public static let floor: UInt64 = 1 << 20
+    /// The least for a whole group: 1 GiB in two minutes.
+    public static let groupFloor: UInt64 = 8 << 20
     /// Where a copy begins when there are requests.
     static let cautious: UInt64 = 8 << 20
     /// A change shows in the p99 of the last second: it is waited for.
@@ -18,17 +20,27 @@ public struct CopyPace: Sendable {
     /// Bytes per second.
     public private(set) var rate: UInt64
     public let limit: UInt64
+    private let floor: UInt64
     private var changed: Instant?
     private var worst: UInt32 = 0
 
     /// Precondition: `limit` is above zero.
     public init(limit: UInt64) {
         self.limit = limit
+        floor = min(Self.floor, limit)
         rate = limit
     }
 
-    /// A slower copy could not be told from none.
-    public var isSlowest: Bool { rate <= min(Self.floor, limit) }
+    /// Of a group to a replica that it lacks: never so slow that another failure is likely to come first,
+    /// whatever the bound for copies is.
+    public init(ofGroup limit: UInt64) {
+        self.limit = max(limit, Self.groupFloor)
+        floor = Self.groupFloor
+        rate = self.limit
+    }
+
+    /// A slower copy could not be told from none, or must not be.
+    public var isSlowest: Bool { rate <= floor }
 
     /// Requests take too long for the copy to go on at its full rate.
     public var isThrottled: Bool { rate < limit }
@@ -43,7 +55,7 @@ public struct CopyPace: Sendable {
         }
         guard now - changed >= Self.patience else { return }
         if worst > 100 {
-            rate = max(min(Self.floor, limit), rate / 10 * 6)
+            rate = max(floor, rate / 10 * 6)
         } else if worst == 0 {
             rate = min(limit, rate * 2)
         } else if worst <= Self.contentPercent {

@@ -15,6 +15,9 @@ extension NodeServer {
             replica.copies.pace = CopyPace(limit: settings.copyBytesPerSecond)
             // A slow copy may rest for minutes.
             replica.copies.notBefore = .origin
+            for sender in replica.snapshotSenders.values {
+                sender.follow(bytesPerSecond: settings.copyBytesPerSecond)
+            }
         }
     }
 }

@@ -85,6 +85,8 @@ struct SnapshotAck {
     var next: UInt32
     /// The receiver does not want this snapshot (any more).
     var isRefused: Bool
+    /// `ForegroundLatency.strain` of the receiving node.
+    var strain: UInt32
 
     func encode(into writer: inout ByteWriter) {
         writer.write(group)
@@ -93,6 +95,7 @@ struct SnapshotAck {
         writer.write(snapshot)
         writer.write(next)
         writer.write(isRefused)
+        writer.write(strain)
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -102,11 +105,12 @@ struct SnapshotAck {
         snapshot = try reader.readUInt64()
         next = try reader.readUInt32()
         isRefused = try reader.readBool()
+        strain = try reader.readUInt32()
     }
 
     init(
         group: GroupID, from: ReplicaID, to: ReplicaID, snapshot: UInt64, next: UInt32,
-        isRefused: Bool
+        isRefused: Bool, strain: UInt32
     ) {
         self.group = group
         self.from = from
@@ -114,5 +118,6 @@ struct SnapshotAck {
         self.snapshot = snapshot
         self.next = next
         self.isRefused = isRefused
+        self.strain = strain
     }
 }

@@ -62,16 +62,20 @@ extension GroupReplica {
         note(chunk.from, at: sender)
         do throws(DatabaseError) {
             guard let receiver = try receiver(for: chunk) else {
-                acknowledge(chunk, next: 0, isRefused: true)
+                acknowledge(chunk.snapshot, of: chunk.from, next: 0, isRefused: true)
                 return
             }
+            node.noteDisturbance()
             let before = receiver.receivedBytes
             try receiver.install(chunk, into: engine)
             node.metrics.snapshotBytesReceived.increment(by: receiver.receivedBytes - before)
-            acknowledge(chunk, next: receiver.next, isRefused: false)
             if chunk.isLast, receiver.next == chunk.sequence + 1, !receiver.isInstalling {
-                try install(receiver)
+                return try install(receiver)
             }
+            // The last chunk is acknowledged once everything is installed: the leader looks for the place
+            // in the log then, and would send a snapshot again to a log that is still without it.
+            let next = receiver.isInstalling ? receiver.next - 1 : receiver.next
+            acknowledge(receiver.snapshot, of: receiver.sender, next: next)
         } catch {
             if error.code == .malformed { throw error }
             disk.fail(error)
@@ -96,11 +100,13 @@ extension GroupReplica {
         return receiver
     }
 
-    private func acknowledge(_ chunk: SnapshotChunk, next: UInt32, isRefused: Bool) {
-        guard let target = nodeOf(chunk.from) else { return }
+    private func acknowledge(
+        _ snapshot: UInt64, of sender: ReplicaID, next: UInt32, isRefused: Bool = false
+    ) {
+        guard let target = nodeOf(sender) else { return }
         let ack = SnapshotAck(
-            group: group, from: id, to: chunk.from, snapshot: chunk.snapshot, next: next,
-            isRefused: isRefused)
+            group: group, from: id, to: sender, snapshot: snapshot, next: next,
+            isRefused: isRefused, strain: node.foreground.strain)
         node.peers.send(.snapshotAck, to: target) { ack.encode(into: &$0) }
     }
 
@@ -109,7 +115,7 @@ extension GroupReplica {
         guard core.needsSnapshot(at: receiver.position) else {
             snapshotReceiver = nil
             discard(receiver.store)
-            return
+            return acknowledge(receiver.snapshot, of: receiver.sender, next: receiver.next)
         }
         receiver.isInstalling = true
         let oldStore = store
@@ -132,6 +138,7 @@ extension GroupReplica {
                 .snapshotInstalled(
                     position: receiver.position, membership: receiver.state.membership,
                     from: receiver.sender))
+            acknowledge(receiver.snapshot, of: receiver.sender, next: receiver.next)
             // In case the log brought the core this far meanwhile, so that it let the snapshot be.
             step(.applied(state.applied.index))
             node.garbageAppeared(self)

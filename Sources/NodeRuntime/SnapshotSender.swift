@@ -12,9 +12,8 @@ import WireProtocol
 
 /// Streams one group to one follower, a few chunks ahead of its acknowledgements. Chunks not yet
 /// acknowledged are kept and repeated, so a broken connection costs no restart. Gives up when the
-/// follower is silent for `silenceMax`.
+/// follower is silent for `silenceMax`. Its pace follows how long requests take on both nodes.
 final class SnapshotSender {
-    static let chunkBytes = 256 << 10
     static let window = 4
     static let silenceMax = Nanoseconds.seconds(20)
     static let repeatAfter = Nanoseconds.seconds(1)
@@ -35,6 +34,12 @@ final class SnapshotSender {
     private var isRead = false
     private var lastHeard: Instant
     private var timer: LoopTimer?
+    private var pace: CopyPace
+    /// No chunk is read before.
+    private var notBefore = Instant.origin
+    private var pause: LoopTimer?
+    /// Of the follower's node, as it said last.
+    private var strainThere: UInt32 = 0
     private(set) var sentBytes = 0
 
     init(replica: GroupReplica, target: ReplicaID) throws(DatabaseError) {
@@ -51,6 +56,7 @@ final class SnapshotSender {
         state = writer.take()
         floor = replica.state.floor
         snapshot = replica.node.random.next()
+        pace = CopyPace(ofGroup: replica.node.settings.copyBytesPerSecond)
         lastHeard = replica.node.now
         timer = replica.node.loop.schedule(
             after: Self.repeatAfter, repeating: Self.repeatAfter
@@ -58,17 +64,31 @@ final class SnapshotSender {
     }
 
     deinit {
-        timer?.cancel()
+        cancel()
         view.release()
     }
 
-    func cancel() { timer?.cancel() }
+    func cancel() {
+        timer?.cancel()
+        pause?.cancel()
+    }
 
-    /// Reads and sends until the window is full.
+    /// The bound of its pace has changed.
+    func follow(bytesPerSecond: UInt64) { pace = CopyPace(ofGroup: bytesPerSecond) }
+
+    /// Reads and sends until the window is full or the pace wants a pause.
     func pump() {
         while !isRead, unacknowledged.count < Self.window {
+            let now = replica.node.now
+            guard now >= notBefore else { return pauseUntil(notBefore, now) }
             do throws(DatabaseError) {
+                let before = sentBytes
                 let chunk = try readChunk()
+                pace.observe(strain: max(strainThere, replica.node.foreground.strain), now: now)
+                if !pace.isSlowest { replica.node.noteDisturbance() }
+                let duration = pace.duration(bytes: UInt64(sentBytes - before))
+                // Timers come late: what is missed of one chunk is caught up on with the next.
+                notBefore = max(notBefore + duration, now)
                 unacknowledged.append(chunk)
                 send(chunk)
             } catch {
@@ -79,8 +99,17 @@ final class SnapshotSender {
         }
     }
 
+    private func pauseUntil(_ end: Instant, _ now: Instant) {
+        guard pause == nil else { return }
+        pause = replica.node.loop.schedule(after: end - now) { [unowned self] in
+            pause = nil
+            pump()
+        }
+    }
+
     func receive(_ ack: SnapshotAck) {
         lastHeard = replica.node.now
+        strainThere = ack.strain
         guard !ack.isRefused else {
             replica.snapshotEnded(self, succeeded: false)
             return
@@ -96,11 +125,12 @@ final class SnapshotSender {
     private func readChunk() throws(DatabaseError) -> SnapshotChunk {
         var records: [(key: Bytes, value: Bytes)] = []
         var bytes = 0
-        while let (range, isOwned) = ranges.first, bytes < Self.chunkBytes {
+        let bytesMax = Int(pace.chunkBytes)
+        while let (range, isOwned) = ranges.first, bytes < bytesMax {
             var last: Bytes?
             var isCut = false
             try view.scan(range) { key, value in
-                if bytes >= Self.chunkBytes {
+                if bytes >= bytesMax {
                     isCut = true
                     return false
                 }
