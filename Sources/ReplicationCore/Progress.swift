@@ -30,6 +30,11 @@ public struct FollowerProgress: Sendable {
     var activeAt: Instant
     /// The newest of the leader's own instants that came back in an accepted heartbeat; nil: none.
     public internal(set) var acknowledgedAt: Instant?
+    /// While a snapshot is on its way, and until what was logged meanwhile has arrived: entries above it are
+    /// kept for this follower. nil: no more are kept for it than for any other.
+    private(set) var keptFrom: LogIndex?
+    /// To match this ends that; nil while the snapshot is on its way.
+    private var keptUntil: LogIndex?
     /// The newest quorum-read round that came back in an accepted heartbeat.
     var acknowledgedRound: UInt64 = 0
 
@@ -48,6 +53,7 @@ public struct FollowerProgress: Sendable {
         var answered = 0
         while answered < inFlight.count, inFlight[answered] <= index { answered += 1 }
         inFlight.removeFirst(answered)
+        endKeeping()
     }
 
     mutating func probe(from index: LogIndex) {
@@ -57,15 +63,27 @@ public struct FollowerProgress: Sendable {
         inFlight.removeAll(keepingCapacity: true)
     }
 
-    mutating func replicate() {
+    /// `last`: the end of the leader's log.
+    mutating func replicate(last: LogIndex) {
         state = .replicate
         next = match.next()
         isProbing = false
         inFlight.removeAll(keepingCapacity: true)
+        if keptFrom != nil { keptUntil = last }
+        endKeeping()
     }
 
-    mutating func awaitSnapshot() {
+    private mutating func endKeeping() {
+        guard let keptUntil, match >= keptUntil else { return }
+        keptFrom = nil
+        self.keptUntil = nil
+    }
+
+    /// `position`: the snapshot is not older.
+    mutating func awaitSnapshot(of position: LogIndex) {
         state = .snapshot
+        keptFrom = position
+        keptUntil = nil
         isProbing = false
         inFlight.removeAll(keepingCapacity: true)
     }

@@ -141,7 +141,7 @@ extension Replica {
     }
 
     /// Drops what the engine holds durably and no follower is likely to ask for.
-    mutating func compact(upTo index: LogIndex) {
+    mutating func compact(upTo index: LogIndex, now: Instant) {
         let limit = min(index, min(applied, durability.index))
         guard limit > log.compacted.index else { return }
         // What every member holds can go at once; of the rest as much as the bound allows stays.
@@ -155,12 +155,26 @@ extension Replica {
             for entry in log.slice(from: floor.next(), through: limit) {
                 keptBytes += entry.payload.count
             }
+            let promised = keptForSnapshots(now)
             while floor < limit, keptBytes > tuning.retainedBytesMax {
+                // Or the next snapshot would be needed as soon as this one has arrived.
+                if let promised, floor >= promised, keptBytes <= tuning.restoreBytesMax { break }
                 floor = floor.next()
                 keptBytes -= log[floor].payload.count
             }
         }
         log.compact(through: floor)
         memberships.compact(through: floor)
+    }
+
+    /// The lowest index above which followers that get a snapshot will ask for entries; nil when no
+    /// follower that answers gets one.
+    private func keptForSnapshots(_ now: Instant) -> LogIndex? {
+        guard role == .leader else { return nil }
+        return followers.compactMap { follower in
+            guard let from = follower.keptFrom else { return nil }
+            let heard = max(follower.acknowledgedAt ?? .origin, follower.activeAt)
+            return now - heard <= tuning.restorePatience ? max(from, follower.match) : nil
+        }.min()
     }
 }

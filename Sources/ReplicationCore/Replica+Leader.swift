@@ -202,7 +202,7 @@ extension Replica {
                 else { return }
             }
             guard let previousTerm = log.term(at: next.previous()) else {
-                followers[place].awaitSnapshot()
+                followers[place].awaitSnapshot(of: applied)
                 effects.snapshotsNeeded.append(replica)
                 return
             }
@@ -250,9 +250,9 @@ extension Replica {
             followers[place].matched(match, now: now)
             switch followers[place].state {
             case .probe:
-                followers[place].replicate()
+                followers[place].replicate(last: log.lastIndex)
             case .snapshot:
-                if followers[place].match >= log.compacted.index { followers[place].replicate() }
+                if followers[place].match >= log.compacted.index { followers[place].replicate(last: log.lastIndex) }
             case .replicate:
                 break
             }
@@ -300,7 +300,7 @@ extension Replica {
             position.index <= log.lastIndex
         else { return }
         followers[place].matched(position.index, now: now)
-        if followers[place].state != .replicate { followers[place].replicate() }
+        if followers[place].state != .replicate { followers[place].replicate(last: log.lastIndex) }
         sendAppends(to: place, now: now, into: &effects)
         maybeCommit(now: now, into: &effects)
     }

@@ -149,7 +149,7 @@ public struct Replica: Sendable {
             applied = max(applied, min(index, delivered))
             if transfer != nil, !lease.isForfeited { maybeHandOver(now: now, into: &effects) }
         case .compact(let index):
-            compact(upTo: index)
+            compact(upTo: index, now: now)
         case .snapshotInstalled(let position, let membership, let from):
             installSnapshot(
                 position: position, membership: membership, from: from, now: now, into: &effects)

@@ -30,6 +30,11 @@ public struct Tuning: Hashable, Sendable {
     public var appendsInFlightMax = 64
     /// Payload bytes kept behind the compaction point for followers that lag a little.
     public var retainedBytesMax = 16 << 20
+    /// The same while a follower gets a snapshot, for what it will ask for afterwards: without it a large
+    /// group that is written to would send one snapshot after the other.
+    public var restoreBytesMax = 256 << 20
+    /// Nothing more is kept so for a follower that is silent for longer.
+    public var restorePatience: Nanoseconds = .seconds(10)
     /// Payload bytes appended and not yet committed beyond which proposals are refused.
     public var uncommittedBytesMax = 64 << 20
     /// A learner may become a voter when it is at most this many entries behind.

@@ -122,7 +122,7 @@ extension Simulation {
             throw Violation(description: "positions of \(node.id) contradict: \(describeGroup())")
         }
         if replica.retainedBytes
-            > options.tuning.retainedBytesMax + 2 * options.tuning.uncommittedBytesMax + 1 << 20
+            > options.tuning.restoreBytesMax + 2 * options.tuning.uncommittedBytesMax + 1 << 20
         {
             throw Violation(description: "\(node.id) retains \(replica.retainedBytes) bytes")
         }

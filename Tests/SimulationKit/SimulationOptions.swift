@@ -81,6 +81,7 @@ public struct SimulationOptions: Sendable {
             tuning.appendEntriesMax = 8
             tuning.appendsInFlightMax = 4
             tuning.retainedBytesMax = 512
+            tuning.restoreBytesMax = 2_048
             tuning.uncommittedBytesMax = 8_192
             tuning.caughtUpEntriesMax = 16
             tuning.quorumReadsMax = 8

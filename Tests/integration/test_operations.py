@@ -288,6 +288,10 @@ def test_replacement_that_needs_a_snapshot(small_log_cluster, engine):
         assert result.returncode == 0, result.stdout + result.stderr
     inserts.check()
     assert "snapshot installed" in (cluster.directory / "logs" / "node-4.log").read_text()
+    # One, not another one while that is being installed.
+    sent = sum(log.read_text().count("sending a snapshot")
+               for log in (cluster.directory / "logs").glob("node-*.log"))
+    assert sent == 1, cluster.log_tails(30)
     cluster.wait_until_equal()
     # Whatever majority serves now, the new replica is part of it.
     others = [replica["node"] for replica in cluster.group_of("t")["replicas"]
