@@ -14,6 +14,8 @@ extension Controller {
         var isNew: Bool
     }
 
+    private static let refusalsMax = 1_000
+
     mutating func register(
         _ connection: ConnectionID, _ registration: NodeRegistration, now: Instant,
         into effects: inout ControllerEffects
@@ -21,10 +23,9 @@ extension Controller {
         guard isActing else { return effects.append(.reject(connection, notActing)) }
         if let objection = objection(to: registration, now: now) {
             effects.append(.reject(connection, objection))
-            effects.append(
-                .decided("refused node \(registration.name): \(objection.message)"))
-            return
+            return note(objection, to: registration, now: now, into: &effects)
         }
+        refusals[registration.name] = nil
         var admission = Admission(
             connection: connection, incarnation: registration.incarnation,
             record: Node(
@@ -65,10 +66,10 @@ extension Controller {
         if let old = admission.renamed {
             nodes.update(old.id) { $0.record = old }
             changes.append(.node(old))
-            effects.append(
-                .decided(
-                    "node \(old.id) is now called \(old.name): a wiped node took its name over "
-                        + "as node \(admission.record.id)"))
+            decide(
+                "node \(old.id) is now called \(old.name): a wiped node took its name over "
+                    + "as node \(admission.record.id)",
+                nodes: [old.id, admission.record.id], now: now, into: &effects)
         }
         if admission.isNew {
             nodes.set(
@@ -111,11 +112,29 @@ extension Controller {
             .admit(
                 admission.connection,
                 NodeAdmission(node: id, cluster: cluster, controllerTerm: term)))
-        effects.append(
-            .decided(
-                "admitted \(admission.isNew ? "new node" : "node") \(id) \(admission.record.name) "
-                    + "at \(admission.record.rpcAddress)"
-                    + (admission.record.isSpare ? " as a spare" : "")))
+        let text =
+            "admitted \(admission.isNew ? "new node" : "node") \(id) \(admission.record.name) "
+            + "at \(admission.record.rpcAddress)" + (admission.record.isSpare ? " as a spare" : "")
+        // After a change of controllers all of them come: no news of any of them.
+        if admission.isNew || before.health == .down || (isRestart && before.incarnation != 0) {
+            decide(text, nodes: [id], now: now, into: &effects)
+        } else {
+            effects.append(.decided(text))
+        }
+    }
+
+    /// A refused node comes again and again: what it was told is noted once.
+    private mutating func note(
+        _ objection: DatabaseError, to registration: NodeRegistration, now: Instant,
+        into effects: inout ControllerEffects
+    ) {
+        let text = "refused node \(registration.name): \(objection.message)"
+        guard objection.code != .unavailable, refusals[registration.name] != text else {
+            return effects.append(.decided(text))
+        }
+        if refusals.count >= Self.refusalsMax { refusals.removeAll() }
+        refusals[registration.name] = text
+        decide(text, nodes: [registration.node], now: now, into: &effects)
     }
 
     private func node(named name: String) -> NodeStatus? {
@@ -167,10 +186,13 @@ extension Controller {
         guard registration.cluster != 0, let known = nodes[registration.node] else {
             // Admitted by metadata that was lost: it keeps its identity and what it holds.
             if registration.cluster != 0, registration.node < issuedBelow { return nil }
+            let reason =
+                registration.cluster != 0 && registration.node.rawValue < ids.node
+                ? "was removed from this cluster" : "was not issued by this cluster's metadata"
             return DatabaseError(
                 .fenced,
-                "node id \(registration.node) was not issued by this cluster's metadata; empty the "
-                    + "data directories of \(name) to join anew")
+                "node id \(registration.node) \(reason); empty the data directories of \(name) to "
+                    + "join anew")
         }
         guard known.record.name == name || known.record.name == Self.unknownNode(known.record.id)
         else {

@@ -32,6 +32,25 @@ extension Controller {
         }
     }
 
+    /// The first node with a replica that no other one could take over now, and why; nil when each
+    /// replica has somewhere to go.
+    public func firstWithoutHeir(now: Instant) -> (node: NodeID, reason: String)? {
+        // For look-up only.
+        var bytes: [GroupID: UInt64] = [:]
+        for shard in shards.elements {
+            bytes[shard.group, default: 0] += shardReports[shard.id]?.bytes ?? 0
+        }
+        for group in groups.elements {
+            for placement in group.record.placements {
+                let choice = choose(
+                    group.record.id, replacing: placement, bytes: bytes[group.record.id] ?? 0,
+                    now: now)
+                if case .failure(let error) = choice { return (placement.node, error.message) }
+            }
+        }
+        return nil
+    }
+
     /// What adding a replica would do, or why it is refused.
     public func planAddition(
         to id: GroupID, on wanted: String?, now: Instant

@@ -50,7 +50,9 @@ extension Controller {
         for procedure in procedures.elements { touch(procedure.table.id) }
         for objection in rules.objections { decide(objection, now: now, into: &effects) }
         effects.append(.acting(term))
-        effects.append(.decided("acts in term \(term) for cluster \(hex(cluster))"))
+        decide(
+            "acts in term \(term) for cluster \(hex(cluster)): \(settings.name)", now: now,
+            into: &effects)
     }
 
     mutating func resign(_ error: DatabaseError, into effects: inout ControllerEffects) {

@@ -69,6 +69,8 @@ public struct Controller: Sendable {
     /// For look-up only.
     var connections: [ConnectionID: NodeID] = [:]
     var admissions: [Admission] = []
+    /// What nodes that were refused were told last, by name. For look-up only.
+    var refusals: [String: String] = [:]
     /// Groups on their way to the store.
     var plannedGroups: [GroupRecord] = []
     /// Shards per group, those of procedures included. For look-up only.

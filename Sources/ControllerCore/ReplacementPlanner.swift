@@ -35,15 +35,16 @@ extension Controller {
 
     /// Chooses: the node that already took over from the same node, then the pool that is preferred,
     /// then the zone that the other replicas use least, then the disk with most space by the node's
-    /// weight. `.nowhere` as `old` adds a replica.
+    /// weight. `.nowhere` as `old` adds a replica. `bytes`: of the group, where they are counted already.
     func choose(
         _ id: GroupID, replacing old: Placement, with wanted: NodeID = .none,
-        prefersSpares: Bool = true, avoiding avoided: [NodeID] = [], now: Instant
+        prefersSpares: Bool = true, avoiding avoided: [NodeID] = [], bytes counted: UInt64? = nil,
+        now: Instant
     ) -> Result<Replacement, DatabaseError> {
         guard let group = groups[id] else {
             return .failure(DatabaseError(.refused, "there is no group \(id)"))
         }
-        let bytes = bytes(of: id)
+        let bytes = counted ?? bytes(of: id)
         let others = group.record.placements.filter { $0.replica != old.replica }
         let zones = others.compactMap { nodes[$0.node]?.record.zone }.filter { !$0.isEmpty }
         let heir = heir(of: old.node)

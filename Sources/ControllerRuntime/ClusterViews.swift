@@ -107,58 +107,6 @@ struct ClusterViews {
         }
     }
 
-    /// What is wrong, worst first, and the word for all of it.
-    func judge() -> (verdict: String, findings: [String]) {
-        var unavailable: [String] = []
-        var degraded: [String] = []
-        if controller.groups.isEmpty {
-            let live = controller.nodes.elements.count(where: \.isEligible)
-            unavailable.append(
-                "no groups yet: \(controller.settings.replicasDefault) live nodes that are not "
-                    + "spares are needed, \(live) there")
-        }
-        for group in controller.groups.elements {
-            switch group.health(in: controller) {
-            case .healthy: break
-            case .unavailable: unavailable.append("group \(group.record.id) has no serving leader")
-            case .underReplicated:
-                if group.lacking > 0 {
-                    degraded.append(
-                        "group \(group.record.id) has \(group.record.placements.count) of "
-                            + "\(group.wanted) replicas")
-                }
-                let missing = group.record.placements.enumerated()
-                    .filter { state(group.reports[$0.offset], $0.element) != "active" }
-                    .map { nodeName($0.element.node) }
-                guard !missing.isEmpty else { break }
-                degraded.append(
-                    "group \(group.record.id) misses replicas on "
-                        + missing.joined(separator: ", "))
-            }
-        }
-        for lag in controller.lagging {
-            degraded.append(
-                "the replica of group \(lag.group) on \(nodeName(lag.node)) lags: it is "
-                    + lag.reason)
-        }
-        for group in controller.burdenedGroups {
-            degraded.append("most followers of group \(group) are behind its leader")
-        }
-        for node in controller.nodes.elements {
-            if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
-                degraded.append("node \(node.record.name) is \(node.stateName)")
-            } else if node.health == .up, let illness = node.illness {
-                degraded.append("node \(node.record.name) is ill: \(illness.reason)")
-            }
-            for disk in node.disks where disk.state != .healthy {
-                degraded.append("disk \(disk.path) of node \(node.record.name) is \(disk.state)")
-            }
-        }
-        let verdict =
-            unavailable.isEmpty ? (degraded.isEmpty ? "healthy" : "degraded") : "unavailable"
-        return (verdict, unavailable + degraded)
-    }
-
     // MARK: Helpers
 
     func view(_ shard: Shard, _ table: Table) -> ShardView {
@@ -185,7 +133,7 @@ struct ClusterViews {
         controller.nodes[node]?.record.name ?? "node \(node)"
     }
 
-    private func state(_ report: ReplicaReport?, _ placement: Placement) -> String {
+    func state(_ report: ReplicaReport?, _ placement: Placement) -> String {
         guard let node = controller.nodes[placement.node], node.isLive, node.hasReported else {
             return "unreachable"
         }

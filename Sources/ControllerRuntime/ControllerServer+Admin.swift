@@ -116,8 +116,7 @@ extension ControllerServer {
     }
 
     private func status(_ views: ClusterViews) -> StatusView {
-        let (verdict, findings) = judge(views)
-        let routers = sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
+        let (doctor, routers) = (views.examine(with: ownFindings()), routers)
         return StatusView(
             cluster: hex(views.controller.cluster),
             controllers: controllerViews(), revision: views.controller.revision.rawValue,
@@ -129,7 +128,8 @@ extension ControllerServer {
                     name: router.name, resp: router.addresses.first ?? "",
                     admin: router.addresses.count > 1 ? router.addresses[1] : "")
             }.sorted { ($0.name, $0.resp) < ($1.name, $1.resp) },
-            verdict: verdict, findings: findings)
+            verdict: doctor.verdict,
+            findings: doctor.findings.filter { $0.severity != "notice" }.map(\.text))
     }
 
     private func name(_ arguments: AdminRequest.Arguments?) throws(DatabaseError) -> String {

@@ -84,6 +84,21 @@ extension ControllerServer {
 
     /// What wants an operator's eye and is not in the cluster's records.
     func ownFindings() -> [FindingView] {
-        [backupFinding(), stalenessFinding()].compactMap(\.self) + clockFindings()
+        [routerFinding(), backupFinding(), stalenessFinding()].compactMap(\.self)
+            + controllerFindings() + clockFindings()
+    }
+
+    /// The routers that are connected to this controller.
+    var routers: [Hello] {
+        sessions.values.compactMap(\.connection.peer).filter { $0.role == .router }
+    }
+
+    private func routerFinding() -> FindingView? {
+        guard routers.isEmpty else { return nil }
+        return FindingView(
+            code: "RK003", severity: "critical",
+            text: "no router is connected: clients reach nothing",
+            advice: "start one: systemctl start kvrouter; if one runs, see whether its controllers "
+                + "setting names \(settings.ownAddress)")
     }
 }

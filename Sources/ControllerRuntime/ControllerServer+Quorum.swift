@@ -54,31 +54,31 @@ extension ControllerServer {
     /// The term in which this controller acts alone.
     private var actingTerm: UInt64? { isActing ? controller?.term.rawValue ?? 0 : nil }
 
-    /// The verdict on the cluster with what is to be said of the controllers.
-    func judge(_ views: ClusterViews) -> (verdict: String, findings: [String]) {
-        var (verdict, findings) = views.judge()
-        for view in controllerViews() {
-            let finding: String
+    /// Controllers that are missing or not in order.
+    func controllerFindings() -> [FindingView] {
+        controllerViews().compactMap { view in
+            let name = view.name
+            let (text, advice): (String, String)
             switch view.state {
+            case "member" where view.reachable: return nil
+            case "member":
+                (text, advice) = (
+                    "controller \(name) does not answer",
+                    "start it; if it is gone for good: kvctl controller remove \(name)"
+                )
             case "empty":
-                finding =
-                    "controller \(view.name) has lost its data: kvctl controller remove "
-                    + "\(view.name), then kvctl controller add \(view.name) \(view.rpc)"
-            case "member" where view.reachable: continue
-            case "member": finding = "controller \(view.name) does not answer"
-            default: finding = "controller \(view.name) is \(view.state)"
+                (text, advice) = (
+                    "controller \(name) has lost its data",
+                    "kvctl controller remove \(name), then: kvctl controller add \(name) \(view.rpc)"
+                )
+            default:
+                (text, advice) = (
+                    "controller \(name) is \(view.state)",
+                    "start it, or take it back: kvctl controller remove \(name)"
+                )
             }
-            findings.append(finding)
-            if verdict == "healthy" { verdict = "degraded" }
+            return FindingView(code: "RK002", severity: "warning", text: text, advice: advice)
         }
-        if let finding = backupFinding() {
-            findings.append(finding.text)
-            if verdict == "healthy" { verdict = "degraded" }
-        }
-        if let staleness = settings.staleness {
-            findings.append("settings of controller \(settings.core.name): \(staleness)")
-        }
-        return (verdict, findings)
     }
 
     // MARK: Verbs

@@ -57,33 +57,35 @@ extension ClusterViews {
                         ? "an election is under way: look again in a second"
                         : "start " + lost.map { nodeName($0.node) }.joined(separator: ", "))
             case .underReplicated:
-                let running = openOperations.first {
-                    $0.record.group == id && $0.record.work == nil
-                        && $0.record.kind != .transfer
+                let missing = group.record.placements.enumerated()
+                    .filter { state(group.reports[$0.offset], $0.element) != "active" }
+                    .map { nodeName($0.element.node) }
+                var text = "group \(id) lacks a replica"
+                if group.lacking > 0 {
+                    text += ": it has \(group.record.placements.count) of \(group.wanted)"
+                } else if !missing.isEmpty {
+                    text += ": not active on " + missing.joined(separator: ", ")
                 }
-                add(
-                    "RK011", "warning",
-                    "group \(id) lacks a replica"
-                        + (group.lacking == 0
-                            ? ""
-                            : ": it has \(group.record.placements.count) of \(group.wanted)"),
-                    running.map {
-                        "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
+                let remedy =
+                    group.lacking > 0
+                    ? "start another node, or: kvctl replica add \(id)"
+                    : missing.first.map {
+                        "start it, or: kvctl replace --group \(id) --replica \($0)"
                     }
-                        ?? (group.lacking == 0
-                            ? "start the node that is down, or: kvctl replace NODE"
-                            : "start another node, or: kvctl replica add \(id)"))
+                        ?? "look again in a second"
+                add(
+                    "RK011", "warning", text,
+                    atIt {
+                        $0.group == id && $0.work == nil && $0.kind != .transfer
+                    } ?? remedy)
             }
         }
         for lag in controller.lagging where !controller.burdenedGroups.contains(lag.group) {
-            let running = openOperations.first { $0.record.old.replica == lag.replica }
             add(
                 "RK012", "warning",
                 "the replica of group \(lag.group) on \(nodeName(lag.node)) lags: it is "
                     + "\(lag.reason), and \(lag.entries) entries behind now",
-                running.map {
-                    "operation \($0.record.id) is at it: kvctl ops show \($0.record.id)"
-                }
+                atIt { $0.old.replica == lag.replica }
                     ?? "see what keeps \(nodeName(lag.node)) from its leader, or: kvctl replace "
                     + "--group \(lag.group) --replica \(nodeName(lag.node))")
         }
@@ -101,11 +103,27 @@ extension ClusterViews {
             add(
                 "RK020", "warning",
                 "node \(node.record.name) is \(node.stateName), silent for \(silence) s, and holds "
-                    + "\(node.replicas) replicas",
+                    + (node.replicas == 0
+                        ? "no replicas"
+                        : node.replicas == 1 ? "1 replica" : "\(node.replicas) replicas"),
                 node.replicas == 0
-                    ? "start it again, or leave it"
-                    : "start it again, or: kvctl "
-                        + "replace \(node.record.name)")
+                    ? "start it again; if it is gone for good: kvctl node remove \(node.record.name)"
+                    : "start it again, or: kvctl replace \(node.record.name)")
+        }
+        for node in controller.nodes.elements where node.health == .up {
+            // Of its disks there is more to say below.
+            guard let illness = node.illness, node.disks.allSatisfy({ $0.state == .healthy })
+            else { continue }
+            add(
+                "RK024", "warning", "node \(node.record.name) is ill: \(illness.reason)",
+                "see what keeps it busy; it leads nothing meanwhile, and is replaced when it stays so"
+            )
+        }
+        for node in controller.nodes.elements where node.isInMaintenance {
+            add(
+                "RK025", "notice",
+                "node \(node.record.name) is in maintenance: it leads nothing and is not replaced",
+                "when it is done: kvctl node maintenance \(node.record.name) --end")
         }
         for node in controller.nodes.elements {
             for disk in node.disks where disk.state != .healthy {
@@ -123,17 +141,14 @@ extension ClusterViews {
                     "free space there, or: kvctl drain \(node.record.name)")
             }
         }
-        let nodes = controller.nodes.elements
-        if nodes.count(where: \.isLive) > 0,
-            !nodes.contains(where: { $0.isLive && !$0.isHeld && $0.replicas == 0 })
-        {
+        if let (node, reason) = controller.firstWithoutHeir(now: now) {
             add(
-                "RK030", "warning", "no live spare: nothing can take over from a node that fails",
+                "RK030", "notice", "if node \(nodeName(node)) failed, \(reason)",
                 "start a node with spare = true, or for one that holds nothing: kvctl node spare NODE"
             )
         }
         if controller.mode(of: .repair) == .off {
-            add("RK031", "warning", "automatic repair is off", "kvctl config set repair auto")
+            add("RK031", "notice", "automatic repair is off", "kvctl config set repair auto")
         }
         findings += operationFindings()
         for hot in controller.hotKeys {
@@ -152,6 +167,14 @@ extension ClusterViews {
             ? "unavailable"
             : findings.contains { $0.severity == "warning" } ? "degraded" : "healthy"
         return DoctorView(verdict: verdict, findings: findings)
+    }
+
+    /// The advice where an operation that fits is under way, or only waits to be applied.
+    private func atIt(_ fits: (OperationRecord) -> Bool) -> String? {
+        guard let record = openOperations.map(\.record).first(where: fits) else { return nil }
+        return record.step == .proposed
+            ? "operation \(record.id) would do it: kvctl apply \(record.id)"
+            : "operation \(record.id) is at it: kvctl ops show \(record.id)"
     }
 
     /// How long after its time a former copy may be there, in milliseconds.
@@ -178,14 +201,14 @@ extension ClusterViews {
             } else if record.isPaused {
                 findings.append(
                     FindingView(
-                        code: "RK041", severity: "warning",
+                        code: "RK041", severity: "notice",
                         text: "operation \(record.id) (\(record.kind)) is paused in the step "
                             + "\(record.step)",
                         advice: "kvctl ops resume \(record.id), or: kvctl ops cancel \(record.id)"))
             } else if !operation.note.isEmpty, record.work == nil || isLasting(record) {
                 findings.append(
                     FindingView(
-                        code: "RK040", severity: "warning",
+                        code: "RK040", severity: "notice",
                         text: "operation \(record.id) waits: \(operation.note)", advice: show))
             }
         }

@@ -51,6 +51,41 @@ import Testing
         #expect(bench.store.durable.nodes.count == 1)
     }
 
+    @Test func aRemovedNodeIsToldSoAndNotedOnce() throws {
+        let bench = try Bench()
+        bench.register(1, Bench.registration("a", incarnation: 5))
+        bench.step(.connectionClosed(ConnectionID(1)))
+        bench.pass(.seconds(30))
+        bench.step(.operationRequest(RequestID(1), .removeNode("a")))
+        #expect(bench.store.durable.nodes.isEmpty)
+        for connection in 2...4 {
+            let effects = bench.register(
+                UInt64(connection),
+                Bench.registration("a", node: NodeID(1), cluster: 0xC1, incarnation: 6))
+            #expect(
+                effects.rejections.first?.message.contains("was removed from this cluster") == true)
+        }
+        let refused = bench.store.durable.decisions.filter { $0.text.hasPrefix("refused node a") }
+        #expect(refused.count == 1)
+    }
+
+    @Test func whoComesIsNotedAndWhoOnlyReconnectsIsNot() throws {
+        let bench = try Bench()
+        func admitted() -> Int {
+            bench.store.durable.decisions.count { $0.text.hasPrefix("admitted") }
+        }
+        bench.register(1, Bench.registration("a", incarnation: 5))
+        #expect(admitted() == 1)
+        let again = Bench.registration("a", node: NodeID(1), cluster: 0xC1, incarnation: 5)
+        bench.step(.connectionClosed(ConnectionID(1)))
+        bench.register(2, again)
+        #expect(admitted() == 1)
+        bench.step(.connectionClosed(ConnectionID(2)))
+        bench.register(
+            3, Bench.registration("a", node: NodeID(1), cluster: 0xC1, incarnation: 6))
+        #expect(admitted() == 2)
+    }
+
     @Test func aNameBelongsToTheLiveNode() throws {
         let bench = try Bench()
         bench.register(1, Bench.registration("a"))

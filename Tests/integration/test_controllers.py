@@ -131,6 +131,11 @@ def test_a_killed_acting_controller_is_replaced(controllers):
     status = controllers.json("status")
     assert status["verdict"] == "degraded"
     assert f"controller {first} does not answer" in " ".join(status["findings"])
+    doctor = controllers.json("doctor")
+    assert doctor["verdict"] == "degraded"
+    assert "RK002" in {finding["code"] for finding in doctor["findings"]}
+    texts = [decision["text"] for decision in controllers.json("why")["decisions"]]
+    assert any(text.startswith("acts in term") and text.endswith(second) for text in texts)
     # A standby says who acts, and kvctl goes there.
     standby = next(name for name in NAMES if name not in (first, second))
     answer = run("kvctl", "table", "list", "-o", "json", "--controllers",

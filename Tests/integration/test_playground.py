@@ -313,3 +313,13 @@ def test_unhealthy_cluster_exits_5(fresh_cluster):
     wait_for(lambda: fresh_cluster.kvctl("status").returncode == 5, what="the verdict")
     first_line = fresh_cluster.kvctl("status").stdout.splitlines()[0]
     assert "node-1" in first_line and not first_line.startswith("healthy")
+
+
+def test_without_a_router_nothing_is_healthy(fresh_cluster):
+    fresh_cluster.kill("router-1")
+    for verb in ("status", "doctor"):
+        wait_for(lambda: fresh_cluster.json(verb)["verdict"] == "unavailable", what="the verdict")
+        assert "no router is connected" in fresh_cluster.kvctl(verb).stdout
+    fresh_cluster.start("router-1")
+    fresh_cluster.wait_until_healthy()
+    assert fresh_cluster.json("doctor")["verdict"] == "healthy"
