@@ -17,7 +17,7 @@ class HashCluster(ScriptedCluster):
     virtual_ranges = 16
 
 
-@pytest.fixture(params=[(1, "192KiB"), (2, "192KiB"), (1, "64MiB")],
+@pytest.fixture(params=[(1, "96KiB"), (2, "96KiB"), (1, "64MiB")],
                 ids=["lsm-slow", "btree-slow", "lsm"])
 def cluster(request, tmp_path):
     running = HashCluster(tmp_path, *request.param)
@@ -92,7 +92,7 @@ def test_half_of_a_hash_table_moves_under_load(cluster, load, router):  # noqa: 
         assert load.failures == []
         if (cluster.copy(3) or [False])[0]:
             break
-    if cluster.copy_rate == "192KiB":
+    if cluster.copy_rate == "96KiB":
         assert lists > 2, "the copy was over before it was looked at"
     cluster.verify(2, 3)
     cluster.finish(2, 3)
