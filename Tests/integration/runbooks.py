@@ -168,8 +168,9 @@ def check_existence(text):
     program = words[0].rpartition("/")[2]
     if program == "systemctl":
         units = [word for word in words[2:] if not word.startswith("-")]
-        assert units and all(re.fullmatch(r"kvcontrollerd|kvrouter|kvnode@[\w-]+", unit)
-                             for unit in units), text
+        assert units and all(re.fullmatch(
+            r"kvcontrollerd|kvrouter(\.socket)?|kvnode@[\w-]+|rangekeeper\.target", unit)
+            for unit in units), text
     if not (BINARIES / program).exists():
         return
     flags = [word.partition("=")[0] for word in words if word.startswith("--")]

@@ -139,6 +139,8 @@ def test_what_follows_from_an_alert_is_held_back(manager):
         alert("KVNodeDown", instance="node-1"), alert("KVNodeDown", instance="node-2"),
         alert("KVDiskLow", instance="node-3", disk="0", severity="warning"),
         alert("KVDiskLow", instance="node-3", disk="0", severity="critical"),
+        alert("KVCertificateExpiring", instance="controller-1", use="etcd_ca", severity="warning"),
+        alert("KVCertificateExpiring", instance="controller-1", use="etcd_ca", severity="critical"),
         # Of another cluster, of another disk, of another matter.
         alert("KVNodeDown", cluster="other", instance="node-3"),
         alert("KVDiskLow", instance="node-3", disk="1", severity="warning"),
@@ -150,7 +152,8 @@ def test_what_follows_from_an_alert_is_held_back(manager):
                 for one in json.loads(request("/api/v2/alerts"))
                 if one["status"]["state"] == "suppressed"}
 
-    wanted = {("KVNodeDown", "node-1", ""), ("KVNodeDown", "node-2", ""), ("KVDiskLow", "node-3", "0")}
+    wanted = {("KVNodeDown", "node-1", ""), ("KVNodeDown", "node-2", ""), ("KVDiskLow", "node-3", "0"),
+              ("KVCertificateExpiring", "controller-1", "")}
     wait_for(lambda: held_back() == wanted, what=f"inhibitions: {held_back()}")
     active = amtool("alert", "query", f"--alertmanager.url={url}")
     assert "KVGroupsNoQuorum" in active and "KVVersionSkew" in active

@@ -93,12 +93,62 @@ def calm_cluster(tmp_path_factory):
         cluster.down("--wipe", "--yes")
 
 
+#: Alerts of what has happened to `broken_cluster`.
+OF_THE_BROKEN = {"KVSparePoolEmpty", "KVOperationStuck", "KVNoRouter", "KVRouterDown",
+                 "KVControllerDown", "KVControllerQuorumAtRisk", "KVNodeUnwell"}
+
+
+@pytest.fixture(scope="module")
+def broken_cluster(tmp_path_factory):
+    """A cluster without spare, router and one of its controllers, with a drain that waits for a
+    node that is down; a shell there that has these two as its words."""
+    # Time to ask for the drain while the node stands still.
+    cluster = Cluster(tmp_path_factory.mktemp("broken") / "cluster", "--spares", "0",
+                      "--controllers", "3", environment={
+                          "KVCONTROLLERD_NODE_SUSPECT_AFTER": "10s",
+                          "KVCONTROLLERD_NODE_DOWN_AFTER": "11s"})
+    try:
+        cluster.up()
+        fill(cluster)
+        drained = Shell(cluster).word("NODE")
+        target = next(node["name"] for node in cluster.json("nodes")["nodes"]
+                      if node["replicas"] == 0)
+        # It stands still when it is chosen, so that nothing has moved there when it dies.
+        cluster.pause(target)
+        assert cluster.kvctl("drain", drained).returncode == 0
+        standby = next(controller["name"] for controller in
+                       cluster.json("controller", "list")["controllers"]
+                       if not controller["acting"])
+        cluster.kill(target, "router-1", standby)
+        wait_for(lambda: "RK040" in cluster.kvctl("doctor").stdout, what="an operation that waits")
+        [drain] = cluster.json("ops", "list", "--open")["operations"]
+        yield Shell(cluster, NODE=target, OPERATION=drain["id"])
+    finally:
+        cluster.down("--wipe", "--yes")
+
+
 @pytest.mark.parametrize("page", ALERT_PAGES, ids=lambda page: page.stem)
-def test_diagnosis(page, calm_cluster):
-    shell = Shell(calm_cluster)
+def test_diagnosis(page, request):
+    is_broken = page.stem in OF_THE_BROKEN
+    shell = (request.getfixturevalue("broken_cluster") if is_broken
+             else Shell(request.getfixturevalue("calm_cluster")))
     for kind, commands in blocks(page):
         for command in commands if kind == "" else []:
-            shell.check(command)
+            output = shell.check(command)
+            # What is made here for the page is as the page shows it.
+            if is_broken and command.shown:
+                assert verdict(output.splitlines()) == verdict(command.shown), command.text
+
+
+def verdict(lines):
+    """How the cluster is by the first line of `kvctl status` and `kvctl doctor`."""
+    return re.match("(healthy|degraded|unavailable|)", lines[0])[1]
+
+
+@pytest.mark.parametrize("page", ALERT_PAGES, ids=lambda page: page.stem)
+def test_no_alert_shows_that_all_is_well(page):
+    """Outputs are of when the alert fires."""
+    assert "\nhealthy: " not in page.read_text()
 
 
 CHANGING = [page for page in ALERT_PAGES if any(kind == "changes" for kind, _ in blocks(page))]

@@ -15,14 +15,16 @@ def row(title, *panels):
     return {"title": title, "panels": panels}
 
 
-def timeseries(title, unit, description, *series, width=8, stacked=False, maximum=None,
-               runbook=None):
+def timeseries(title, unit, description, *series, width=8, stacked=False, minimum=0,
+               maximum=None, runbook=None):
     """Lines over time. Each of `series` is (expression, legend)."""
     defaults = {
-        "unit": unit, "min": 0,
+        "unit": unit, "min": minimum,
         "custom": {"lineWidth": 1, "fillOpacity": 30 if stacked else 10, "showPoints": "never",
                    "stacking": {"mode": "normal" if stacked else "none", "group": "A"}},
     }
+    if minimum is None:
+        del defaults["min"]
     if maximum is not None:
         defaults["max"] = maximum
     return _panel("timeseries", title, description, series, width, runbook, defaults, {
@@ -141,7 +143,9 @@ def _annotations():
     return [
         marks("Alerts", "red", 'ALERTS{alertstate="firing", alertname!="KVWatchdog"}',
               titleFormat="{{alertname}}", textFormat="{{instance}} {{severity}}"),
-        marks("Starts", "blue", "process_start_time_seconds * 1000", useValueForTime=True,
+        marks("Starts", "blue",
+              'process_start_time_seconds{job=~"kvnode|kvrouter|kvcontrollerd"} * 1000',
+              useValueForTime=True,
               titleFormat="{{instance}} started", textFormat="{{job}}"),
         marks("New versions", "purple",
               "count by (version) (kv_build_info)"

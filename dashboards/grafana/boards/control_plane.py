@@ -39,7 +39,7 @@ BOARD = board(
         row("Health of the data",
             timeseries("Nodes by state", "short", "As the controller calls them.",
                        (cluster("kvcontroller_nodes"), "{{state}}"), stacked=True,
-                       runbook="KVNodeDown"),
+                       runbook="KVNodeUnwell"),
             timeseries("Groups by health", "short",
                        "no_quorum lacks a majority of live replicas.",
                        (cluster("kvcontroller_groups"), "{{health}}"), stacked=True,

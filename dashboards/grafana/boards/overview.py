@@ -29,7 +29,7 @@ BOARD = board(
                  steps=[(1, "orange")], runbook="KVShardsUnderReplicated"),
             stat("Nodes not up", "short", "Nodes that the controller calls ill, suspect or down.",
                  'sum(job:kvcontroller_nodes:max{state=~"ill|suspect|down"})',
-                 steps=[(1, "orange")], runbook="KVNodeDown"),
+                 steps=[(1, "orange")], runbook="KVNodeUnwell"),
             stat("Spares", "short", "Nodes that could replace one that fails.",
                  'job:kvcontroller_nodes:max{state="spare"}', runbook="KVSparePoolEmpty"),
             stat("Firing alerts", "short", "Alerts that fire, the dead man's switch left out.",
