@@ -146,12 +146,12 @@ struct ClusterViews {
         }
         for node in controller.nodes.elements {
             if node.health != .up, node.replicas > 0 || !node.record.name.contains("~") {
-                degraded.append("node \(node.record.name) is \(node.stateName)")
+                degraded.append("\(node.record.name) is \(node.stateName)")
             } else if node.health == .up, let illness = node.illness {
-                degraded.append("node \(node.record.name) is ill: \(illness.reason)")
+                degraded.append("\(node.record.name) is ill: \(illness.reason)")
             }
             for disk in node.disks where disk.state != .healthy {
-                degraded.append("disk \(disk.path) of node \(node.record.name) is \(disk.state)")
+                degraded.append("disk \(disk.path) of \(node.record.name) is \(disk.state)")
             }
         }
         let verdict =
@@ -182,7 +182,7 @@ struct ClusterViews {
     }
 
     func nodeName(_ node: NodeID) -> String {
-        controller.nodes[node]?.record.name ?? "node \(node)"
+        controller.nodes[node]?.record.name ?? "node \(node) (removed)"
     }
 
     private func state(_ report: ReplicaReport?, _ placement: Placement) -> String {
