@@ -26,9 +26,11 @@ extension Controller {
             transaction.changes.append(.delete(key: StoreKey.setting(name)))
         }
         let after = setting.write(configured[setting])
-        decide(
-            "\(name) is \(after)\(text == nil ? ", the default" : "") now, was \(before): set by the "
-                + "operator", now: now, into: &effects)
+        if after != before {
+            decide(
+                "\(name) is \(after)\(text == nil ? ", the default" : "") now, was \(before): set by "
+                    + "the operator", now: now, into: &effects)
+        }
         store(transaction, then: .configured(configured, request), into: &effects)
     }
 

@@ -68,7 +68,7 @@ extension Controller {
         if let isIll, wasIll == nil {
             lastUnrest = now
             decide(
-                "node \(id) \(node.record.name) is ill: \(isIll.reason)", nodes: [id], now: now,
+                "\(node.record.name) is ill: \(isIll.reason)", nodes: [id], now: now,
                 into: &effects)
             moveLeaders(off: id, now: now, into: &effects)
         } else if isIll == nil, let wasIll {
@@ -76,7 +76,7 @@ extension Controller {
             // Those nominated in place of a leader here that stayed.
             for group in node.groups where groups[group]?.leader.node == id { endAttempt(group) }
             decide(
-                "node \(id) \(node.record.name) is well again: good reports for "
+                "\(node.record.name) is well again: good reports for "
                     + "\(milliseconds(settings.wellAfter)), after it was ill for "
                     + "\(milliseconds(now - wasIll.since))", nodes: [id], now: now,
                 into: &effects)

@@ -26,9 +26,8 @@ extension Controller {
         var transaction = MetadataTransaction()
         transaction.put(StoreKey.maintenance(id)) { $0.write(until) }
         decide(
-            "\(name) is in maintenance for \(time.count / 1_000_000_000) s: asked for by the "
-                + "operator; its \(node.leaders) leaders leave", nodes: [id], now: now,
-            into: &effects)
+            "\(name) is in maintenance for \(RuntimeSetting.written(time)): asked for by the operator; "
+                + "leaders that leave: \(node.leaders)", nodes: [id], now: now, into: &effects)
         store(
             transaction, then: .nodeChanged(.maintenance(id, until: until), request),
             into: &effects)
@@ -81,13 +80,23 @@ extension Controller {
             return !other.isLive || other.isInMaintenance
         }
         guard others.count - away.count <= places.count / 2 else { return }
-        let names = away.map { name($0.node) }.joined(separator: ", ")
+        let ways = away.map { place in
+            let other = name(place.node)
+            return nodes[place.node]?.isInMaintenance == true
+                ? "end that of \(other) with \(Self.endOfMaintenance(other))"
+                : "bring back \(other)"
+        }
         throw DatabaseError(
             .refused,
-            "group \(id) would have \(others.count - away.count) of \(places.count) replicas left"
-                + (away.isEmpty
-                    ? "; drain the node instead: kvctl drain \(name(node))"
-                    : "; first bring back \(names)"))
+            "group \(id) would have \(others.count - away.count) of \(places.count) replicas left; "
+                + (ways.isEmpty
+                    ? "drain the node instead: kvctl drain \(name(node))"
+                    : "first " + ways.joined(separator: " and ")))
+    }
+
+    /// The command that ends it.
+    static func endOfMaintenance(_ name: String) -> String {
+        "kvctl node maintenance \(name) --end"
     }
 
     private mutating func handOver(leadersOf node: NodeStatus) {

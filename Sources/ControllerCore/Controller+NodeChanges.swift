@@ -91,7 +91,8 @@ extension Controller {
         decide(
             "\(name) (node \(id)) is forgotten: asked for by the operator"
                 + (left.isEmpty
-                    ? "" : "; \(left.count) replaced replicas on its disks are not deleted"),
+                    ? ""
+                    : "; not deleted from its disks: \(plural(left.count, "replaced replica"))"),
             nodes: [id], now: now, into: &effects)
         store(transaction, then: .nodeChanged(.removed(id), request), into: &effects)
     }
@@ -128,7 +129,8 @@ extension Controller {
                 ? "kvctl drain \(name)" : "kvctl replace \(name), or start it and drain it"
             throw DatabaseError(
                 .refused,
-                "\(name) holds \(node.groups.count) replicas and cannot \(wish); first: \(way)")
+                "\(name) holds \(plural(node.groups.count, "replica")) and cannot \(wish); first: \(way)"
+            )
         }
         let id = node.record.id
         let coming = openOperations.first {

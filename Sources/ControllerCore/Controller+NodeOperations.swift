@@ -17,7 +17,7 @@ extension Controller {
                 let free = nodes.elements.filter { $0.record.isSpare && $0.isLive }
                 throw DatabaseError(
                     .refused,
-                    "\(wanted) is in use: it holds \(spare.groups.count) replicas; "
+                    "\(wanted) is in use: it holds \(plural(spare.groups.count, "replica")); "
                         + (free.isEmpty
                             ? "there is no live spare: start a node with spare = true"
                             : "live spares: "
@@ -61,9 +61,19 @@ extension Controller {
     public func planDrain(of name: String, now: Instant) throws(DatabaseError) -> [Replacement] {
         let node = try find(node: name)
         try checkUnoccupied(node)
-        var plans: [Replacement] = []
+        guard !node.groups.isEmpty else {
+            throw DatabaseError(
+                .refused,
+                "\(name) holds no replica: there is nothing to drain; so that it gets none: kvctl node "
+                    + "weight \(name) 0; to forget it once it is stopped: kvctl node remove \(name)"
+            )
+        }
         for group in node.groups {
             try checkFree(group)
+            try checkMajority(of: find(group: group))
+        }
+        var plans: [Replacement] = []
+        for group in node.groups {
             guard let status = groups[group],
                 let index = status.placementIndex(node: node.record.id)
             else { continue }
@@ -97,8 +107,7 @@ extension Controller {
         let list = groups.map { "\($0)" }.joined(separator: ", ")
         begin(
             OperationChange(record: record, held: node, usesIDs: true), request: request,
-            (kind == .drain ? "drains " : "replaces ") + name(node)
-                + (groups.isEmpty ? ", which holds nothing" : ": groups \(list)"),
+            (kind == .drain ? "drains " : "replaces ") + name(node) + ": groups \(list)",
             now: stepTime, into: &effects)
     }
 
@@ -137,7 +146,8 @@ extension Controller {
         if record.isCancelled {
             return finish(
                 OperationChange(record: record), as: .cancelled,
-                "stopped by the operator with \(node.groups.count) replicas left", now: now,
+                "stopped by the operator with \(plural(node.groups.count, "replica")) left",
+                now: now,
                 into: &effects)
         }
         guard !record.isPaused else { return }

@@ -20,7 +20,7 @@ extension Controller {
         heartbeatCount += 1
         if node.health != .up {
             decide(
-                "node \(id) \(node.record.name) is heard again", nodes: [id], now: now,
+                "\(node.record.name) is heard again", nodes: [id], now: now,
                 into: &effects)
             lastUnrest = now
         }
@@ -121,7 +121,7 @@ extension Controller {
                 }
                 lastUnrest = now
                 decide(
-                    "node \(id) \(node.record.name) is down: silent for "
+                    "\(node.record.name) is down: silent for "
                         + "\(silence.count / 1_000_000) ms", nodes: [id], now: now,
                     into: &effects)
             }
@@ -139,7 +139,7 @@ extension Controller {
         }
         lastUnrest = now
         decide(
-            "node \(id) \(node.record.name) is suspect: \(reason)", nodes: [id], now: now,
+            "\(node.record.name) is suspect: \(reason)", nodes: [id], now: now,
             into: &effects)
         for group in node.groups {
             guard let status = groups[group] else { continue }

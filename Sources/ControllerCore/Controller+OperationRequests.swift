@@ -95,11 +95,20 @@ extension Controller {
         return group
     }
 
+    /// Refuses what there is not.
+    public func checkKnown(
+        _ group: GroupID?, _ shard: ShardID?, _ operation: OperationID?
+    ) throws(DatabaseError) {
+        if let group { _ = try find(group: group) }
+        if let shard { _ = try find(shard: shard) }
+        if let operation { _ = try find(operation) }
+    }
+
     func checkFree(_ group: GroupID) throws(DatabaseError) {
         guard let running = operation(on: group) else { return }
         throw DatabaseError(
             .refused,
-            "operation \(running.record.id) works on group \(group) (\(running.record.step)); wait "
+            "operation \(running.record.id) works on group \(group) (\(running.record.step.words)); wait "
                 + "for it, or stop it with: kvctl ops cancel \(running.record.id)")
     }
 }

@@ -84,7 +84,7 @@ extension Controller {
         var record = record
         record.step = step
         if !outcome.isEmpty { record.outcome = outcome }
-        effects.append(.decided("operation \(record.id) goes on: \(step)"))
+        effects.append(.decided("operation \(record.id) goes on: \(step.words)"))
         save(OperationChange(record: record), now: now, into: &effects)
     }
 

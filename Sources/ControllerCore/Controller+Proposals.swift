@@ -1,9 +1,36 @@
-// Proposals of rules: withdrawn when their grounds are gone.
+// Proposals of rules: what they would do, and their end when their grounds are gone.
 
 import KVBase
 import ShardCore
 
 extension Controller {
+    /// The request whose plan says what applying a proposal would do now.
+    public func proposed(_ id: OperationID) throws(DatabaseError) -> OperationRequest {
+        let record = try find(id).record
+        guard record.step == .proposed else {
+            throw DatabaseError(
+                .refused,
+                "operation \(id) is \(record.step.words), not proposed: there is nothing to apply")
+        }
+        guard let work = record.work else {
+            return record.kind == .addReplica
+                ? .addReplica(record.group, on: name(record.new.node))
+                : .replace(
+                    node: name(record.old.node), group: record.group, with: name(record.new.node))
+        }
+        if let change = whatMoved(since: work) { throw worldMoved(change) }
+        let target: MoveTarget = work.target == .none ? .any : .group(work.target)
+        switch record.kind {
+        case .split:
+            return .split(
+                SplitRequest(
+                    table: tables[work.table]?.name ?? "", shard: work.shard, at: work.cut,
+                    to: work.moving == .none ? nil : target))
+        case .merge: return .merge(work.shard)
+        default: return .move(work.shard, to: target)
+        }
+    }
+
     mutating func withdrawProposals(now: Instant, into effects: inout ControllerEffects) {
         for status in openOperations where status.record.step == .proposed && !status.isStoring {
             guard let rule = RuleName(rawValue: status.record.origin),

@@ -97,7 +97,7 @@ extension Controller {
                 guard let plan = planReplicaMove(from, to, now: now, isAllowed) else { continue }
                 return (
                     plan,
-                    "\(from.record.name) holds \(from.replicas) replicas with weight "
+                    "\(from.record.name) holds \(plural(from.replicas, "replica")) with weight "
                         + "\(from.weight), \(to.record.name) \(to.replicas) with weight "
                         + "\(to.weight)"
                 )

@@ -82,17 +82,21 @@ extension Controller {
             throw DatabaseError(.refused, "group \(id) is still being created; repeat")
         }
         guard !group.hasLeader || !group.isServing else { return }
+        try checkMajority(of: group)
+        throw DatabaseError(
+            .unavailable, "group \(id) has no serving leader now; repeat in a second")
+    }
+
+    /// Refuses what a group without a majority of live replicas would wait for without end.
+    func checkMajority(of group: GroupStatus) throws(DatabaseError) {
         let places = group.record.placements
         let lost = places.filter { nodes[$0.node]?.isLive != true }
         let live = places.count - lost.count
-        if live <= places.count / 2 {
-            let names = lost.map { name($0.node) }.joined(separator: " or ")
-            throw DatabaseError(
-                .refused,
-                "group \(id) has \(live) of \(places.count) replicas live and cannot agree on "
-                    + "anything; start \(names) first")
-        }
+        guard live <= places.count / 2 else { return }
+        let names = lost.map { name($0.node) }.joined(separator: " or ")
         throw DatabaseError(
-            .unavailable, "group \(id) has no serving leader now; repeat in a second")
+            .refused,
+            "group \(group.record.id) has \(live) of \(places.count) replicas live and cannot agree "
+                + "on anything; start \(names) first")
     }
 }

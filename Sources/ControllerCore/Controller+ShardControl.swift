@@ -83,7 +83,7 @@ extension Controller {
             guard record.step != .proposed else {
                 throw DatabaseError(
                     .refused,
-                    "operation \(id) is only proposed: start it with kvctl ops apply \(id), or "
+                    "operation \(id) is only proposed: start it with kvctl apply \(id), or "
                         + "withdraw it with kvctl ops cancel \(id)")
             }
             guard record.kind != .transfer, record.kind != .backup else {
@@ -115,7 +115,8 @@ extension Controller {
         var record = status.record
         record.isPaused = wish
         decide(
-            "operation \(id) is \(wish ? "paused" : "resumed") in step \(record.step) by the operator",
+            "operation \(id) is \(wish ? "paused" : "resumed") while \(record.step.words) by the "
+                + "operator",
             group: record.group, operation: id, shard: record.work?.shard ?? .none, now: now,
             into: &effects)
         save(OperationChange(record: record), now: now, into: &effects)
@@ -163,7 +164,13 @@ extension Controller {
     }
 
     private func adviceToUndo(_ record: OperationRecord) -> String {
-        switch record.kind {
+        let isGone = record.old.node != .none && nodes[record.old.node] == nil
+        return switch record.kind {
+        case .replaceReplica where isGone:
+            "cannot be taken back, node \(record.old.node) was removed; put the replica elsewhere "
+                + "with: kvctl replace --group \(record.group) --replica \(name(record.new.node))"
+        case .replaceNode where isGone, .drain where isGone, .transfer where isGone:
+            "cannot be taken back: node \(record.old.node) was removed"
         case .replaceReplica:
             "cannot be taken back, its old replica is deleted; put one there again with: kvctl "
                 + "replace --group \(record.group) --replica \(name(record.new.node)) --with "

@@ -167,7 +167,7 @@ extension Controller {
         if work.neighbour != .none, !record.isCancelled {
             change.record.step = isHeldBack(record) ? .forming : .merging
             change.record.outcome = done
-            effects.append(.decided("operation \(record.id) goes on: \(change.record.step)"))
+            effects.append(.decided("operation \(record.id) goes on: \(change.record.step.words)"))
             return save(change, now: now, into: &effects)
         }
         let grace = RuntimeSetting.releaseAfter

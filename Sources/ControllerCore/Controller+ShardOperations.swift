@@ -29,7 +29,7 @@ extension Controller {
         let id = running.record.id
         return DatabaseError(
             .refused,
-            "operation \(id) (\(running.record.kind), \(running.record.step)) works on \(what); wait "
+            "operation \(id) (\(running.record.kind.words), \(running.record.step.words)) works on \(what); wait "
                 + "for it, or stop it with: kvctl ops cancel \(id)")
     }
 
@@ -142,7 +142,8 @@ extension Controller {
         guard status.record.step == .proposed, let work = status.record.work else {
             throw DatabaseError(
                 .refused,
-                "operation \(id) is \(status.record.step), not proposed: there is nothing to apply")
+                "operation \(id) is \(status.record.step.words), not proposed: there is nothing to "
+                    + "apply")
         }
         guard !status.isStoring else {
             throw DatabaseError(.unavailable, "operation \(id) is being stored; repeat")
@@ -174,7 +175,7 @@ extension Controller {
     }
 
     /// What is not any more as it was when the work was planned, or nil.
-    private func whatMoved(since work: ShardWork) -> String? {
+    func whatMoved(since work: ShardWork) -> String? {
         guard tables[work.table]?.state == .active, procedures[work.table] == nil else {
             return "its table was dropped"
         }
@@ -269,7 +270,7 @@ extension Controller {
         }
         var next = record
         next.step = step
-        effects.append(.decided("operation \(record.id) goes on: \(step)"))
+        effects.append(.decided("operation \(record.id) goes on: \(step.words)"))
         save(OperationChange(record: next), now: now, into: &effects)
     }
 
@@ -372,6 +373,7 @@ extension Controller {
         finish(
             change, as: .done,
             "shard \(left.id) has taken in shard \(right.id); to undo: "
-                + splitAdvice(right.range.start, of: work.table), now: now, into: &effects)
+                + splitAdvice(right.range.start, of: work.table) + " --to none", now: now,
+            into: &effects)
     }
 }

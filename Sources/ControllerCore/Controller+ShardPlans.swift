@@ -289,7 +289,7 @@ extension Controller {
         return table
     }
 
-    private func find(shard id: ShardID) throws(DatabaseError) -> Shard {
+    func find(shard id: ShardID) throws(DatabaseError) -> Shard {
         guard let shard = shards[id] else {
             throw DatabaseError(
                 .refused, "there is no shard \(id); see: kvctl shards")
@@ -301,6 +301,7 @@ extension Controller {
         if let running = operation(onShard: shard.id) {
             throw isWorkedOn("shard \(shard.id)", running)
         }
+        if let group = groups[shard.group] { try checkMajority(of: group) }
     }
 
     func sizes(of shard: Shard) -> (bytes: UInt64, records: UInt64) {

@@ -68,6 +68,7 @@ extension Controller {
         guard group.record.state == .active else {
             throw DatabaseError(.unavailable, "group \(id) is still being formed; repeat")
         }
+        try checkMajority(of: group)
         guard serving(id) != nil else {
             throw DatabaseError(
                 .unavailable, "group \(id) has no serving leader now; repeat, or \(advice)")

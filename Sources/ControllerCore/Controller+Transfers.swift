@@ -9,9 +9,7 @@ extension Controller {
         of id: GroupID, to name: String
     ) throws(DatabaseError) -> (leader: Placement, next: Placement) {
         let node = try find(node: name)
-        guard let group = groups[id] else {
-            throw DatabaseError(.refused, "there is no group \(id)")
-        }
+        let group = try find(group: id)
         let places = group.record.placements
         guard let index = group.placementIndex(node: node.record.id) else {
             let names = places.map { self.name($0.node) }.joined(separator: ", ")
@@ -21,6 +19,15 @@ extension Controller {
         try checkFree(id)
         guard let leader = places.first(where: { $0.node == group.leader.node }) else {
             throw DatabaseError(.unavailable, "group \(id) has no leader now; repeat")
+        }
+        guard leader.node != node.record.id else {
+            throw DatabaseError(.refused, "\(name) leads group \(id) already")
+        }
+        guard !node.isInMaintenance else {
+            throw DatabaseError(
+                .refused,
+                "\(name) is in maintenance and leads nothing; end that first with: "
+                    + Self.endOfMaintenance(name))
         }
         guard node.isLive, group.reports[index]?.state == .active else {
             throw DatabaseError(.refused, "the replica of group \(id) on \(name) is not active")

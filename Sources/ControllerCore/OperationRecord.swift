@@ -13,7 +13,7 @@ public struct OperationID: IntegerIdentity {
 /// goes on where the last one ended.
 public struct OperationRecord: Hashable, Sendable {
     /// Raw values are in the store.
-    public enum Kind: UInt8, Sendable {
+    public enum Kind: UInt8, CaseIterable, Sendable {
         /// One replica of one group gives its place to a new one on another node.
         case replaceReplica = 1
         /// All replicas of a node, one after the other, to a spare.
@@ -42,7 +42,7 @@ public struct OperationRecord: Hashable, Sendable {
     /// Raw values are in the store. `replaceReplica` and `addReplica` go from `creating` to `swapping`,
     /// operations on shards from `forming` to `merging` as far as their work asks for it; a backup has the
     /// one step `writing`, every other kind `moving`.
-    public enum Step: UInt8, Sendable {
+    public enum Step: UInt8, CaseIterable, Sendable {
         /// The new replica is being created, empty.
         case creating = 1
         /// The leader is told to give it the log.

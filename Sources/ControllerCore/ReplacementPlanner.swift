@@ -168,10 +168,14 @@ extension Controller {
     }
 }
 
-/// `512 MiB`, rounded down.
+/// `512.0 MiB`, as kvctl writes it.
 func quantity(_ bytes: UInt64) -> String {
-    if bytes < 1 << 10 { return "\(bytes) B" }
-    if bytes < 1 << 20 { return "\(bytes >> 10) KiB" }
-    if bytes < 10 << 30 { return "\(bytes >> 20) MiB" }
-    return "\(bytes >> 30) GiB"
+    guard bytes >= 1 << 10 else { return "\(bytes) B" }
+    let exponent = min(5, (bytes.bitWidth - 1 - bytes.leadingZeroBitCount) / 10)
+    let unit: UInt64 = 1 << (10 * exponent)
+    let tenths = bytes / unit * 10 + (bytes % unit * 10 + unit / 2) / unit
+    return "\(tenths / 10).\(tenths % 10) \(["KiB", "MiB", "GiB", "TiB", "PiB"][exponent - 1])"
 }
+
+/// `1 replica`, `2 replicas`.
+func plural(_ count: Int, _ noun: String) -> String { "\(count) \(noun)\(count == 1 ? "" : "s")" }

@@ -179,7 +179,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeSustain: "how long two shards must be cold, without a break"
         case .movesMax: "moves of shards under way at a time"
         case .releaseAfter: "how long a group keeps its copy of a shard that has moved away"
-        case .sparesReserved: "spares that are kept for repair when rules form groups"
+        case .sparesReserved:
+            "spares that no new group takes, whoever asks for it: they are kept for repair"
         case .rebalanceQuiet: "how long nothing must have happened before rebalance acts"
         case .rebalanceSustain: "how long the load must be uneven before rebalance moves shards"
         case .holdAfterCancel:
@@ -211,6 +212,12 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .bytes(let range):
             value = Self.scaled(text, Self.byteUnits).flatMap { range.contains($0) ? $0 : nil }
         case .duration(let range):
+            // A number alone would be taken for one of seconds.
+            if UInt64(text) != nil {
+                throw DatabaseError(
+                    .refused,
+                    "\(name) is \(allowed); '\(text)' has no unit: say \(text)s for seconds")
+            }
             value = Self.scaled(text, Self.timeUnits).flatMap {
                 range.contains(Nanoseconds($0)) ? $0 : nil
             }
@@ -225,8 +232,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         switch form {
         case .mode: Self.mode(value).rawValue
         case .count: "\(value)"
-        case .bytes: Self.written(value, Self.byteUnits.filter { $0.unit.hasSuffix("iB") }, "B")
-        case .duration: Self.written(value, Self.timeUnits, "ns")
+        case .bytes: Self.written(value, Self.byteUnits)
+        case .duration: Self.written(Nanoseconds(value))
         }
     }
 
@@ -243,17 +250,17 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
     }
 
     private static let byteUnits: [(unit: String, factor: UInt64)] = [
-        ("B", 1), ("kB", 1_000), ("KB", 1_000), ("KiB", 1 << 10), ("MB", 1_000_000),
+        ("B", 1), ("KB", 1_000), ("kB", 1_000), ("KiB", 1 << 10), ("MB", 1_000_000),
         ("MiB", 1 << 20), ("GB", 1_000_000_000), ("GiB", 1 << 30), ("TB", 1_000_000_000_000),
         ("TiB", 1 << 40),
     ]
 
     private static let timeUnits: [(unit: String, factor: UInt64)] = [
-        ("ns", 1), ("us", 1_000), ("ms", 1_000_000), ("s", 1_000_000_000),
-        ("m", 60_000_000_000), ("h", 3_600_000_000_000), ("d", 86_400_000_000_000),
+        ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000),
+        ("h", 3_600_000_000_000), ("d", 86_400_000_000_000),
     ]
 
-    /// A whole number followed by one of the units; without one it counts the smallest.
+    /// A whole number followed by one of the units; without one it counts single things.
     private static func scaled(
         _ text: String, _ units: [(unit: String, factor: UInt64)]
     ) -> UInt64? {
@@ -266,13 +273,18 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         return overflow ? nil : product
     }
 
+    /// `30s`, `10m`, `1h`.
+    static func written(_ time: Nanoseconds) -> String {
+        time == .zero ? "0s" : written(time.count, [("ns", 1)] + timeUnits)
+    }
+
+    /// In the largest of the units, which are in order, that leaves a whole number; the first counts
+    /// single things.
     private static func written(
-        _ value: UInt64, _ units: [(unit: String, factor: UInt64)], _ smallest: String
+        _ value: UInt64, _ units: [(unit: String, factor: UInt64)]
     ) -> String {
-        for (unit, factor) in units.reversed() where value > 0 && value % factor == 0 {
-            return "\(value / factor)\(unit)"
-        }
-        return value == 0 && smallest == "ns" ? "0s" : "\(value)\(smallest)"
+        let (unit, factor) = units.last { value % $0.factor == 0 } ?? units[0]
+        return "\(value / factor)\(unit)"
     }
 }
 

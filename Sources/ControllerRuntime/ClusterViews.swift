@@ -130,7 +130,7 @@ struct ClusterViews {
     }
 
     func nodeName(_ node: NodeID) -> String {
-        controller.nodes[node]?.record.name ?? "node \(node)"
+        controller.nodes[node]?.record.name ?? "node \(node) (removed)"
     }
 
     func state(_ report: ReplicaReport?, _ placement: Placement) -> String {

@@ -42,7 +42,12 @@ extension ControllerServer {
         case "ops.pause": submit(.pause(try operation(arguments)), token, session)
         case "ops.resume": submit(.resume(try operation(arguments)), token, session)
         case "ops.reverse": submit(.reverse(try operation(arguments)), token, session)
-        case "ops.apply": submit(.apply(try operation(arguments)), token, session)
+        case "ops.apply":
+            let id = try operation(arguments)
+            guard arguments.dryRun == true else { return submit(.apply(id), token, session) }
+            var plan = try views.plan(try views.controller.proposed(id))
+            plan.grounds = views.operation(id)?.reason
+            session.adminSuccess(token, plan)
         case "why": session.adminSuccess(token, try decisions(arguments, views))
         case "top":
             session.adminSuccess(token, views.top(limit: max(1, min(arguments.limit ?? 10, 1_000))))
@@ -136,10 +141,14 @@ extension ControllerServer {
             else { throw DatabaseError(.refused, "there is no node named \(name)") }
             node = found.record.id
         }
-        return views.decisions(
-            about: node, arguments.group.map { GroupID($0) }, arguments.shard.map { ShardID($0) },
-            arguments.operation.map { OperationID($0) },
-            limit: max(1, min(arguments.limit ?? 50, 1_000)))
+        let group = arguments.group.map { GroupID($0) }
+        let shard = arguments.shard.map { ShardID($0) }
+        let operation = arguments.operation.map { OperationID($0) }
+        let found = views.decisions(
+            about: node, group, shard, operation, limit: max(1, min(arguments.limit ?? 50, 1_000)))
+        // What was there once is still told of.
+        if found.decisions.isEmpty { try views.controller.checkKnown(group, shard, operation) }
+        return found
     }
 
     private func operation(

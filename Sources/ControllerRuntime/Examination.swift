@@ -102,7 +102,7 @@ extension ClusterViews {
             let silence = (now - node.lastHeard).count / 1_000_000_000
             add(
                 "RK020", "warning",
-                "node \(node.record.name) is \(node.stateName), silent for \(silence) s, and holds "
+                "\(node.record.name) is \(node.stateName), silent for \(silence) s, and holds "
                     + (node.replicas == 0
                         ? "no replicas"
                         : node.replicas == 1 ? "1 replica" : "\(node.replicas) replicas"),
@@ -115,35 +115,35 @@ extension ClusterViews {
             guard let illness = node.illness, node.disks.allSatisfy({ $0.state == .healthy })
             else { continue }
             add(
-                "RK024", "warning", "node \(node.record.name) is ill: \(illness.reason)",
+                "RK024", "warning", "\(node.record.name) is ill: \(illness.reason)",
                 "see what keeps it busy; it leads nothing meanwhile, and is replaced when it stays so"
             )
         }
         for node in controller.nodes.elements where node.isInMaintenance {
             add(
                 "RK025", "notice",
-                "node \(node.record.name) is in maintenance: it leads nothing and is not replaced",
+                "\(node.record.name) is in maintenance: it leads nothing and is not replaced",
                 "when it is done: kvctl node maintenance \(node.record.name) --end")
         }
         for node in controller.nodes.elements {
             for disk in node.disks where disk.state != .healthy {
                 add(
                     "RK021", "warning",
-                    "disk \(disk.path) of node \(node.record.name) is \(disk.state)",
+                    "disk \(disk.path) of \(node.record.name) is \(disk.state)",
                     "kvctl replace \(node.record.name), then change the disk")
             }
             for disk in node.disks
             where disk.totalBytes > 0 && disk.freeBytes < disk.totalBytes / 20 {
                 add(
                     "RK022", "warning",
-                    "disk \(disk.path) of node \(node.record.name) is "
+                    "disk \(disk.path) of \(node.record.name) is "
                         + "\(100 - disk.freeBytes * 100 / disk.totalBytes) % full",
                     "free space there, or: kvctl drain \(node.record.name)")
             }
         }
         if let (node, reason) = controller.firstWithoutHeir(now: now) {
             add(
-                "RK030", "notice", "if node \(nodeName(node)) failed, \(reason)",
+                "RK030", "notice", "if \(nodeName(node)) failed, \(reason)",
                 "start a node with spare = true, or for one that holds nothing: kvctl node spare NODE"
             )
         }
@@ -202,8 +202,8 @@ extension ClusterViews {
                 findings.append(
                     FindingView(
                         code: "RK041", severity: "notice",
-                        text: "operation \(record.id) (\(record.kind)) is paused in the step "
-                            + "\(record.step)",
+                        text: "operation \(record.id) (\(record.kind.words)) is paused in the step "
+                            + "\(record.step.words)",
                         advice: "kvctl ops resume \(record.id), or: kvctl ops cancel \(record.id)"))
             } else if !operation.note.isEmpty, record.work == nil || isLasting(record) {
                 findings.append(

@@ -143,6 +143,8 @@ extension ClusterViews {
         case .split, .move, .merge: addCopy(record, to: &view)
         default: break
         }
+        // A copy that is held rests for the sake of nobody.
+        if record.isPaused, view.throttled == true { view.throttled = false }
         return view
     }
 
@@ -223,7 +225,7 @@ extension ClusterViews {
             if view.note.isEmpty {
                 view.note =
                     "operation \(running.record.id): group \(running.record.group), "
-                    + "\(running.record.step)"
+                    + running.record.step.words
             }
         }
         view.bytesDone = done
@@ -245,7 +247,7 @@ extension ClusterViews {
         if let running = parts.first(where: { !$0.record.isFinished }), view.note.isEmpty {
             view.note =
                 "step \(done + 1) of about \(done + left): operation \(running.record.id), "
-                + "\(running.record.kind), \(running.record.step)"
+                + "\(running.record.kind.words), \(running.record.step.words)"
         }
     }
 

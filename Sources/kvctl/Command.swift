@@ -22,6 +22,11 @@ struct Flag {
     static func toggle(_ name: String, short: Character? = nil, _ help: String) -> Flag {
         Flag(name: name, value: nil, short: short, help: help)
     }
+
+    /// `word`: as `--name` or `-n`.
+    func isCalled(_ word: String) -> Bool {
+        word == "--" + name || short.map { word == "-\($0)" } ?? false
+    }
 }
 
 /// A word that a command takes beside its flags.
@@ -82,8 +87,9 @@ struct Command: Sendable {
 
     /// The flag called `word`, as `--name` or `-n`; nil when there is none.
     func flag(_ word: String) -> Flag? {
-        (flags + Self.globalFlags).first { flag in
-            word == "--" + flag.name || flag.short.map { word == "-\($0)" } ?? false
-        }
+        flags.first { $0.isCalled(word) } ?? Self.globalFlag(word)
     }
+
+    /// Of those that every command takes.
+    static func globalFlag(_ word: String) -> Flag? { globalFlags.first { $0.isCalled(word) } }
 }

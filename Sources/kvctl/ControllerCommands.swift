@@ -44,8 +44,9 @@ extension Command {
         for address in cluster.controllers.addresses {
             let answer: JSONValue
             do throws(ClientError) {
-                answer = try ControllerClient(addresses: [address]).call(
-                    "controller.list", deadline: Deadline(seconds: min(timeout, 2)))
+                let deadline = Deadline(seconds: min(timeout, 2))
+                answer = try ControllerConnection(address: address, deadline: deadline).call(
+                    "controller.list", deadline: deadline)
             } catch {
                 answer = ["rpc": .string(address), "error": .string(error.message)]
             }
@@ -68,7 +69,9 @@ extension Command {
             }
             for answer in answers {
                 if let error = answer["error"].string {
-                    Terminal.data("\(answer["rpc"].text): \(error)")
+                    let address = answer["rpc"].text
+                    let known = best["controllers"].elements.first { $0["rpc"].string == address }
+                    Terminal.data("\(known?["name"].text ?? address) does not answer: \(error)")
                 } else if acting == nil {
                     Terminal.data(
                         "\(answer["name"].text): \(answer["role"].text) in term "

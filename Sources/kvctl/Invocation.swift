@@ -14,7 +14,7 @@ struct Invocation {
         var rest = words[...]
         var flagsEnded = false
         while let word = rest.popFirst() {
-            if flagsEnded || word == "-" || !word.hasPrefix("-") {
+            if flagsEnded || word == "-" || !word.hasPrefix("-") || Self.isNumber(word) {
                 positionals.append(word)
             } else if word == "--" {
                 flagsEnded = true
@@ -31,6 +31,11 @@ struct Invocation {
         if positionals.count > command.positionals.count {
             throw usage("'\(positionals[command.positionals.count])' is one argument too many")
         }
+    }
+
+    /// `-1` is a value, good or bad: no flag begins with a digit.
+    private static func isNumber(_ word: String) -> Bool {
+        word.dropFirst().first?.isNumber == true
     }
 
     /// The positional argument at `index`; nil when it was left out.
@@ -57,11 +62,11 @@ struct Invocation {
         return value
     }
 
-    /// The value of `flag` in seconds; `500ms`, `10s`, `1m`, `2h`, or a bare number of seconds.
+    /// The value of `flag` in seconds; `500ms`, `10s`, `1m`, `2h`, `1d`, or a bare number of seconds.
     func seconds(_ flag: String) throws(Failure) -> Double? {
         guard let text = string(flag) else { return nil }
         let units: [(suffix: String, factor: Double)] = [
-            ("ms", 0.001), ("s", 1), ("m", 60), ("h", 3_600), ("", 1),
+            ("ms", 0.001), ("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("", 1),
         ]
         for unit in units where text.hasSuffix(unit.suffix) {
             if let value = Double(text.dropLast(unit.suffix.count)), value > 0, value < 1e7 {

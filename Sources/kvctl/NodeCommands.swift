@@ -29,7 +29,7 @@ extension Command {
             details: "It ends by itself after the time of --for, at the latest.",
             positionals: [node],
             flags: [
-                .option("for", "TIME", "such as 30m; at most a day"),
+                .option("for", "TIME", "such as 30m or 1d; at most 7d"),
                 .toggle("end", "the maintenance is over"),
             ],
             examples: [

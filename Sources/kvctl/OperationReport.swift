@@ -1,5 +1,6 @@
 // Operations and decisions as lines of text.
 
+import ControllerCore
 import Glibc
 import OperatorClient
 
@@ -15,7 +16,7 @@ enum OperationReport {
             let isProposed = entry["step"].string == "proposed"
             table.add(
                 [
-                    entry["id"].text, entry["kind"].text, subject(entry), step(entry, palette),
+                    entry["id"].text, kind(entry), subject(entry), step(entry, palette),
                     isProposed ? "-" : "\(entry["percent"].int ?? 0) %", entry["origin"].text,
                     time(entry["startedAt"].int), isProposed ? entry["reason"].text : note.text,
                 ])
@@ -26,7 +27,7 @@ enum OperationReport {
     static func details(_ entry: JSONValue, _ palette: Palette) -> [String] {
         guard let id = entry["id"].int else { return [] }
         var lines = [
-            "operation \(id): \(entry["kind"].text) \(subject(entry))",
+            "operation \(id): \(kind(entry)) \(subject(entry))",
             "  step     \(step(entry, palette)) (\(entry["percent"].int ?? 0) %)",
             "  reason   \(entry["origin"].text): \(entry["reason"].text)",
             "  started  \(time(entry["startedAt"].int))",
@@ -39,7 +40,8 @@ enum OperationReport {
                     + (total > 0 && done != total ? " of \(Quantity.bytes(total))" : "")
                     + (entry["recordsDone"].int.map { ", \(Quantity.grouped($0)) records" } ?? "")
                     + (entry["lag"].int.map { ", \(Quantity.count($0)) entries behind" } ?? "")
-                    + (entry["throttled"].bool == true ? ", rests for the sake of requests" : ""))
+                    + (entry["throttled"].bool == true && entry["paused"].bool != true
+                        ? ", rests for the sake of requests" : ""))
         }
         if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
@@ -77,7 +79,9 @@ enum OperationReport {
         var text = "shard \(shard) of \(work["table"].text)"
         if let cut = work["cut"].string { text += " at \(cut)" }
         if let neighbour = work["neighbour"].int { text += " with \(neighbour)" }
-        if let target = work["target"].int, let source = work["source"].int {
+        if var target = work["target"].int, var source = work["source"].int {
+            // On its way back it goes from its target to its source; it is told as it was asked for.
+            if work["turned"].bool == true { swap(&source, &target) }
             let moving = work["moving"].int
             let what =
                 entry["kind"].string == "move"
@@ -85,6 +89,10 @@ enum OperationReport {
             text += ": \(what)from group \(source) to \(target)"
         }
         return text
+    }
+
+    private static func kind(_ entry: JSONValue) -> String {
+        OperationRecord.Kind.words(for: entry["kind"].text)
     }
 
     /// The step in words, with color.
@@ -98,25 +106,12 @@ enum OperationReport {
 
     /// The step in words, and whether the operation is held or on its way back.
     static func words(_ entry: JSONValue) -> String {
-        let name = entry["step"].text
-        let step = stepWords[name] ?? name
+        let step = OperationRecord.Step.words(for: entry["step"].text)
         if entry["finished"].bool == true { return step }
         if entry["paused"].bool == true { return "paused, \(step)" }
         let isBack = entry["cancelled"].bool == true || entry["work"]["turned"].bool == true
         return isBack ? "taking back, \(step)" : step
     }
-
-    /// The steps of all kinds, as the controller names them.
-    private static let stepWords = [
-        "proposed": "proposed",
-        "creating": "creating the replica", "adding": "adding the replica",
-        "catchingUp": "catching up", "swapping": "swapping replicas",
-        "retracting": "taking the replica out", "moving": "moving",
-        "forming": "preparing", "splitting": "cutting", "switching": "handing over",
-        "declining": "undoing the hand-over", "copying": "copying",
-        "verifying": "comparing replicas", "finishing": "ending the copy",
-        "merging": "joining", "writing": "writing",
-    ]
 
     static func decisions(_ entries: [JSONValue], _ palette: Palette) -> [String] {
         guard !entries.isEmpty else { return ["no decisions"] }

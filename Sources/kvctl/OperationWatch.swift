@@ -5,10 +5,12 @@ import OperatorClient
 
 /// Polls an operation until it has ended. Polling changes nothing, so the watcher may go at any time.
 struct OperationWatch {
-    private static let interval: UInt32 = 200_000
+    private static let intervalMilliseconds = 200
     /// A controller that restarts is waited for this long.
     private static let absenceSecondsMax = 60.0
     private static let barWidth = 20
+    /// A shorter bar tells less than what stands beside it.
+    private static let barWidthMin = 3
 
     let cluster: Cluster
     let id: Int
@@ -18,8 +20,9 @@ struct OperationWatch {
         self.id = id
     }
 
-    /// The operation as it ended.
+    /// The operation as it ended. Ctrl-C ends the watching, not the operation.
     func run() throws(Failure) -> JSONValue {
+        let signals = SignalWatch()
         var rate = CopyRate()
         var lastWords = ""
         var absentSince: UInt64?
@@ -54,18 +57,20 @@ struct OperationWatch {
                     Terminal.redrawMessage("operation \(id): waits for a controller")
                 }
             }
-            usleep(Self.interval)
+            if signals.waitForStop(milliseconds: Self.intervalMilliseconds) {
+                if Terminal.errorIsTTY { Terminal.redrawMessage("") }
+                throw Failure(
+                    .interrupted, "operation \(id) goes on; to see its end: kvctl ops watch \(id)")
+            }
         }
     }
 
     /// `operation 7: copying [##########..........] 52 %  1.2 GiB of 2.3 GiB, 80.0 MiB/s, 14 s left`.
+    /// Where that is too long for the terminal the bar gives way, and then the note at the end is cut.
     private func line(_ operation: JSONValue, _ rate: Double?) -> String {
         let percent = operation["percent"].int ?? 0
-        let filled = max(0, min(Self.barWidth, percent * Self.barWidth / 100))
-        var line =
-            "operation \(id): \(OperationReport.words(operation)) ["
-            + String(repeating: "#", count: filled)
-            + String(repeating: ".", count: Self.barWidth - filled) + "] \(percent) %"
+        let head = "operation \(id): \(OperationReport.words(operation)) "
+        var line = "\(percent) %"
         if let done = operation["bytesDone"].int, let total = operation["bytesTotal"].int,
             total > 0
         {
@@ -75,7 +80,18 @@ struct OperationWatch {
             }
         }
         if let note = operation["note"].string, !note.isEmpty { line += "  (\(note))" }
-        return line
+        var room = Self.barWidth
+        if Terminal.errorIsTTY {
+            let taken = TextTable.width(head + line) + "[] ".count
+            room = min(room, Terminal.messageColumns - taken)
+        }
+        return head + (room < Self.barWidthMin ? "" : bar(percent, width: room)) + line
+    }
+
+    private func bar(_ percent: Int, width: Int) -> String {
+        let filled = max(0, min(width, percent * width / 100))
+        return "[" + String(repeating: "#", count: filled)
+            + String(repeating: ".", count: width - filled) + "] "
     }
 
     /// Rate and time left, or why there is none. Without a rate there is nothing honest to say about

@@ -13,6 +13,8 @@ enum ExitCode: Int32 {
     case unhealthy = 5
     case timeout = 6
     case refused = 7
+    /// By Ctrl-C, as the shell counts it.
+    case interrupted = 130
 }
 
 /// Why a command did not do what it was asked.
@@ -42,8 +44,8 @@ struct Failure: Error {
         case .unauthenticated: .unauthenticated
         case .notLeader, .staleEpoch, .unavailable, .overloaded, .storageFailed: .unhealthy
         case .deadlineExceeded: .timeout
-        case .tableExists, .conditionFailed, .fenced, .refused, .tooLarge: .refused
-        case .tableNotFound, .unknownOutcome, .malformed: .failure
+        case .tableNotFound, .tableExists, .conditionFailed, .fenced, .refused, .tooLarge: .refused
+        case .unknownOutcome, .malformed: .failure
         }
     }
 }

@@ -32,8 +32,30 @@ struct Program {
                 Terminal.data(word)
             }
             return .ok
-        default: return try run(arguments)
+        default: return try run(commandFirst(arguments))
         }
+    }
+
+    /// The words with the flags of every command that stand before or between the command's own
+    /// words behind those, where its other flags are.
+    private func commandFirst(_ words: [String]) -> [String] {
+        var path: [String] = []
+        var flags: [String] = []
+        var rest = words[...]
+        while let word = rest.first {
+            let parts = word.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+            if let flag = Command.globalFlag(String(parts[0])) {
+                let takesNext = flag.value != nil && parts.count == 1
+                flags += rest.prefix(takesNext ? 2 : 1)
+                rest = rest.dropFirst(takesNext ? 2 : 1)
+            } else if commands.contains(where: { $0.path.starts(with: path + [word]) }) {
+                path.append(word)
+                rest = rest.dropFirst()
+            } else {
+                break
+            }
+        }
+        return path + flags + rest
     }
 
     private func run(_ words: [String]) throws(Failure) -> ExitCode {
@@ -47,17 +69,22 @@ struct Program {
         }
         let verbs = commands.filter { $0.path.first == words[0] }
         guard !verbs.isEmpty else {
+            guard Command.globalFlag(words[0]) == nil else {
+                throw Failure(.usage, "which command? see: kvctl --help")
+            }
             let names = commands.map(\.path[0])
             throw Failure(
                 .usage,
                 "unknown command '\(words[0])'" + Suggestion.text(for: words[0], in: names)
                     + "\nsee: kvctl --help")
         }
-        if words.count == 1 {
+        if words.count == 1 || Command.globalFlag(words[1]) != nil {
+            if words.contains("--help") || words.contains("-h") {
+                return try help(about: [words[0]])
+            }
             Terminal.say(HelpText.noun(words[0], verbs))
             return .usage
         }
-        if words[1] == "--help" || words[1] == "-h" { return try help(about: [words[0]]) }
         throw Failure(
             .usage,
             "unknown command '\(words[0]) \(words[1])'"

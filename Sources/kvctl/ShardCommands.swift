@@ -55,13 +55,15 @@ extension Command {
             details: """
                 A plan is what --dry-run -o json printed: a file, or - for standard input. A number is \
                 the operation
-                that a rule proposed, as: kvctl ops list
+                that a rule proposed, as: kvctl ops list; --dry-run shows what that would do now.
                 """,
-            positionals: [Positional(name: "PLAN|-|ID")], flags: waitFlags,
+            positionals: [Positional(name: "PLAN|-|ID")],
+            flags: [.toggle("dry-run", "show what a proposal would do, and do nothing")]
+                + waitFlags,
             examples: [
                 "apply plan.json --dir /tmp/rk",
                 "split stocks --dry-run -o json --dir /tmp/rk | kvctl apply - --dir /tmp/rk",
-                "apply 12 --wait --dir /tmp/rk",
+                "apply 12 --dry-run --dir /tmp/rk", "apply 12 --wait --dir /tmp/rk",
             ],
             run: apply),
     ]
@@ -97,6 +99,10 @@ extension Command {
         guard UInt32(source) == nil else {
             let id = try number(source, "ID", invocation)
             return try start("ops.apply", ["operation": id], invocation)
+        }
+        guard !invocation.has("dry-run") else {
+            throw invocation.usage(
+                "--dry-run is for the number of a proposal: this is a plan already")
         }
         let plan = try PlanFile.read(source)
         return try start("apply", ["plan": plan], invocation)

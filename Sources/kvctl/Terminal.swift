@@ -22,10 +22,13 @@ enum Terminal {
         return readLine() == word
     }
 
+    /// Columns of a message that is redrawn: one stays free, so that the cursor has a place on the
+    /// same line.
+    static var messageColumns: Int { size(of: 2).columns - 1 }
+
     /// Writes `line` over the last message of this kind. For when standard error is a terminal.
     static func redrawMessage(_ line: String) {
-        // One column stays free, so that the cursor has a place on the same line.
-        let cut = TextTable.cut(line, size(of: 2).columns - 1)
+        let cut = TextTable.cut(line, messageColumns)
         write(Array("\r\(cut)\u{1B}[K".utf8), to: 2)
     }
 

@@ -34,12 +34,17 @@ import Testing
         #expect(RuntimeSetting.splitSustain.write(90_000_000_000) == "90s")
         #expect(RuntimeSetting.mergeQuiet.write(3_600_000_000_000) == "1h")
         #expect(RuntimeSetting.repairAfter.write(0) == "0s")
+        #expect(RuntimeSetting.repairAfter.write(1_500) == "1500ns")
+        #expect(RuntimeSetting.splitBytes.write(10_000_000_000_000) == "10TB")
+        #expect(RuntimeSetting.splitBytes.write((1 << 20) + 1) == "1048577B")
     }
 
     @Test(arguments: [
         ("split.bytes", "lots"), ("split.bytes", "1B"), ("split.bytes", "99999999999999999999GiB"),
         ("split.rate", "0"), ("split.rate", "-3"), ("split.rate", "2k"), ("split.sustain", "0s"),
         ("split.sustain", "1 fortnight"), ("repair", "maybe"), ("repair", ""), ("moves.max", "65"),
+        ("release.after", "5"), ("release.after", "0"), ("release.after", "5000000000ns"),
+        ("release.after", "5us"),
     ])
     func refusesOtherForms(name: String, text: String) throws {
         let setting = try RuntimeSettings.setting(named: name)
@@ -49,6 +54,16 @@ import Testing
         #expect(error?.code == .refused)
         #expect(error?.message.contains(setting.allowed) == true)
         #expect(settings[setting] == before)
+    }
+
+    /// As kvctl writes the same numbers.
+    @Test func quantitiesHaveOneDigitBehindThePoint() {
+        #expect(quantity(1_023) == "1023 B")
+        #expect(quantity(1_024) == "1.0 KiB")
+        #expect(quantity(13_212_058) == "12.6 MiB")
+        #expect(quantity(64 << 30) == "64.0 GiB")
+        #expect(quantity(.max) == "16384.0 PiB")
+        #expect(plural(1, "replica") == "1 replica" && plural(2, "replica") == "2 replicas")
     }
 
     @Test func settingsOutliveTheController() {
@@ -96,6 +111,14 @@ import Testing
         #expect(value(simulation, "split.bytes")?.value == "1GiB")
         let refused = simulation.store.durable.decisions.filter { $0.text.hasPrefix("refused") }
         #expect(refused.count == 3)
+        simulation.operate(6, .configure(name: "release.after", value: "5"))
+        #expect(simulation.refusal(6).hasSuffix("'5' has no unit: say 5s for seconds"))
+        // What changes nothing is no decision.
+        let count = simulation.store.durable.decisions.count
+        simulation.operate(7, .configure(name: "split.bytes", value: "1024MiB"))
+        simulation.run(for: .seconds(1))
+        #expect((try? simulation.operationAnswers[RequestID(7)]?.get()) == OperationID.none)
+        #expect(simulation.store.durable.decisions.count == count + 1, "the refusal alone")
     }
 
     @Test func aStoredSettingThatIsNotAllowedHasItsDefault() throws {

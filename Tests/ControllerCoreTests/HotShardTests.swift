@@ -171,7 +171,7 @@ import Testing
         let operations = Self.operations(simulation)
         #expect(operations.map(\.kind) == [.split], "\(operations.map(\.reason))")
         #expect(operations.first?.origin == "split.large")
-        #expect(operations.first?.reason == "shard 1 of table t has 100 GiB, more than 64GiB")
+        #expect(operations.first?.reason == "shard 1 of table t has 100.0 GiB, more than 64GiB")
         let shards = simulation.store.durable.shards
         #expect(shards.map(\.range.start) == [[], Bytes("k00050".utf8)])
         #expect(Set(shards.map(\.group)) == [GroupID(1), GroupID(2)])

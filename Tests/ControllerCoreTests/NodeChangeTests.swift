@@ -129,7 +129,9 @@ import Testing
         #expect(status(simulation, 0)?.stateName == "maintenance")
         // The other two must stay.
         simulation.operate(2, .maintenance(node: "node-2", for: .seconds(60)))
-        #expect(simulation.refusal(2).contains("first bring back node-1"))
+        #expect(
+            simulation.refusal(2).hasSuffix(
+                "first end that of node-1 with kvctl node maintenance node-1 --end"))
         simulation.crash(node: 0)
         simulation.run(for: .seconds(10))
         simulation.crashController()

@@ -196,7 +196,7 @@ import Testing
         #expect(record.step == .done)
         #expect(placed(simulation, on: 7) == [GroupID(1)])
         let why = simulation.store.durable.decisions.map(\.text).joined(separator: "\n")
-        #expect(why.contains("node-4: 1 MiB free, 256 MiB needed"))
+        #expect(why.contains("node-4: 1.0 MiB free, 256.0 MiB needed"))
         #expect(why.contains("node-5 refused: disk /a failed"))
         #expect(why.contains("node-6 received nothing for 30 s"))
         #expect(why.contains("node-7: suspect, silent for 1 s"))
@@ -281,6 +281,31 @@ import Testing
         #expect(simulation.leader(of: GroupID(1)) == other.id)
         #expect(simulation.store.durable.operations.map(\.step) == [.done])
         ControllerSimulationTests.expectConverged(simulation, "transfer")
+        simulation.operate(2, .transfer(GroupID(1), node: other.name))
+        #expect(simulation.refusal(2) == "\(other.name) leads group 1 already")
+        let third = try #require(
+            simulation.nodes.first { $0.id != leader && $0.id != other.id && !$0.isSpare })
+        simulation.operate(3, .maintenance(node: third.name, for: .seconds(60)))
+        simulation.run(for: .seconds(1))
+        simulation.operate(4, .transfer(GroupID(1), node: third.name))
+        #expect(simulation.refusal(4).contains("kvctl node maintenance \(third.name) --end"))
+    }
+
+    @Test func aRemovedNodeIsNoAdvice() {
+        let simulation = ClusterSimulation(seed: 12, options(nodes: 3, spares: 1))
+        simulation.run(for: .seconds(4))
+        simulation.operate(1, .replace(node: "node-1", group: GroupID(1), with: nil))
+        simulation.operate(2, .replace(node: "node-1", group: GroupID(2), with: nil))
+        simulation.run(for: .seconds(5))
+        simulation.operate(3, .reverse(OperationID(1)))
+        #expect(simulation.refusal(3).hasSuffix("--replica node-4 --with node-1"))
+        simulation.crash(node: 0)
+        simulation.run(for: .seconds(10))
+        simulation.operate(4, .removeNode("node-1"))
+        simulation.run(for: .seconds(1))
+        simulation.operate(5, .reverse(OperationID(1)))
+        #expect(simulation.refusal(5).contains("was removed"))
+        #expect(simulation.refusal(5).hasSuffix("--replica node-4"))
     }
 
     @Test func refusalsSayWhatWouldWork() {
@@ -299,14 +324,21 @@ import Testing
         #expect(simulation.refusal(6).contains("holds no replica of group 2"))
         simulation.operate(7, .cancel(OperationID(99)))
         #expect(simulation.refusal(7).contains("kvctl ops list"))
+        simulation.operate(10, .transfer(GroupID(99), node: "node-1"))
+        #expect(simulation.refusal(10) == "there is no group 99; there are 1, 2")
+        simulation.operate(11, .drain(node: "node-4"))
+        #expect(simulation.refusal(11).contains("node-4 holds no replica"))
+        #expect(simulation.nodes[3].isSpare, "no spare leaves the pool for nothing")
         simulation.run(for: .seconds(3))
         for index in 0..<2 { simulation.crash(node: index) }
         simulation.run(for: .seconds(1))
         simulation.operate(8, .replace(node: "node-3", group: GroupID(2), with: nil))
         #expect(simulation.refusal(8).contains("1 of 3 replicas live"))
+        simulation.operate(9, .drain(node: "node-3"))
+        #expect(simulation.refusal(9).contains("1 of 3 replicas live"))
         simulation.run(for: .seconds(1))
         let refused = simulation.store.durable.decisions.filter { $0.text.hasPrefix("refused") }
-        #expect(refused.count == 7)
+        #expect(refused.count == 10)
     }
 
     @Test(arguments: 0..<40)

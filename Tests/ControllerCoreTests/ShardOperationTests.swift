@@ -274,13 +274,19 @@ import Testing
         simulation.run(for: .seconds(1))
         #expect(Self.steps(simulation) == [.cancelled, .proposed, .proposed])
         simulation.operate(1, .pause(OperationID(2)))
-        #expect(Self.failure(simulation, 1).contains("kvctl ops apply 2"))
+        #expect(Self.failure(simulation, 1).contains("start it with kvctl apply 2"))
+        #expect(
+            try simulation.controller?.proposed(OperationID(2))
+                == .move(ShardID(1), to: .group(GroupID(2))))
         simulation.operate(2, .apply(OperationID(2)))
         simulation.run(for: .seconds(3))
         #expect(Self.steps(simulation) == [.cancelled, .done, .proposed])
         #expect(Self.shards(simulation).map(\.group) == [GroupID(2), GroupID(2)])
         simulation.operate(3, .apply(OperationID(2)))
         #expect(Self.failure(simulation, 3).contains("is done, not proposed"))
+        #expect(throws: DatabaseError.self) {
+            try simulation.controller?.proposed(OperationID(2))
+        }
         simulation.operate(4, .cancel(OperationID(3)))
         simulation.run(for: .seconds(1))
         #expect(Self.steps(simulation) == [.cancelled, .done, .cancelled])
@@ -293,6 +299,9 @@ import Testing
         simulation.operate(1, .split(SplitRequest(table: "t", at: Bytes("f".utf8), to: nil)))
         simulation.run(for: .seconds(1))
         #expect(Self.steps(simulation) == [.proposed, .done])
+        #expect(throws: DatabaseError.self) {
+            try simulation.controller?.proposed(OperationID(1))
+        }
         simulation.operate(2, .apply(OperationID(1)))
         simulation.run(for: .seconds(1))
         #expect(

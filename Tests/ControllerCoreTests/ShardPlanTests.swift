@@ -81,6 +81,21 @@ import Testing
         #expect(merge(7).contains("it is the only one, there is nothing to merge"))
     }
 
+    @Test func refusesWithoutAMajority() {
+        let simulation = Base.cluster(seed: 22)
+        let group = simulation.controller?.groups[GroupID(1)]?.record.placements ?? []
+        for placement in group.prefix(2) {
+            simulation.crash(node: simulation.nodes.firstIndex { $0.id == placement.node } ?? 0)
+        }
+        simulation.run(for: .seconds(2))
+        simulation.operate(1, .split(SplitRequest(table: "t", at: Bytes("f".utf8), to: nil)))
+        simulation.operate(2, .move(ShardID(1), to: .any))
+        simulation.operate(3, .merge(ShardID(1)))
+        for number in [UInt64(1), 2, 3] {
+            #expect(Base.failure(simulation, number).contains("group 1 has 1 of 3 replicas live"))
+        }
+    }
+
     @Test func refusesWhileSomethingIsUnderWay() throws {
         let simulation = Base.cluster(seed: 21)
         simulation.holdsCopies = true
@@ -101,7 +116,7 @@ import Testing
         simulation.operate(5, .merge(ShardID(1)))
         simulation.run(for: .seconds(3))
         simulation.operate(6, .reverse(OperationID(2)))
-        #expect(Base.failure(simulation, 6).contains("to undo: kvctl split t --at m"))
+        #expect(Base.failure(simulation, 6).contains("to undo: kvctl split t --at m --to none"))
         simulation.operate(7, .split(SplitRequest(table: "t", at: Bytes("c".utf8), to: nil)))
         simulation.run(for: .seconds(1))
         simulation.operate(8, .reverse(OperationID(3)))
@@ -150,7 +165,7 @@ import Testing
             try simulation.controller?.plan(split: request, now: simulation.now))
         #expect(!alone.moves && alone.formsOn.isEmpty)
         #expect(alone.grounds.contains("both halves stay in group 1: no other group can take it"))
-        #expect(alone.grounds.contains("1 MiB free, 256 MiB needed"))
+        #expect(alone.grounds.contains("1.0 MiB free, 256.0 MiB needed"))
         let refused = message {
             _ = try simulation.controller?.plan(
                 moveOf: ShardID(1), to: .any, now: simulation.now)
@@ -169,7 +184,7 @@ import Testing
         }
         #expect(
             refused
-                == "a new group of 3 replicas needs 3 live nodes with 256 MiB free, 1 there (1 of 2 "
+                == "a new group of 3 replicas needs 3 live nodes with 256.0 MiB free, 1 there (1 of 2 "
                 + "live spares are kept for repairs); add a node")
     }
 }

@@ -253,6 +253,8 @@ def test_the_data_plane_serves_without_controllers(controllers):
         return [a for a in answers if a.get("name") == "controller-1"]
     answer = wait_for(alone, what="controller-1")[0]
     assert not answer["acting"] and not answer["leader"]
+    shown = controllers.kvctl("controller", "list").stdout
+    assert "controller-2 does not answer: cannot connect to 127.0.0.1:" in shown, shown
     result = controllers.kvctl("table", "create", "no", "--request-timeout", "1s")
     assert result.returncode != 0
     assert "does not act" in result.stderr

@@ -168,6 +168,9 @@ def test_a_proposal_is_shown_dropped_and_applied(fresh_cluster):
         listed = do(cluster, "ops", "list").stdout
         assert "proposed" in listed and "split.hot" in listed, listed
         assert f"kvctl apply {first['id']}" in do(cluster, "ops", "show", first["id"]).stdout
+        plan = cluster.json("apply", first["id"], "--dry-run")
+        assert plan["verb"] == first["kind"] and plan["steps"], plan
+        assert plan["grounds"] == first["reason"]
         finding = next(one for one in cluster.json("doctor")["findings"]
                        if one["code"] == "RK043")
         assert finding["severity"] == "notice"

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import termios
@@ -123,6 +124,52 @@ def test_a_narrow_terminal_cuts_the_line():
     assert {len(line) for line in lines} == {39}, lines
 
 
+def test_on_80_columns_the_bar_gives_way_then_the_note():
+    note = "requests on the nodes involved take too long"
+    progress = Progress((0, copying(10 * MIB, id=123)), (3, copying(10 * MIB, note=note)),
+                        (6, operation("done")))
+    with FakeController(ops_show=progress) as fake:
+        lines, _, _ = screens(fake, "ops", "watch", "123", columns=80)
+    told = [line for line in lines if "MiB/s" in line]
+    assert told and all(re.search(r"MiB/s, \d+ s left( {2}\(.*)?$", line) for line in told), lines
+    assert any(re.search(r"\[[#.]{3,19}\]", line) for line in told), told
+    assert any("  (req" in line for line in told), told
+    assert all(len(line) <= 79 for line in lines), lines
+
+
+def test_ctrl_c_ends_the_watching_only():
+    with FakeController(ops_show=Progress((0, operation("copying")))) as fake:
+        process = subprocess.Popen([BINARIES / "kvctl", "ops", "watch", "7", *fake.flags],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+        assert process.returncode == 130
+        assert errors == "kvctl: operation 7 goes on; to see its end: kvctl ops watch 7\n"
+        assert set(fake.verbs()) == {"ops.show"}
+
+
+def test_kinds_are_words_and_a_way_back_is_told_as_it_was_asked_for():
+    turned = operation("cancelled", work=operation()["work"] | {
+        "source": 2, "target": 1, "turned": True})
+    replacing = operation("catchingUp", id=8, kind="replaceReplica", **{"from": "node-1", "to": "node-4"})
+    del replacing["work"]
+    with FakeController(ops_list={"operations": [turned, replacing]},
+                        ops_show={"operation": turned}) as fake:
+        rows = run("kvctl", "ops", "list", *fake.flags).stdout.splitlines()
+        shown = run("kvctl", "ops", "show", 7, *fake.flags).stdout
+    assert "move" in rows[1] and "shard 3 of stocks: from group 1 to 2" in rows[1]
+    assert "replace replica  group 1: node-1 to node-4" in rows[2] and "catching up" in rows[2]
+    assert shown.startswith("operation 7: move shard 3 of stocks: from group 1 to 2\n")
+
+
+def test_a_paused_copy_rests_for_the_sake_of_nobody():
+    held = operation("copying", paused=True, throttled=True, bytesDone=5 * MIB)
+    with FakeController(ops_show={"operation": held}) as fake:
+        shown = run("kvctl", "ops", "show", 7, *fake.flags).stdout
+    assert "paused, copying" in shown and "for the sake" not in shown
+
+
 def test_without_a_terminal_each_step_is_one_line():
     progress = Progress((0, operation("splitting")), (0.5, operation("copying")),
                         (1, operation("copying", paused=True)), (1.5, operation("done")))
@@ -181,6 +228,8 @@ def test_a_plan_as_text_and_as_a_file(tmp_path):
             assert fake.asked[-1] == ("apply", {"plan": PLAN})
         by_id = run("kvctl", "apply", 12, *fake.flags)
         assert by_id.returncode == 2 and fake.asked[-1] == ("ops.apply", {"operation": 12})
+        run("kvctl", "apply", 12, "--dry-run", *fake.flags)
+        assert fake.asked[-1] == ("ops.apply", {"operation": 12, "dryRun": True})
     assert fake.asked[0] == ("split", {"table": "stocks", "to": "new", "dryRun": True})
     lines = text.stdout.splitlines()
     assert lines[0] == "plan: " + PLAN["summary"]
@@ -215,6 +264,16 @@ def test_refusals_keep_their_words_and_exit_code():
             assert result.stdout == ""
 
 
+def test_what_does_not_exist_is_refused():
+    def unknown(code):
+        def refuse(_):
+            raise Refusal("there is none", code)
+        return refuse
+    with FakeController(split=unknown("tableNotFound"), move=unknown("refused")) as fake:
+        for words in (["split", "nosuch"], ["move", "99"]):
+            assert run("kvctl", *words, *fake.flags).returncode == 7
+
+
 def test_settings():
     settings = [
         {"name": "split.hot", "value": "propose", "default": "auto", "isDefault": False,
@@ -231,6 +290,8 @@ def test_settings():
         got = run("kvctl", "config", "get", "split.rate", *fake.flags)
         unknown = run("kvctl", "config", "get", "split.rat", *fake.flags)
         changed = run("kvctl", "config", "set", "split.rate", "500", *fake.flags)
+        run("kvctl", *fake.flags, "config", "set", "split.rate", "-1")
+        assert fake.asked[-2] == ("config.set", {"name": "split.rate", "value": "-1"})
     assert bare.stdout == listed.stdout
     rows = listed.stdout.splitlines()
     assert "propose *" in rows[1] and "*" not in rows[2]
