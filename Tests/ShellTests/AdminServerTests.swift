@@ -147,7 +147,7 @@ private final class HalfOpenRequest {
     @Test func connectionsThatSendNothingDelayNobody() throws {
         let server = try server()
         defer { server.stop() }
-        let idle = try (0..<200).map { _ in try HalfOpenRequest(port: server.port) }
+        let idle = try (0..<100).map { _ in try HalfOpenRequest(port: server.port) }
         let began = ContinuousClock.now
         for _ in 0..<3 {
             #expect(try get(server.port, "/hello").hasPrefix("HTTP/1.1 200 OK\r\n"))

@@ -177,7 +177,9 @@ def test_a_node_that_no_controller_takes_says_so(pool, tmp_path):
         rival.end()
         wait_for(lambda: pool.kvctl("node", "remove", "node-4", "--yes").returncode == 0,
                  what="the removal")
+        began = len(manager.messages)
         rival = start()
+        manager.wait("READY=1", since=began)
         wait_for(lambda: is_refused(rival, "empty the data directories"), what="the refusal")
         manager.wait("empty the data directories of node-4")
         time.sleep(2)
