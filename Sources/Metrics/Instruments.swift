@@ -53,8 +53,13 @@ public final class DurationHistogram: Sendable {
         /// The first bucket whose bound is not below the duration.
         func bucket(of duration: Nanoseconds) -> Int {
             guard duration > smallestBound else { return 0 }
-            let units = (duration.count - 1) / smallestBound.count
-            return min(DurationHistogram.boundCount, UInt64.bitWidth - units.leadingZeroBitCount)
+            // Doublings of the smallest bound that the duration has room for; without a division,
+            // which would be half of what an observation costs.
+            let (unit, above) = (smallestBound.count, duration.count - 1)
+            let doublings = unit.leadingZeroBitCount - above.leadingZeroBitCount
+            return min(
+                DurationHistogram.boundCount,
+                unit << UInt64(doublings) > above ? doublings : doublings + 1)
         }
     }
 
