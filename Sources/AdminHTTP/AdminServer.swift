@@ -62,8 +62,10 @@ public struct AdminResponse: Sendable {
 public final class AdminServer: @unchecked Sendable {
     public typealias Handler = @Sendable (AdminRequest) -> AdminResponse
 
-    private static let connectionsMax: UInt32 = 64
-    private static let connectionTimeoutSeconds: UInt32 = 10
+    /// Connections that send nothing must not keep a scraper or a prober waiting: many fit, and none
+    /// stays for long. Whoever waits for a place waits less than a scraper's patience.
+    private static let connectionsMax: UInt32 = 512
+    private static let connectionTimeoutSeconds: UInt32 = 3
     private static let connectionMemoryBytes: Int = 32 << 10
 
     /// The port it listens on, as chosen by the kernel if 0 was asked for.

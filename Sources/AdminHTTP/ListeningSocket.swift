@@ -24,7 +24,7 @@ enum ListeningSocket {
                 descriptor, SOL_SOCKET, SO_REUSEADDR, &on, socklen_t(MemoryLayout<Int32>.size))
                 == 0,
             bind(descriptor, list.pointee.ai_addr, list.pointee.ai_addrlen) == 0,
-            listen(descriptor, 64) == 0
+            listen(descriptor, SOMAXCONN) == 0
         else {
             let reason = String(cString: strerror(errno))
             if descriptor >= 0 { close(descriptor) }

@@ -72,7 +72,9 @@ public struct SettingsLoader: Sendable {
         for (index, text) in flags.values {
             apply(text, .flag(entries[index].setting.flag), &entries[index], &problems)
         }
-        for entry in entries where entry.setting.isRequired && entry.value == nil {
+        // One with a mistake is there, and told of already.
+        for entry in entries
+        where entry.setting.isRequired && entry.value == nil && entry.origin == .builtIn {
             let setting = entry.setting
             problems.append(
                 "\(setting.name) is required: set it in the file, by"
@@ -154,8 +156,8 @@ public struct SettingsLoader: Sendable {
         _ problems: inout [String]
     ) {
         do throws(DatabaseError) {
-            entry.value = try SettingValue.parse(text, as: entry.setting.kind)
             entry.origin = origin
+            entry.value = try SettingValue.parse(text, as: entry.setting.kind)
         } catch {
             let shown = entry.setting.isSecret ? "(secret)" : text
             let value = shown.count > 80 ? "\(shown.prefix(80))..." : shown

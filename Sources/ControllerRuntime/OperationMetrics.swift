@@ -66,7 +66,7 @@ struct OperationMetrics: Sendable {
         durations = Self.kinds.map { kind in
             registry.histogram(
                 "kvcontroller_operation_duration_seconds", "Operations that ended as done.",
-                MetricLabel("kind", "\(kind)"))
+                MetricLabel("kind", "\(kind)"), scale: .operations)
         }
         copies = registry.gauge(
             "kvcontroller_copies", "Shards that are being copied.", shownBy: acting)

@@ -24,7 +24,10 @@ struct QuorumMetrics: Sendable {
                 "kvcontroller_metadata_role", "1 for the role in the metadata group.",
                 MetricLabel("role", $0))
         }
-        term = registry.gauge("kvcontroller_metadata_term", "Term of the metadata group.")
+        term = registry.gauge(
+            "kvcontroller_metadata_term",
+            "Term of the metadata group's elections; not the controller term, which is told as TERM "
+                + "by kvctl controller list.")
         commit = registry.gauge(
             "kvcontroller_metadata_commit_index", "Entries known to be on a majority.")
         applied = registry.gauge(

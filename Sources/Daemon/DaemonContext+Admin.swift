@@ -49,7 +49,11 @@ extension DaemonContext {
         for (path, page) in state.withLock(\.debugPages) { pages[path] = page }
         let list = pages.keys.filter { $0.hasPrefix("/debug/") }.sorted()
         let index = list.map(JSONText.quoted).joined(separator: ",")
-        pages["/debug"] = { _ in .json("{\"pages\":[\(index)]}\n") }
+        for path in ["/debug", "/debug/"] {
+            pages[path] = { _ in .json("{\"pages\":[\(index)]}\n") }
+        }
+        let everything = (["/metrics", "/livez", "/readyz"] + list).joined(separator: "\n")
+        pages["/"] = { [name] _ in .text("\(name) \(BuildInfo.text)\n\(everything)\n") }
         return pages
     }
 

@@ -23,36 +23,62 @@ public final class Gauge: Sendable {
     public var value: Int64 { number.load(ordering: .relaxed) }
 }
 
-/// Durations in seventeen buckets, each twice as wide as the one before, from 100 µs to 6.5536 s,
-/// the same on every node, and one for what took longer. Safe on every thread; an observation adds
-/// to one bucket and to the sum, and the buckets are cumulated when they are read.
+/// Durations in seventeen buckets, each twice as wide as the one before, and one for what took
+/// longer: `requests` unless told otherwise, the same on every node. Safe on every thread; an
+/// observation adds to one bucket and to the sum, and the buckets are cumulated when they are read.
 public final class DurationHistogram: Sendable {
-    /// The upper bound of the first bucket.
-    public static let smallestBound = Nanoseconds.microseconds(100)
+    /// Where the buckets begin: what is measured, by how long it takes.
+    public enum Scale: Sendable {
+        /// From 100 µs to 6.5536 s.
+        case requests
+        /// Work of a disk in the background, from 10 ms to 655.36 s.
+        case upkeep
+        /// What goes on for minutes and hours, from 1 s to 65,536 s.
+        case operations
+
+        /// The upper bound of the first bucket.
+        public var smallestBound: Nanoseconds {
+            switch self {
+            case .requests: .microseconds(100)
+            case .upkeep: .milliseconds(10)
+            case .operations: .seconds(1)
+            }
+        }
+
+        /// The upper bound of bucket `index`, inclusive.
+        public func bound(_ index: Int) -> Nanoseconds {
+            Nanoseconds(smallestBound.count << UInt64(index))
+        }
+
+        /// The first bucket whose bound is not below the duration.
+        func bucket(of duration: Nanoseconds) -> Int {
+            guard duration > smallestBound else { return 0 }
+            // Doublings of the smallest bound that the duration has room for; without a division,
+            // which would be half of what an observation costs.
+            let (unit, above) = (smallestBound.count, duration.count - 1)
+            let doublings = unit.leadingZeroBitCount - above.leadingZeroBitCount
+            return min(
+                DurationHistogram.boundCount,
+                unit << UInt64(doublings) > above ? doublings : doublings + 1)
+        }
+    }
+
     public static let boundCount = 17
 
+    public let scale: Scale
     /// Side by side, so that an observation touches two cache lines at most.
     private let buckets: InlineArray<18, Atomic<UInt64>>
     private let sum = Atomic<UInt64>(0)
 
-    init() { buckets = InlineArray { _ in Atomic(0) } }
+    init(_ scale: Scale) {
+        self.scale = scale
+        buckets = InlineArray { _ in Atomic(0) }
+    }
 
     /// Counts `count` events of this duration each.
     public func observe(_ duration: Nanoseconds, count: UInt64 = 1) {
-        buckets[Self.bucket(of: duration)].wrappingAdd(count, ordering: .relaxed)
+        buckets[scale.bucket(of: duration)].wrappingAdd(count, ordering: .relaxed)
         sum.wrappingAdd(duration.count &* count, ordering: .relaxed)
-    }
-
-    /// The upper bound of bucket `index`, inclusive.
-    public static func bound(_ index: Int) -> Nanoseconds {
-        Nanoseconds(smallestBound.count << UInt64(index))
-    }
-
-    /// The first bucket whose bound is not below the duration.
-    static func bucket(of duration: Nanoseconds) -> Int {
-        guard duration > smallestBound else { return 0 }
-        let units = (duration.count - 1) / smallestBound.count
-        return min(boundCount, UInt64.bitWidth - units.leadingZeroBitCount)
     }
 
     /// The events in each bucket, not cumulated, and the sum of all durations.

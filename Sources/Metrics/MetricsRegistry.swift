@@ -106,11 +106,14 @@ public final class MetricsRegistry: Sendable {
     }
 
     /// `name` ends with `_seconds`.
-    public func histogram(_ name: String, _ help: String, _ labels: MetricLabel...)
-        -> DurationHistogram
-    {
+    public func histogram(
+        _ name: String, _ help: String, _ labels: MetricLabel...,
+        scale: DurationHistogram.Scale = .requests
+    ) -> DurationHistogram {
         precondition(name.hasSuffix("_seconds"), "\(name): durations are in seconds")
-        let made = register(name, .histogram, help, labels) { .histogram(DurationHistogram()) }
+        let made = register(name, .histogram, help, labels) {
+            .histogram(DurationHistogram(scale))
+        }
         guard case .histogram(let histogram) = made else { taken(name) }
         return histogram
     }

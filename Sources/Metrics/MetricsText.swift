@@ -58,19 +58,16 @@ struct MetricsText {
         var cumulated: UInt64 = 0
         for (index, count) in buckets.enumerated() {
             cumulated += count
-            sample("\(name)_bucket", labels + [Self.bounds[index]], cumulated)
+            let bound =
+                index < DurationHistogram.boundCount
+                ? Self.seconds(histogram.scale.bound(index)) : "+Inf"
+            sample("\(name)_bucket", labels + [MetricLabel("le", bound)], cumulated)
         }
         start("\(name)_sum", labels)
         append("\(Self.seconds(sum))\n")
         // From the buckets, so that it always equals the last of them.
         sample("\(name)_count", labels, cumulated)
     }
-
-    /// The label of each bucket.
-    private static let bounds =
-        (0..<DurationHistogram.boundCount).map {
-            MetricLabel("le", seconds(DurationHistogram.bound($0)))
-        } + [MetricLabel("le", "+Inf")]
 
     private mutating func start(_ name: String, _ labels: [MetricLabel]) {
         append(name)

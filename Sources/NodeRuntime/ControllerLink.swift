@@ -126,6 +126,7 @@ extension ControllerLink: RPCConnectionDelegate {
             isRegistered = true
             toldThrough = ShardID.none
             lastError = nil
+            node.refusal = nil
             watch()
             sendHeartbeat()
             ping(clockOffset: nil)
@@ -153,6 +154,7 @@ extension ControllerLink: RPCConnectionDelegate {
     func connectionDidClose(_ connection: RPCConnection, reason: DatabaseError?) {
         let wasRegistered = isRegistered
         isRegistered = false
+        if let reason, reason.isRefusal { node.refusal = reason.message }
         // Refused registrations repeat with every attempt: say it once.
         if let reason, wasRegistered || reason != lastError {
             node.log.warning(
@@ -164,5 +166,15 @@ extension ControllerLink: RPCConnectionDelegate {
                 event: .controllerLost)
         }
         lastError = reason
+    }
+}
+
+extension DatabaseError {
+    /// Whether a controller does not want this node, rather than not being there or not acting.
+    fileprivate var isRefusal: Bool {
+        switch code {
+        case .refused, .fenced, .invalidRequest: true
+        default: false
+        }
     }
 }

@@ -116,7 +116,7 @@ struct NodeMetrics: Sendable {
         syncDuration = registry.histogram(
             "kvnode_wal_fsync_duration_seconds", "Syncs of the log, all disks.")
         checkpointDuration = registry.histogram(
-            "kvnode_checkpoint_duration_seconds", "Making engines durable.")
+            "kvnode_checkpoint_duration_seconds", "Making engines durable.", scale: .upkeep)
         peerRoundTrip = registry.histogram(
             "kvnode_peer_rtt_seconds",
             "From a ping to another node to its answer, once a second to each: the network, and the"

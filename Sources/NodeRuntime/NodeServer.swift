@@ -85,6 +85,8 @@ final class NodeServer: LoopService {
 
     private(set) var server: RPCServer?
     private(set) var controllers: [ControllerLink] = []
+    /// What a controller said that did not take this node; nil from the next registration on.
+    var refusal: String?
     private var inbound: [InboundConnection] = []
     let sessions = RouterSessions()
     var isStopping = false

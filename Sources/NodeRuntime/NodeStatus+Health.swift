@@ -18,15 +18,18 @@ extension NodeStatus {
     /// One line for `systemctl status`.
     func sentence() -> String {
         let snapshot = read()
+        if let refusal = snapshot.refusal { return "refused by the controllers: \(refusal)" }
         guard snapshot.isAdmitted else {
             return "waiting to be admitted to a cluster: no controller has answered yet"
         }
-        var parts = ["serving: \(snapshot.leaders) leaders, \(snapshot.followers) followers"]
-        if snapshot.learners > 0 { parts.append("\(snapshot.learners) learners") }
+        var parts = ["serving: \(Self.counted(snapshot.leaders, "leader"))"]
+        parts.append(Self.counted(snapshot.followers, "follower"))
+        if snapshot.isSpare, snapshot.replicas.isEmpty { parts = ["spare: holds no replica"] }
+        if snapshot.learners > 0 { parts.append(Self.counted(snapshot.learners, "learner")) }
         if snapshot.leaderless > 0 { parts.append("\(snapshot.leaderless) without leader") }
         if snapshot.failed > 0 { parts.append("\(snapshot.failed) failed") }
         if snapshot.snapshotsInFlight > 0 {
-            parts.append("\(snapshot.snapshotsInFlight) snapshots under way")
+            parts.append(Self.counted(snapshot.snapshotsInFlight, "snapshot") + " under way")
         }
         for disk in snapshot.disks {
             if disk.isFailed {
@@ -39,6 +42,10 @@ extension NodeStatus {
         let free = snapshot.disks.reduce(0) { $0 + $1.freeBytes }
         parts.append("\(Self.amount(data)) of data, \(Self.amount(free)) free")
         return parts.joined(separator: ", ")
+    }
+
+    private static func counted(_ count: Int, _ noun: String) -> String {
+        "\(count) \(noun)\(count == 1 ? "" : "s")"
     }
 
     /// In binary units, rounded down: a status line changes only when there is something to tell.

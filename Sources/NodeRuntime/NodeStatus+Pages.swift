@@ -18,6 +18,9 @@ extension NodeStatus {
 
     private func groupsPage(_ request: AdminRequest) -> AdminResponse {
         let wanted = request.parameter("group")
+        if let wanted, UInt32(wanted) == nil {
+            return .text("group is the number of a group\n", status: 400)
+        }
         let replicas = read().replicas.filter { wanted == nil || "\($0.group)" == wanted }
         return .json("{\"groups\":[\(replicas.map(\.json).joined(separator: ","))]}\n")
     }

@@ -16,6 +16,10 @@ import Synchronization
 final class NodeStatus: Sendable {
     struct Snapshot: Sendable {
         var isAdmitted = false
+        /// Why the controllers do not take this node; nil while one does, and when none said so.
+        var refusal: String?
+        /// The cluster has it in the spare pool.
+        var isSpare = false
         var leaders = 0
         var followers = 0
         var learners = 0
@@ -137,6 +141,7 @@ final class NodeStatus: Sendable {
     /// Why the node cannot serve, or nil.
     func problem() -> String? {
         let snapshot = read()
+        if let refusal = snapshot.refusal { return "refused by the controllers: \(refusal)" }
         if !snapshot.isAdmitted { return "not admitted to a cluster yet: no controller answered" }
         if snapshot.disks.contains(where: \.isFailed) { return "a disk failed" }
         return nil
@@ -332,6 +337,8 @@ extension NodeServer {
     func publishStatus() {
         var snapshot = NodeStatus.Snapshot()
         snapshot.isAdmitted = identity.node != .none
+        snapshot.refusal = controllers.contains(where: \.isRegistered) ? nil : refusal
+        snapshot.isSpare = map.nodes[identity.node]?.isSpare ?? false
         snapshot.time = now
         snapshot.replicas.reserveCapacity(replicas.elements.count)
         for replica in replicas.elements {

@@ -345,7 +345,7 @@ extension ClientSession {
                     ("operations_sent", String(counters.sent)),
                     ("frames_sent", String(counters.frames)),
                     ("operations_pending", String(router.core.pendingOperations)),
-                    ("map_revision", String(map.revision.rawValue)),
+                    ("map_revision", map.revision.ofMap),
                 ]
             ),
             ("Replication", [("role", "master"), ("connected_slaves", "0")]),

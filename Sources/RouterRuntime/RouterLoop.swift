@@ -207,7 +207,7 @@ final class RouterLoop: LoopService {
             // To ask again would bring the same; its tables are served as far as they are whole.
             log.error(
                 "the cluster map holds a table that its shards do not cover",
-                [LogField("revision", update.to)])
+                [LogField("revision", update.to.ofMap)])
         }
         statistics.mapUpdates += 1
         connectNodes()

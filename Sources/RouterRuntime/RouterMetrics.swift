@@ -82,7 +82,7 @@ enum RouterMetrics {
         ) { Double(status.current.core.sent) }
         registry.counter(
             "kvrouter_frames_total",
-            "Requests frames sent; operations sent per frame is the quotient."
+            "Frames of requests sent; operations sent per frame is the quotient."
         ) { Double(status.current.core.frames) }
         registry.counter(
             "kvrouter_turns_total",
@@ -120,7 +120,11 @@ enum RouterMetrics {
                 MetricSample(labels: [MetricLabel("result", $0.0)], value: Double($0.1))
             }
         }
-        registry.gauge("kvrouter_route_epoch", "Revision of the cluster map that is in use.") {
+        registry.gauge(
+            "kvrouter_route_epoch",
+            "Revision of the cluster map in use: the controller term times 2^32, plus the revision's "
+                + "number in that term. Compare it for being equal, or newer."
+        ) {
             Double(status.current.revision.rawValue)
         }
         registry.counter(

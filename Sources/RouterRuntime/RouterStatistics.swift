@@ -3,6 +3,7 @@
 import KVBase
 import RPC
 import RouterCore
+import ShardCore
 import Synchronization
 
 /// The kinds of commands that metrics tell apart.
@@ -89,8 +90,8 @@ struct RouterSnapshot: Sendable {
         guard revision != .none else {
             return "waiting for the cluster map: no controller has answered yet"
         }
-        var text = "serving \(clients) clients, \(nodesOpen) of \(nodes) nodes connected"
-        text += ", map revision \(revision)"
+        var text = "serving \(clients) client\(clients == 1 ? "" : "s")"
+        text += ", \(nodesOpen) of \(nodes) nodes connected, map \(revision.ofMap)"
         if let problem = problems.first { text += "; \(problem)" }
         return text
     }

@@ -26,7 +26,7 @@ extension RouterStatus {
             "{\"operations\":\(snapshot.pendingOperations)"
                 + ",\"operation_bytes\":\(snapshot.pendingBytes)"
                 + ",\"clients\":\(snapshot.clients)"
-                + ",\"map_revision\":\"\(snapshot.revision)\""
+                + ",\"map_revision\":\"\(snapshot.revision.ofMap)\""
                 + ",\"groups_unroutable\":\(snapshot.groupsUnroutable)"
                 + ",\"controller_connected\":\(snapshot.controllerIsConnected)"
                 + ",\"nodes\":[\(nodes.joined(separator: ","))]}\n")

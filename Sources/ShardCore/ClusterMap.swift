@@ -2,6 +2,12 @@
 
 import KVBase
 
+extension Revision {
+    /// A revision of the cluster map as people read it, `1.17`: the controller term that made it, and
+    /// its number in that term.
+    public var ofMap: String { "\(rawValue >> 32).\(rawValue & 0xFFFF_FFFF)" }
+}
+
 /// Tables with their shards, groups with their leaders, and nodes, at one revision.
 ///
 /// Records are kept sorted by id, active tables by name with their shards packed (`ShardIndex`), so

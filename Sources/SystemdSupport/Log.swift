@@ -45,17 +45,37 @@ public final class Log: Sendable {
     /// Messages that one place in the sources may write in ten seconds, unless told otherwise.
     public static let burstDefault = 200
 
-    /// Writes to `descriptor`, standard error unless told otherwise.
-    public init(
+    /// Where the journal takes messages with fields.
+    private static let journalSocket = "/run/systemd/journal/socket"
+
+    /// Writes to `descriptor`, standard error unless told otherwise. Where there is no journal that
+    /// was asked for, as lines of JSON: its library would drop every message without a word.
+    public convenience init(
         program: String, format: Format = .automatic, level: LogLevel = .info,
         burst: Int = burstDefault, descriptor: Int32 = STDERR_FILENO
     ) {
+        self.init(
+            program: program, format: format, level: level, burst: burst, descriptor: descriptor,
+            journalSocket: Self.journalSocket)
+    }
+
+    init(
+        program: String, format: Format, level: LogLevel, burst: Int, descriptor: Int32,
+        journalSocket: String
+    ) {
         self.program = program
         self.descriptor = descriptor
-        self.format = format == .automatic ? Self.choose(descriptor) : format
+        let wanted = format == .automatic ? Self.choose(descriptor) : format
+        let hasNoJournal = wanted == .journal && access(journalSocket, W_OK) != 0
+        self.format = hasNoJournal ? .json : wanted
         levelMax = Atomic(level.rawValue)
         burstMax = Atomic(burst)
         counts = LogLevel.allCases.map { _ in LevelCount() }
+        if hasNoJournal {
+            component("log").warning(
+                "there is no journal: messages are lines of JSON",
+                [LogField("socket", journalSocket)])
+        }
     }
 
     /// Messages of lesser weight than this are dropped. May change at any time.

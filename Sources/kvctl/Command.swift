@@ -35,7 +35,9 @@ struct Positional {
     enum Kind {
         case text
         case table
+        /// One of a playground on this machine.
         case daemon
+        case controller
         case node
         case group
         case shard

@@ -34,6 +34,8 @@ enum Completion {
         case .text: return []
         case .shell: return ["bash", "zsh", "fish"]
         case .table: return names("name", in: live("tables", rest, command)["tables"])
+        case .controller:
+            return names("name", in: live("controller.list", rest, command)["controllers"])
         case .node: return names("name", in: live("nodes", rest, command)["nodes"])
         case .group: return names("id", in: live("groups", rest, command)["groups"])
         case .shard: return names("id", in: live("shards", rest, command)["shards"])

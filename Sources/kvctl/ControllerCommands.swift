@@ -33,7 +33,7 @@ extension Command {
                 with an
                 empty data directory only.
                 """,
-            positionals: [Positional(name: "NAME", kind: .daemon)], flags: membershipFlags,
+            positionals: [Positional(name: "NAME", kind: .controller)], flags: membershipFlags,
             examples: ["controller remove controller-2 --dir /tmp/rk"], run: removeController),
     ]
 

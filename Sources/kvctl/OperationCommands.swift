@@ -11,7 +11,7 @@ extension Command {
                 with the old
                 one. The node may be dead. Without --with the controller chooses; --dry-run shows what.
                 """,
-            positionals: [Positional(name: "NODE", isRequired: false, kind: .daemon)],
+            positionals: [Positional(name: "NODE", isRequired: false, kind: .node)],
             flags: [
                 .option("with", "SPARE", "the node that takes over"),
                 .option("group", "GROUP", "only in this group; then with --replica"),
@@ -38,14 +38,14 @@ extension Command {
         Command(
             path: ["drain"], summary: "move every replica off a node and give it none",
             details: "A drained node is given no replica until: kvctl drain NODE --end",
-            positionals: [Positional(name: "NODE", kind: .daemon)],
+            positionals: [Positional(name: "NODE", kind: .node)],
             flags: [.toggle("end", "the node may hold replicas again")] + planFlags,
             examples: ["drain node-2 --wait --dir /tmp/rk", "drain node-2 --end --dir /tmp/rk"],
             run: drain),
         Command(
             path: ["transfer"], summary: "hand a group's leadership to another of its nodes",
             positionals: [
-                Positional(name: "GROUP"), Positional(name: "NODE", kind: .daemon),
+                Positional(name: "GROUP", kind: .group), Positional(name: "NODE", kind: .node),
             ],
             flags: planFlags, examples: ["transfer 1 node-3 --dir /tmp/rk"], run: transfer),
         Command(

@@ -1,5 +1,6 @@
 import AdminHTTP
 import EventLoop
+import Glibc
 import KVBase
 import Testing
 
@@ -32,6 +33,38 @@ func exchange(port: UInt16, _ request: String) throws -> String {
 private func get(_ port: UInt16, _ path: String, method: String = "GET") throws -> String {
     try exchange(
         port: port, "\(method) \(path) HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+}
+
+/// A connection with a request that does not go on.
+private final class HalfOpenRequest {
+    private let descriptor: Int32
+
+    init(port: UInt16) throws {
+        descriptor = socket(AF_INET, Int32(SOCK_STREAM.rawValue), 0)
+        var address = sockaddr_in()
+        address.sin_family = sa_family_t(AF_INET)
+        address.sin_port = port.bigEndian
+        address.sin_addr.s_addr = UInt32(0x7F00_0001).bigEndian
+        let connected = withUnsafePointer(to: &address) {
+            $0.withMemoryRebound(to: sockaddr.self, capacity: 1) {
+                connect(descriptor, $0, socklen_t(MemoryLayout<sockaddr_in>.size))
+            }
+        }
+        try #require(connected == 0)
+        let begin = Array("GET /hel".utf8)
+        try #require(write(descriptor, begin, begin.count) == begin.count)
+    }
+
+    deinit { close(descriptor) }
+
+    /// Whether the other side ends it in that many seconds.
+    func isClosed(within seconds: Int32) -> Bool {
+        var waiting = pollfd(fd: descriptor, events: Int16(POLLIN), revents: 0)
+        guard poll(&waiting, 1, seconds * 1_000) == 1 else { return false }
+        var buffer = [UInt8](repeating: 0, count: 4_096)
+        while case let count = read(descriptor, &buffer, buffer.count), count > 0 {}
+        return true
+    }
 }
 
 @Suite struct AdminServerTests {
@@ -109,6 +142,19 @@ private func get(_ port: UInt16, _ path: String, method: String = "GET") throws 
         let read = try get(server.port, "/act")
         #expect(read.hasPrefix("HTTP/1.1 405 "))
         #expect(read.contains("Allow: POST\r\n"))
+    }
+
+    @Test func connectionsThatSendNothingDelayNobody() throws {
+        let server = try server()
+        defer { server.stop() }
+        let idle = try (0..<100).map { _ in try HalfOpenRequest(port: server.port) }
+        let began = ContinuousClock.now
+        for _ in 0..<3 {
+            #expect(try get(server.port, "/hello").hasPrefix("HTTP/1.1 200 OK\r\n"))
+        }
+        #expect(ContinuousClock.now - began < .seconds(2))
+        // None of them stays.
+        #expect(idle.allSatisfy { $0.isClosed(within: 10) })
     }
 
     @Test func stopFreesThePort() throws {

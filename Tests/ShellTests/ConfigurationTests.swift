@@ -155,6 +155,16 @@ private func problems(
         #expect(found.exitCode == 78)
     }
 
+    @Test func aRequiredSettingWithAMistakeIsNotMissing() {
+        let loader = SettingsLoader(
+            program: "kvtest", version: "1", summary: "A test.",
+            settings: [Setting("threads", .integer(1...9), required: true, help: "Threads.")])
+        let error = #expect(throws: ConfigurationError.self) {
+            _ = try loader.load(arguments: ["kvtest", "--threads=x"], environment: [:])
+        }
+        #expect(error?.messages == ["--threads: threads = \"x\": not a whole number"])
+    }
+
     @Test func everyProblemIsReportedAtOnce() throws {
         let found = try #require(
             problems(

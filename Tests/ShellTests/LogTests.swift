@@ -35,6 +35,24 @@ private func written(
         #expect(text.hasSuffix(expected))
     }
 
+    @Test func withoutJournalMessagesAreLinesOfJSON() throws {
+        var ends: [Int32] = [0, 0]
+        precondition(pipe(&ends) == 0)
+        let log = Log(
+            program: "kvtest", format: .journal, level: .info, burst: 0, descriptor: ends[1],
+            journalSocket: "/nowhere/socket")
+        log.component("x").info("still told")
+        close(ends[1])
+        var buffer = [UInt8](repeating: 0, count: 4096)
+        let count = read(ends[0], &buffer, buffer.count)
+        close(ends[0])
+        let lines = String(decoding: buffer[..<count], as: UTF8.self).split(separator: "\n")
+        try #require(lines.count == 2)
+        #expect(lines[0].contains("\"level\":\"warning\""))
+        #expect(lines[0].contains("there is no journal"))
+        #expect(lines[1].contains("\"message\":\"still told\""))
+    }
+
     @Test func textIsOneLine() {
         let text = written(.text) { log in
             log.component("disk").error(

@@ -53,14 +53,26 @@ private func text(_ registry: MetricsRegistry) -> String {
         #expect(registry.familyNames == ["kv_a_total"])
     }
 
-    @Test func bucketsAreTheSmallestBoundNotBelow() {
+    @Test(arguments: [DurationHistogram.Scale.requests, .upkeep, .operations])
+    func bucketsAreTheSmallestBoundNotBelow(scale: DurationHistogram.Scale) {
         for index in 0..<DurationHistogram.boundCount {
-            let bound = DurationHistogram.bound(index)
-            #expect(DurationHistogram.bucket(of: bound) == index)
-            #expect(DurationHistogram.bucket(of: Nanoseconds(bound.count + 1)) == index + 1)
+            let bound = scale.bound(index)
+            #expect(scale.bucket(of: bound) == index)
+            #expect(scale.bucket(of: Nanoseconds(bound.count + 1)) == index + 1)
         }
-        #expect(DurationHistogram.bucket(of: .zero) == 0)
-        #expect(DurationHistogram.bucket(of: Nanoseconds(.max)) == DurationHistogram.boundCount)
+        #expect(scale.bucket(of: .zero) == 0)
+        #expect(scale.bucket(of: Nanoseconds(.max)) == DurationHistogram.boundCount)
+    }
+
+    @Test func longWorkHasLongBuckets() {
+        let registry = MetricsRegistry()
+        let histogram = registry.histogram("kv_long_seconds", "Long.", scale: .operations)
+        histogram.observe(.seconds(3_600))
+        let lines = text(registry).split(separator: "\n")
+        #expect(lines[2] == "kv_long_seconds_bucket{le=\"1\"} 0")
+        #expect(lines.contains("kv_long_seconds_bucket{le=\"2048\"} 0"))
+        #expect(lines.contains("kv_long_seconds_bucket{le=\"4096\"} 1"))
+        #expect(lines[18] == "kv_long_seconds_bucket{le=\"65536\"} 1")
     }
 
     @Test func histogramCumulates() {

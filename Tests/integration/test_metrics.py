@@ -213,6 +213,10 @@ def test_health_and_pages(used):
         assert page(daemon, "/livez") == {"live": True, "reasons": []}
         assert page(daemon, "/readyz") == {"ready": True, "reasons": []}
         pages = page(daemon, "/debug")["pages"]
+        assert page(daemon, "/debug/")["pages"] == pages
+        index = fetch(daemon, "/")[2].decode().splitlines()
+        assert index[0] + "\n" == run(program, "--version").stdout
+        assert index[1:] == ["/metrics", "/livez", "/readyz", *pages]
         assert {"/debug/log", "/debug/queues", "/debug/settings", "/debug/stages"} <= set(pages)
         for path in pages:
             assert isinstance(page(daemon, path), dict), (program, path)
@@ -225,9 +229,20 @@ def test_health_and_pages(used):
     assert all(group["applied"] <= group["commit"] <= group["last"] for group in groups)
     one = page(nodes[0], "/debug/groups?group=1")["groups"]
     assert {group["group"] for group in one} <= {"1"}
+    assert fetch(nodes[0], "/debug/groups?group=x")[0] == 400
     queues = page(nodes[0], "/debug/queues")
     assert [peer["connected"] for peer in queues["peers"]] == [True] * (len(nodes) - 1)
     assert page(used.info["controllers"][0], "/debug/queues")["acting"] is True
+
+
+def test_versions_of_daemons_are_told(used):
+    told = used.json("version", "--all")
+    assert {one["name"] for one in told["daemons"]} == set(used.daemons)
+    expected = f"{told['kvctl']} ({told['revision']})"
+    assert {one["version"] for one in told["daemons"]} == {expected}
+    lines = used.kvctl("version", "--all").stdout.splitlines()
+    assert lines[0] == f"kvctl {expected}" and lines[3].split()[0] == "controller-1"
+    assert "daemons" not in used.json("version")
 
 
 def test_secrets_are_shown_to_nobody(tmp_path):

@@ -2,9 +2,11 @@
 
 import json
 import threading
+import time
 
 import pytest
-from conftest import _running, wait_for
+from conftest import _running, run, wait_for
+from test_service_manager import Daemon, Manager
 from test_storage import fill
 
 
@@ -120,6 +122,70 @@ def test_removal_of_a_node(pool):
              what="the removal")
     assert "node-5" not in [one["name"] for one in pool.json("nodes")["nodes"]]
     assert "node-5" in pool.kvctl("why").stdout
+
+
+def completed(cluster, *words, environment=None):
+    """What completion offers, for the cluster that the environment or the words name."""
+    return run("kvctl", "__complete", *words, env=environment or {}).stdout.split()
+
+
+def test_names_are_completed_from_the_cluster(pool):
+    controllers = ",".join(one["rpc"] for one in pool.json("controller", "list")["controllers"])
+    named = {"KVCTL_CONTROLLERS": controllers}
+    nodes = [one["name"] for one in pool.json("nodes")["nodes"]]
+    assert len(nodes) >= 4
+    for words in (["drain"], ["replace"], ["transfer", "1"], ["node", "weight"]):
+        assert completed(pool, *words, "", environment=named) == nodes, words
+        assert completed(pool, *words, "--controllers", controllers, "") == nodes, words
+        assert completed(pool, *words, "--dir", pool.directory, "") == nodes, words
+    assert completed(pool, "controller", "remove", "", environment=named) == ["controller-1"]
+    assert completed(pool, "transfer", "", environment=named) == [
+        str(group["id"]) for group in pool.groups()]
+    assert "router-1" in completed(pool, "playground", "stop", "--dir", pool.directory, "")
+
+
+def test_a_node_that_no_controller_takes_says_so(pool, tmp_path):
+    manager = Manager(tmp_path)
+    controllers = ",".join(one["rpc"] for one in pool.json("controller", "list")["controllers"])
+
+    def start():
+        return Daemon("kvnode", tmp_path, manager, configuration=(
+            f"name = node-4\ndata = {tmp_path}/data\nspare = true\n"
+            f"controllers = {controllers}\n[listen]\nrpc = 127.0.0.1:0\n"))
+
+    def is_refused(daemon, why):
+        status, body = daemon.page("/readyz")
+        return status == 503 and "refused by the controllers: " in body and why in body
+
+    rival = start()
+    try:
+        manager.wait("READY=1")
+        wait_for(lambda: is_refused(rival, "stop it or choose another name"), what="the refusal")
+        assert rival.metric("kv_ready") == 0
+        manager.wait("STATUS=refused by the controllers: a node named node-4 is live")
+        # The name is free: the next attempt succeeds, and nothing is left of the refusal.
+        pool.kill("node-4")
+        wait_for(lambda: rival.page("/readyz")[0] == 200, what="the registration")
+        manager.wait("STATUS=spare: holds no replica")
+        # A controller that is not there refuses nothing.
+        pool.kill("controller-1")
+        wait_for(lambda: rival.metric("kvnode_controllers_connected") == 0, what="the loss")
+        time.sleep(2)
+        assert rival.page("/readyz")[0] == 200
+        pool.start("controller-1")
+        # A node that the cluster has forgotten.
+        rival.end()
+        wait_for(lambda: pool.kvctl("node", "remove", "node-4", "--yes").returncode == 0,
+                 what="the removal")
+        began = len(manager.messages)
+        rival = start()
+        manager.wait("READY=1", since=began)
+        wait_for(lambda: is_refused(rival, "empty the data directories"), what="the refusal")
+        manager.wait("empty the data directories of node-4")
+        time.sleep(2)
+        assert is_refused(rival, "empty the data directories")
+    finally:
+        rival.end()
 
 
 class Load:

@@ -302,9 +302,9 @@ def the_credential_is_the_password():
 
 @check
 def status_lines_have_live_figures():
-    wait_for(lambda: re.search(r"^serving: \d+ leaders, \d+ followers.* MiB of data",
+    wait_for(lambda: re.search(r"^serving: \d+ leaders?, \d+ followers?.* MiB of data",
                                status("kvnode@node-1")), "the node's status")
-    wait_for(lambda: re.search(r"^serving \d+ clients, 3 of 3 nodes connected, map revision \d+",
+    wait_for(lambda: re.search(r"^serving \d+ clients?, 3 of 3 nodes connected, map \d+\.\d+",
                                status("kvrouter")), "the router's status")
     wait_for(lambda: re.search(r"^acting: nodes 3 up; shards .*; metadata revision \d+",
                                status("kvcontrollerd")), "the controller's status")

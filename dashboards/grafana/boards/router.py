@@ -58,9 +58,10 @@ BOARD = board(
             timeseries("Updates of the map", "ops", "Taken over per second.",
                        (rate("kvrouter_map_updates_total"), "{{instance}}")),
             timeseries("Behind the newest map", "short",
-                       "Revisions by which a router's map is older than the newest router's.",
-                       ("scalar(max(kvrouter_route_epoch)) - " + chosen("kvrouter_route_epoch"),
-                        "{{instance}}"), runbook="KVRouterStaleRoutes"),
+                       "1 while a router's map is older than the newest router's.",
+                       (chosen("kvrouter_route_epoch")
+                        + " < bool scalar(max(kvrouter_route_epoch))",
+                        "{{instance}}"), maximum=1, runbook="KVRouterStaleRoutes"),
             timeseries("Groups out of reach", "short",
                        "Groups that have no known leader, or no connection to it.",
                        (chosen("kvrouter_groups_unroutable"), "{{instance}}"),
