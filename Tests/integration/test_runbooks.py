@@ -100,11 +100,11 @@ OF_THE_BROKEN = {"KVSparePoolEmpty", "KVOperationStuck", "KVNoRouter", "KVRouter
 
 @pytest.fixture(scope="module")
 def broken_cluster(tmp_path_factory):
-    """A cluster without spare, one of two routers and one of its controllers, with a drain that waits for a
-    node that is down; a shell there that has these two as its words."""
+    """A cluster without its spare, one of two routers and one of its controllers, with a drain that waits
+    for the spare; a shell there that has these two as its words."""
     # Time to ask for the drain while the node stands still.
-    cluster = Cluster(tmp_path_factory.mktemp("broken") / "cluster", "--spares", "0", "--routers", "2",
-                      "--controllers", "3", environment={
+    cluster = Cluster(tmp_path_factory.mktemp("broken") / "cluster", "--spares", "1",
+                      "--routers", "2", "--controllers", "3", environment={
                           "KVCONTROLLERD_NODE_SUSPECT_AFTER": "10s",
                           "KVCONTROLLERD_NODE_DOWN_AFTER": "11s"})
     try:
