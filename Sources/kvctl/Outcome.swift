@@ -13,6 +13,8 @@ enum ExitCode: Int32 {
     case unhealthy = 5
     case timeout = 6
     case refused = 7
+    /// By Ctrl-C, as a shell has it.
+    case interrupted = 130
 }
 
 /// Why a command did not do what it was asked.
