@@ -134,7 +134,7 @@ let package = Package(
             [
                 "KVBase", "BuildInfo", "Threads", "ReplicationCore", "ShardCore",
                 "ControllerCore", "MetadataCore", "WireProtocol", "RESP", "MetadataStore",
-                "EtcdMetadata",
+                "EtcdMetadata", "Digest",
                 "ObjectStore",
                 "MetadataBackup", "OperatorClient",
             ]),

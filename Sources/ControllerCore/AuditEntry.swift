@@ -109,6 +109,18 @@ public struct AuditHead: Hashable, Sendable {
 
     public init() {}
 
+    /// Where it stands in the metadata store.
+    public static var storeKey: Bytes { StoreKey.auditHead }
+
+    /// As it is stored; that of an empty log without a record.
+    public init(_ record: MetadataRecord?) throws(DatabaseError) {
+        self.init()
+        guard let record else { return }
+        self = try ByteReader.decode(record.value) { (reader) throws(DatabaseError) in
+            try AuditHead(from: &reader)
+        }
+    }
+
     func encode(into writer: inout ByteWriter) {
         writer.write(first)
         writer.write(next)
@@ -122,6 +134,15 @@ public struct AuditHead: Hashable, Sendable {
         guard first <= next, first > 0 else {
             throw DatabaseError(.malformed, "audit log from \(first) to \(next)")
         }
+    }
+}
+
+extension MetadataTransaction {
+    /// Puts a sealed entry behind `head`, for whoever writes the log without being the acting controller.
+    mutating func audit(_ entry: AuditEntry, behind head: inout AuditHead) {
+        head.next += 1
+        head.seal = entry.seal
+        put(StoreKey.audit(entry.number)) { entry.encode(into: &$0) }
     }
 }
 

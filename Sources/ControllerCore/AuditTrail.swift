@@ -68,6 +68,13 @@ public struct AuditAnchor: Hashable, Sendable {
     public let number: UInt64
     public let seal: Bytes
 
+    /// The newest entry; nil while there is none.
+    public init?(_ head: AuditHead) {
+        guard head.next > 1 else { return nil }
+        number = head.next - 1
+        seal = head.seal
+    }
+
     public init(_ text: String) throws(DatabaseError) {
         let parts = text.split(separator: ":", omittingEmptySubsequences: false)
         guard parts.count == 2, let number = UInt64(parts[0]),
@@ -83,8 +90,9 @@ public struct AuditAnchor: Hashable, Sendable {
 
     /// The text of the newest entry; nil while there is none.
     public static func text(_ head: AuditHead) -> String? {
-        guard head.next > 1 else { return nil }
-        return "\(head.next - 1):" + head.seal.map { hex(UInt64($0), count: 2) }.joined()
+        AuditAnchor(head).map { anchor in
+            "\(anchor.number):" + anchor.seal.map { hex(UInt64($0), count: 2) }.joined()
+        }
     }
 
     private static func bytes(hexadecimal text: Substring) -> Bytes? {

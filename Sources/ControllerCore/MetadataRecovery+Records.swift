@@ -38,6 +38,7 @@ extension MetadataRecovery {
             transaction.put(StoreKey.retired(replica.replica)) { replica.encode(into: &$0) }
         }
         putDecisions(into: &transaction)
+        putAudit(into: &transaction)
         var records = transaction.changes.compactMap { change -> MetadataRecord? in
             guard case .put(let key, let value, _) = change else { return nil }
             return MetadataRecord(
@@ -66,7 +67,7 @@ extension MetadataRecovery {
         let ofNodes = [StoreKey.heldPrefix, StoreKey.weightPrefix, StoreKey.maintenancePrefix]
         if ofNodes.contains(where: { key.starts(with: $0) }) { return nodes[NodeID(number)] != nil }
         let known = [StoreKey.settingPrefix, StoreKey.decisionPrefix, StoreKey.auditPrefix]
-        return key == StoreKey.auditHead || known.contains { key.starts(with: $0) }
+        return known.contains { key.starts(with: $0) }
     }
 
     private func nextTerm() -> Term {
@@ -108,6 +109,24 @@ extension MetadataRecovery {
         guard term != .none, let nominee = record.group.placements.first?.replica else { return }
         let nomination = Nomination(term: term.next(), nominee: nominee)
         transaction.put(StoreKey.nomination(id)) { nomination.encode(into: &$0) }
+    }
+
+    /// The restore itself, behind what the older state's audit log has.
+    private func putAudit(into transaction: inout MetadataTransaction) {
+        var head = auditHead
+        let number = head.next
+        let said =
+            "from \(origin) and from what \(holdings.count) nodes hold: \(findings.count) findings"
+        for event in [
+            AuditEntry.Event.requested(arguments: request.arguments),
+            .answered(request: number, isDone: true, text: said),
+        ] {
+            let entry = AuditEntry(
+                after: head, at: clock, caller: request.caller, address: "no controller",
+                verb: request.verb, event: event, hash: request.hash)
+            transaction.audit(entry, behind: &head)
+        }
+        transaction.put(StoreKey.auditHead) { head.encode(into: &$0) }
     }
 
     private func putDecisions(into transaction: inout MetadataTransaction) {

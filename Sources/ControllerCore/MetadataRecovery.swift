@@ -35,6 +35,28 @@ public struct RecoveredMetadata: Sendable {
 }
 
 public struct MetadataRecovery {
+    /// What the audit log is to say of the request.
+    public struct Request: Sendable {
+        /// `alice@host`.
+        public var caller: String
+        /// `restore` or `recover`.
+        public var verb: String
+        /// As JSON.
+        public var arguments: String
+        /// SHA-256: cores import no library.
+        public var hash: @Sendable (Bytes) -> Bytes
+
+        public init(
+            caller: String, verb: String, arguments: String,
+            hash: @escaping @Sendable (Bytes) -> Bytes
+        ) {
+            self.caller = caller
+            self.verb = verb
+            self.arguments = arguments
+            self.hash = hash
+        }
+    }
+
     /// Added to what is known to have been issued: more than can have been issued unseen.
     static let idJump: UInt32 = 1_000_000
     static let shardJump: UInt32 = 4_000_000
@@ -72,6 +94,9 @@ public struct MetadataRecovery {
     /// Wall clock in milliseconds since 1970.
     let clock: UInt64
     let origin: String
+    let request: Request
+    /// Where the older state's audit log ends.
+    let auditHead: AuditHead
     var findings: [RecoveredMetadata.Finding] = []
     /// The newest map that a node kept.
     var book: NodeHoldings?
@@ -97,10 +122,10 @@ public struct MetadataRecovery {
     /// Throws when the older state cannot be read or nothing tells which cluster this is.
     public static func recover(
         older: [MetadataRecord], revision: Revision, holdings: [NodeHoldings], clock: UInt64,
-        origin: String
+        origin: String, request: Request
     ) throws(DatabaseError) -> RecoveredMetadata {
         var recovery = try MetadataRecovery(
-            older: older, holdings: holdings, clock: clock, origin: origin)
+            older: older, holdings: holdings, clock: clock, origin: origin, request: request)
         let cluster = try recovery.findCluster()
         recovery.findGroups()
         recovery.findNodes()
@@ -111,7 +136,8 @@ public struct MetadataRecovery {
     }
 
     private init(
-        older: [MetadataRecord], holdings: [NodeHoldings], clock: UInt64, origin: String
+        older: [MetadataRecord], holdings: [NodeHoldings], clock: UInt64, origin: String,
+        request: Request
     ) throws(DatabaseError) {
         let base = try DurableState(MetadataSnapshot(revision: .none, records: older))
         var shards = SortedRecords<ShardID, Shard>()
@@ -124,6 +150,8 @@ public struct MetadataRecovery {
         self.holdings = holdings.sorted { $0.node.id < $1.node.id }
         self.clock = clock
         self.origin = origin
+        self.request = request
+        auditHead = try AuditHead(older.first { $0.key == StoreKey.auditHead })
         ids = base.ids
         nextOperation = base.nextOperation
         for holding in self.holdings where holding.mapRevision > book?.mapRevision ?? .none {

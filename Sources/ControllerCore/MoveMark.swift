@@ -32,19 +32,12 @@ public enum MoveMark {
                 .init(key: key, modRevision: get(key)?.modRevision ?? .none))
         }
         transaction.put(StoreKey.home) { $0.writeRaw(move) }
-        var head = AuditHead()
-        if let record = get(StoreKey.auditHead) {
-            head = try ByteReader.decode(record.value) { (reader) throws(DatabaseError) in
-                try AuditHead(from: &reader)
-            }
-        }
+        var head = try AuditHead(get(StoreKey.auditHead))
         let entry = AuditEntry(
             after: head, at: at, caller: request.caller, address: request.address,
             verb: request.verb,
             event: .answered(request: request.number, isDone: true, text: text), hash: hash)
-        head.next += 1
-        head.seal = entry.seal
-        transaction.put(StoreKey.audit(entry.number)) { entry.encode(into: &$0) }
+        transaction.audit(entry, behind: &head)
         transaction.put(StoreKey.auditHead) { head.encode(into: &$0) }
         return transaction
     }

@@ -71,6 +71,8 @@ struct ControllerView: Encodable {
     var lag: UInt64
     /// Everything but a plain member: joining, leaving.
     var state: String
+    /// What keeps it from being one that answers, as far as the answering controller can see.
+    var problem: String?
 }
 
 struct DiskView: Encodable {

@@ -166,6 +166,7 @@ struct ControllerServerSettings: Sendable {
     var etcd: EtcdNode.Settings?
     /// As the settings say, not as the last move does.
     var configured: MetadataForm
+    var configuredEtcd: (endpoints: [String], prefix: String)
     /// What this controller keeps about moves, and where the metadata is by it.
     var files: MoveFiles
     var place: MetadataPlace
@@ -222,9 +223,10 @@ extension ControllerServerSettings {
             directory: data + "/quorum", olderDirectory: data + "/metadata")
         let (address, admin) = (quorum.address, adminAddress)
         configured = settings.string("metadata") == "etcd" ? .etcd : .embedded
+        configuredEtcd = (settings.list("etcd.endpoints"), settings.string("etcd.prefix"))
         files = MoveFiles(data: data)
         place = try files.place(
-            configured: configured, prefix: settings.string("etcd.prefix"), name: name)
+            configured: configured, prefix: configuredEtcd.prefix, name: name)
         etcd = try Self.etcd(settings, place, data, address, admin)
         etcdAt = { (endpoints, prefix) throws(DatabaseError) in
             try Self.etcd(settings, endpoints, prefix, data, address, admin)

@@ -161,24 +161,43 @@ extension ControllerServer {
         let anchor = try request.arguments?.value.map { (text) throws(DatabaseError) in
             try AuditAnchor(text)
         }
+        let known = controller?.auditHead ?? AuditHead()
+        // Behind everything that was submitted before.
         home.metadata?.range(prefix: AuditEntry.storePrefix) { [unowned self, weak session] in
             guard let session, let head = controller?.auditHead else { return }
             guard case .success(let snapshot) = $0 else {
                 return session.adminFailure(
                     token, DatabaseError(.unavailable, "the metadata store does not answer"))
             }
-            let trail = AuditTrail(snapshot.records, head: head)
             guard request.verb == "audit.verify" else {
+                let trail = AuditTrail(snapshot.records, head: head)
                 return session.adminSuccess(
                     token, AuditView(commands: trail.commands(limit: limit)))
             }
-            let fault = trail.fault(since: anchor, hash: SHA256.digest)
-            session.adminSuccess(
-                token,
-                AuditVerdictView(
-                    first: head.first, last: head.next - 1,
-                    head: NullableText(text: AuditAnchor.text(head)), isWhole: fault == nil,
-                    fault: NullableText(text: fault)))
+            home.readStored([AuditEntry.storePrefix, AuditHead.storeKey]) { [weak session] in
+                do throws(DatabaseError) {
+                    session?.adminSuccess(
+                        token, try Self.verdict(on: try $0.get(), anchor, known: known))
+                } catch {
+                    session?.adminFailure(token, error)
+                }
+            }
         }
+    }
+
+    /// `known`: what this controller remembers of the log, which has to be in it.
+    private static func verdict(
+        on stored: [MetadataRecord], _ anchor: AuditAnchor?, known: AuditHead
+    ) throws(DatabaseError) -> AuditVerdictView {
+        let isHead = { (record: MetadataRecord) in record.key == AuditHead.storeKey }
+        let head = try AuditHead(stored.first(where: isHead))
+        let trail = AuditTrail(stored.filter { !isHead($0) }, head: head)
+        let fault =
+            trail.fault(since: anchor, hash: SHA256.digest)
+            ?? trail.fault(since: AuditAnchor(known), hash: SHA256.digest)
+        return AuditVerdictView(
+            first: head.first, last: head.next - 1,
+            head: NullableText(text: AuditAnchor.text(head)), isWhole: fault == nil,
+            fault: NullableText(text: fault))
     }
 }

@@ -85,7 +85,7 @@ extension ControllerServer {
     /// What wants an operator's eye and is not in the cluster's records.
     func ownFindings() -> [FindingView] {
         [routerFinding(), backupFinding(), stalenessFinding()].compactMap(\.self)
-            + controllerFindings() + clockFindings()
+            + controllerFindings() + (quorum?.strayFindings(now: loop.now) ?? []) + clockFindings()
     }
 
     /// The routers that are connected to this controller.

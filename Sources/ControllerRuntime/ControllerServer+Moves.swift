@@ -69,7 +69,8 @@ extension ControllerServer {
         let move = moves.following?.move ?? settings.move
         return HomeView(
             name: settings.core.name, form: "\(settings.form)",
-            configured: "\(settings.configured)", acting: isActing, cluster: hex(home.cluster),
+            configured: "\(settings.configured)", acting: isActing, obstacle: home.obstacle,
+            cluster: hex(home.cluster),
             revision: home.state?.revision.rawValue ?? 0, move: move.map { MoveView($0) },
             moveBytes: move.map { HexText.encode($0.encode()) }, migration: moves.migration?.view,
             staleness: settings.staleness)
@@ -168,6 +169,12 @@ extension ControllerServer {
             return completion(
                 isWritable
                     ? .success(()) : .failure(DatabaseError(.refused, "\(data) cannot be written")))
+        }
+        if let objection = MetadataPlace.objection(
+            toMoveTo: endpoints, prefix, configured: settings.configured,
+            endpoints: settings.configuredEtcd.endpoints, prefix: settings.configuredEtcd.prefix)
+        {
+            return completion(.failure(DatabaseError(.refused, objection)))
         }
         do throws(DatabaseError) {
             var etcd = try settings.etcdAt(endpoints, prefix).etcd

@@ -71,10 +71,16 @@ extension ControllerServer {
                     "controller \(name) has lost its data",
                     "kvctl controller remove \(name), then: kvctl controller add \(name) \(view.rpc)"
                 )
+            case "joining" where !view.reachable:
+                (text, advice) = (
+                    "controller \(name) is joining and does not answer",
+                    "start it at \(view.rpc) with an empty data directory, or: kvctl controller remove "
+                        + name
+                )
             default:
                 (text, advice) = (
                     "controller \(name) is \(view.state)",
-                    "start it, or take it back: kvctl controller remove \(name)"
+                    "wait for it, or take it back: kvctl controller remove \(name)"
                 )
             }
             return FindingView(code: "RK002", severity: "warning", text: text, advice: advice)
@@ -87,17 +93,18 @@ extension ControllerServer {
         if request.verb == "controller.list" {
             return session.adminSuccess(token, controllersView())
         }
-        guard let quorum else {
-            return session.adminFailure(
-                token,
-                DatabaseError(
-                    .refused,
-                    "the metadata is in etcd: a controller belongs to the cluster when it is started "
-                        + "with the same etcd.endpoints and etcd.prefix, and no more when it is stopped"
-                ))
-        }
-        guard isActing, let store = quorum.store else {
+        // The acting one is asked even where all would refuse alike: it has the audit log.
+        guard isActing else {
             return session.adminFailure(token, notActing, acting: standing.address)
+        }
+        guard let store = quorum?.store else {
+            let refusal = DatabaseError(
+                .refused,
+                "the metadata is in etcd: a controller belongs to the cluster when it is started "
+                    + "with the same etcd.endpoints and etcd.prefix, and no more when it is stopped"
+            )
+            auditAnswer(refusal, token, of: session.id)
+            return session.adminFailure(token, refusal)
         }
         let command: MetadataCommand
         do throws(DatabaseError) {
@@ -176,7 +183,11 @@ struct ControllersView: Encodable {
     var role: String
     /// Of the metadata group.
     var term: UInt64
+    /// Where it keeps the metadata: `embedded` or `etcd`.
+    var form: String
     var acting: Bool
+    /// Why it cannot act; nil when there is no more to say than that another one may.
+    var obstacle: String?
     var leader: NullableText
     var applied: UInt64
     var commit: UInt64

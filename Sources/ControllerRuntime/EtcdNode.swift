@@ -141,6 +141,17 @@ final class EtcdNode: MetadataHome {
 
     private var outage: String? { store.outage ?? session.outage }
 
+    func readStored(
+        _ prefixes: [Bytes],
+        _ completion: @escaping (Result<[MetadataRecord], DatabaseError>) -> Void
+    ) {
+        jobs.run("etcd-read") { [transfer] () throws(DatabaseError) in
+            try transfer.records(under: prefixes)
+        } _: {
+            completion($0)
+        }
+    }
+
     // MARK: Time
 
     func start() throws(DatabaseError) {
@@ -302,7 +313,8 @@ final class EtcdNode: MetadataHome {
     private func judge(_ content: EtcdTransfer.Content) {
         invalidity = nil
         switch content {
-        case .metadata: isValid = true
+        // Not where the store has seen since that the metadata left: a look that began before must not hide it.
+        case .metadata: isValid = store.failure?.code != .refused
         case .nothing:
             guard let move = settings.move else {
                 isValid = true
@@ -398,7 +410,8 @@ final class EtcdNode: MetadataHome {
         let revision = store.state.revision.rawValue
         return ControllersView(
             name: settings.name, rpc: settings.address, role: role,
-            term: store.election?.createRevision ?? 0, acting: term != nil,
+            term: store.election?.createRevision ?? 0, form: "\(MetadataForm.etcd)",
+            acting: term != nil, obstacle: obstacle,
             leader: NullableText(text: leader?.name), applied: revision, commit: revision,
             controllers: controllerViews(acting: term, admin: admin))
     }

@@ -34,6 +34,11 @@ protocol MetadataHome: AnyObject {
     /// Why this controller cannot act, when there is more to say than that another one does.
     var obstacle: String? { get }
 
+    /// The records whose keys begin with one of `prefixes`, from where they are kept and not from a copy of it.
+    func readStored(
+        _ prefixes: [Bytes],
+        _ completion: @escaping (Result<[MetadataRecord], DatabaseError>) -> Void)
+
     func start() throws(DatabaseError)
     /// The end of a turn: requests go out.
     func endTurn()

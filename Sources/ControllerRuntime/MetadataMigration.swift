@@ -117,6 +117,11 @@ final class MetadataMigration {
         case .success: present.append((other.name, other.rpc))
         case .failure(let error) where error.code == .unavailable && !other.reachable:
             absent.append(other.name)
+        case .failure(let error) where error.code == .unavailable:
+            let seen = server.settings.form == .embedded ? "as not reachable" : "no more"
+            objections.append(
+                "\(other.name): \(error.message): start it, or wait until kvctl controller list shows it "
+                    + seen)
         case .failure(let error): objections.append("\(other.name): \(error.message)")
         }
         oneChecked()
@@ -229,7 +234,9 @@ final class MetadataMigration {
         } _: { [weak self] (result: Result<Void, DatabaseError>) in
             guard let self, self.failure == nil else { return }
             if case .failure(let error) = result { return fail(error) }
-            guard let store = server.home.metadata else { return }
+            guard let store = server.home.metadata else {
+                return fail(DatabaseError(.unavailable, "the metadata cannot be read"))
+            }
             phase = .mark
             store.commit(transaction) { [weak self] result in
                 guard let self, self.failure == nil else { return }
@@ -259,7 +266,12 @@ final class MetadataMigration {
         jobs.run("meta-digest") { () throws(DatabaseError) in
             MoveDigest.of(state)
         } _: { [weak self] (result: Result<String, DatabaseError>) in
-            guard let self, self.failure == nil, case .success(let digest) = result else { return }
+            guard let self, self.failure == nil else { return }
+            let digest: String
+            switch result {
+            case .failure(let error): return fail(error)
+            case .success(let value): digest = value
+            }
             waiting = present.count + 1
             let prepared = {
                 [weak self] (name: String, result: Result<PreparedView, DatabaseError>) in

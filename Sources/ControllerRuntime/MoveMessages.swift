@@ -46,6 +46,8 @@ struct HomeView: Encodable {
     /// As its settings say.
     var configured: String
     var acting: Bool
+    /// Why it cannot act; nil when there is no more to say than that another one may.
+    var obstacle: String?
     var cluster: String
     var revision: UInt64
     var move: MoveView?

@@ -19,7 +19,8 @@ final class QuorumLink: RPCConnectionDelegate {
     private unowned let links: QuorumLinks
     /// The other side has said that it is the replica this link is for.
     private(set) var isIntroduced = false
-    private var lastError: DatabaseError?
+    /// Why there is no connection, or none that is of use.
+    private(set) var lastError: DatabaseError?
 
     init(_ place: ControllerIntroduction.Place, links: QuorumLinks, address: SocketAddress) {
         self.place = place

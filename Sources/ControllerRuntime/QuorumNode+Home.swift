@@ -30,6 +30,14 @@ extension QuorumNode: MetadataHome {
         replica == nil ? "it is not a member of the controllers yet" : nil
     }
 
+    /// This controller's copy is the store.
+    func readStored(
+        _ prefixes: [Bytes],
+        _ completion: @escaping (Result<[MetadataRecord], DatabaseError>) -> Void
+    ) {
+        completion(.success(prefixes.flatMap { state?.range(prefix: $0) ?? [] }))
+    }
+
     func updateMetrics() { metrics.update(replica, reachable: reachableCount) }
 
     /// Hands the metadata group to the member that is furthest; false when there is none to.
@@ -64,8 +72,35 @@ extension QuorumNode: MetadataHome {
                 term: isOwn ? term ?? 0 : 0,
                 role: role(of: member.replica, replica),
                 reachable: isReachable(member.replica),
-                lag: seen?.lag ?? 0, state: state(of: member, replica))
+                lag: seen?.lag ?? 0, state: state(of: member, replica),
+                problem: isOwn ? nil : problem(of: member))
         }
+    }
+
+    /// What was said by its address, or by who answers there.
+    private func problem(of member: ControllerMember) -> String? {
+        if let stray = strays(now: loop.now).first(where: { $0.place.name == member.name }) {
+            let finding = finding(about: stray)
+            return "\(finding.text): \(finding.advice)"
+        }
+        guard let link = links[member.replica], !link.isIntroduced else { return nil }
+        return link.lastError?.message
+    }
+
+    func strayFindings(now: Instant) -> [FindingView] { strays(now: now).map(finding) }
+
+    private func finding(about stray: Stray) -> FindingView {
+        let place = "controller \(stray.place.name) at \(stray.place.address)"
+        return FindingView(
+            code: "RK004", severity: "warning",
+            text: place
+                + (stray.isNewer
+                    ? " belongs to a newer metadata group of this cluster"
+                    : " runs on a copy of the metadata that is not of this group, and may act beside it"),
+            advice: stray.isNewer
+                ? "if the metadata was restored: stop \(settings.name) and empty its data directory"
+                : "it was removed, or the metadata was restored without it: stop it and empty its data "
+                    + "directory")
     }
 
     private func role(of member: ReplicaID, _ replica: MetadataReplica) -> String {
@@ -89,7 +124,8 @@ extension QuorumNode: MetadataHome {
         return ControllersView(
             name: settings.name, rpc: settings.address,
             role: replica.map { QuorumMetrics.name($0.core.role) } ?? "empty",
-            term: replica?.core.term.rawValue ?? 0, acting: term != nil,
+            term: replica?.core.term.rawValue ?? 0, form: "\(MetadataForm.embedded)",
+            acting: term != nil, obstacle: obstacle,
             leader: NullableText(text: leadingMember?.name),
             applied: replica?.image.position.index.rawValue ?? 0,
             commit: replica?.core.commit.rawValue ?? 0,

@@ -11,14 +11,18 @@ import WireProtocol
 
 extension QuorumNode {
     func sendImage(to target: ReplicaID) {
-        guard let identity, let image = replica?.image,
+        guard let identity, let image = replica?.image, !encoding.contains(target),
             !senders.contains(where: { $0.target == target })
         else { return }
         let position = image.position
+        encoding.insert(target)
         jobs.run("meta-encode") { () throws(DatabaseError) in
             QuorumFiles.encode(image)
         } _: { [unowned self] result in
-            guard case .success(let bytes) = result else { return }
+            encoding.remove(target)
+            guard case .success(let bytes) = result else {
+                return sent(to: target, position, false)
+            }
             let sender = ImageSender(
                 from: identity.replica, to: target, position: position, bytes: bytes,
                 snapshot: UInt64.random(in: 0...UInt64.max), now: loop.now)
@@ -97,9 +101,11 @@ extension QuorumNode {
     func end(_ sender: ImageSender, _ succeeded: Bool) {
         guard senders.contains(where: { $0 === sender }) else { return }
         senders.removeAll { $0 === sender }
+        sent(to: sender.target, sender.position, succeeded)
+    }
+
+    private func sent(to target: ReplicaID, _ position: LogPosition, _ succeeded: Bool) {
         store?.handle(
-            .replication(
-                .snapshotSent(
-                    to: sender.target, position: sender.position, succeeded: succeeded)))
+            .replication(.snapshotSent(to: target, position: position, succeeded: succeeded)))
     }
 }

@@ -35,6 +35,14 @@ final class QuorumNode {
         var address: String
     }
 
+    /// A controller of this cluster with a copy of the metadata that is not of this group, when it last said so.
+    struct Stray {
+        var place: ControllerIntroduction.Place
+        var heardAt: Instant
+        /// Its group was made after this one: it is this one that should not be there.
+        var isNewer: Bool
+    }
+
     let settings: Settings
     let loop: EventLoop
     let log: ComponentLog
@@ -64,12 +72,17 @@ final class QuorumNode {
     /// As they introduced themselves here, the newest word of each.
     private var heard: [ControllerIntroduction.Place] = []
     private var rosterSeen = ControllerRoster()
+    private var strays: [Stray] = []
     var senders: [ImageSender] = []
+    /// Whose image is being made. For look-up only.
+    var encoding: Set<ReplicaID> = []
     var receiver: ImageReceiver?
     var isInstalling = false
     var isChanged = false
     private var isClosed = false
     private var saidWaiting = ""
+    /// After so long without an introduction it counts as gone.
+    private static let strayPatience = Nanoseconds.seconds(10)
     /// Whom a first introduction did not reach (it was empty then) is tried again.
     private static let introductionInterval = Nanoseconds.milliseconds(250)
     private var introducedAt = Instant.origin
@@ -414,15 +427,22 @@ final class QuorumNode {
             throw DatabaseError(
                 .refused, "\(introduction.sender.name) is a controller of another cluster")
         }
+        let sender = introduction.sender.replica
+        let roster = replica.image.roster
+        let isUnknown = roster[sender] == nil && sender <= roster.highest
+        let isNewer = sender > roster.highest && introduction.target.replica != identity.replica
+        if isUnknown || isNewer {
+            strays.removeAll { $0.place.name == introduction.sender.name }
+            strays.append(
+                Stray(place: introduction.sender, heardAt: loop.now, isNewer: isNewer))
+        }
         guard introduction.target.replica == identity.replica else {
             throw DatabaseError(
                 .fenced,
                 "\(settings.name) is replica \(identity.replica) of the metadata group, not "
                     + "\(introduction.target.replica)")
         }
-        let sender = introduction.sender.replica
-        let roster = replica.image.roster
-        if roster[sender] == nil, sender <= roster.highest {
+        if isUnknown {
             throw DatabaseError(
                 .fenced,
                 "\(introduction.sender.name) was removed from the controllers; empty its data "
@@ -440,6 +460,10 @@ final class QuorumNode {
         }
         connection.send(.introduced) { $0.write(identity.replica) }
         return sender
+    }
+
+    func strays(now: Instant) -> [Stray] {
+        strays.filter { now - $0.heardAt < Self.strayPatience }
     }
 
     /// Becomes the replica that the leader says, when this directory is empty.

@@ -154,6 +154,23 @@ struct EtcdImageReader {
         return whole
     }
 
+    /// The records whose keys begin with one of `prefixes`, at one etcd revision.
+    func records(under prefixes: [Bytes]) throws(DatabaseError) -> [MetadataRecord] {
+        let now = try EtcdTransactionAnswer(
+            try call(
+                EtcdPath.transaction,
+                EtcdRequest.transaction(EtcdTransaction(success: [.get(key: layout.head)])))
+        ).header.revision
+        var records: [MetadataRecord] = []
+        for prefix in prefixes {
+            try pages(layout.data(prefix), now) { (record) throws(DatabaseError) in
+                let key = Bytes(record.key[layout.data.count...])
+                records.append(try EtcdValue.decode(record.value, key: key))
+            }
+        }
+        return records
+    }
+
     private func pages(
         _ prefix: Bytes, _ revision: UInt64,
         _ body: (EtcdRecord) throws(DatabaseError) -> Void

@@ -38,6 +38,11 @@ public struct EtcdTransfer: Sendable {
         }
     }
 
+    /// The records whose keys begin with one of `prefixes`, as etcd holds them at this moment.
+    public func records(under prefixes: [Bytes]) throws(DatabaseError) -> [MetadataRecord] {
+        try EtcdImageReader(gateway: gateway, layout: layout, known: nil).records(under: prefixes)
+    }
+
     // MARK: Into etcd
 
     /// Whether the metadata of `cluster` may come here: throws `.refused` when there is anything that could

@@ -162,7 +162,7 @@ public enum MetadataPlace: Hashable, Sendable {
         guard let move else { return .configured }
         switch move.to {
         case .etcd:
-            guard configured != .etcd || prefix == move.prefix else {
+            guard !contradicts(move.prefix, configured: configured, prefix: prefix) else {
                 throw DatabaseError(
                     .invalidRequest,
                     "the metadata was moved to etcd.prefix = \(move.prefix), and the settings say "
@@ -188,6 +188,33 @@ public enum MetadataPlace: Hashable, Sendable {
                     + "peers = \(members), empty the data directory, start \(name), and: kvctl "
                     + "controller add \(name) HOST:PORT")
         }
+    }
+
+    /// Whether the settings name metadata in etcd below another prefix than that which it moves to. Settings that do
+    /// not name etcd contradict nothing: what the move says is followed.
+    private static func contradicts(
+        _ target: String, configured: MetadataForm, prefix: String
+    ) -> Bool {
+        func whole(_ prefix: String) -> String { prefix.hasSuffix("/") ? prefix : prefix + "/" }
+        return configured == .etcd && whole(prefix) != whole(target)
+    }
+
+    /// Why a controller could not follow a move to etcd: its settings name another place there, and it would
+    /// look where they say. Nil when it can. The endpoints of one etcd may be told in part, so one in common will do.
+    public static func objection(
+        toMoveTo endpoints: [String], _ target: String, configured: MetadataForm,
+        endpoints own: [String], prefix: String
+    ) -> String? {
+        let advice = "move there, or change the settings first"
+        if contradicts(target, configured: configured, prefix: prefix) {
+            return "its settings say etcd.prefix = \(prefix); \(advice)"
+        }
+        func whole(_ url: String) -> String { url.hasSuffix("/") ? String(url.dropLast()) : url }
+        let targets = endpoints.map(whole)
+        guard configured == .etcd, !own.contains(where: { targets.contains(whole($0)) }) else {
+            return nil
+        }
+        return "its settings say etcd.endpoints = \(own.joined(separator: ",")); \(advice)"
     }
 
     /// What to change in the settings so that they name the place that the move left; nil when they do.

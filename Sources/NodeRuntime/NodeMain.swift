@@ -37,8 +37,8 @@ public enum NodeMain {
                 + " gets a snapshot."),
         Setting(
             "copy.rate", .bytes(4 << 10...16 << 30), default: "64MiB", reloads: true,
-            help: "Most bytes per second that a group copies of a shard that moves to it, or sends of"
-                + " itself to a new replica (there never less than 8 MiB/s while it lasts); requests"
+            help: "Most bytes per second that a group copies of a shard that moves to it, or sends"
+                + " of itself to a new replica (there never less than 8 MiB/s while it lasts); requests"
                 + " that get slow slow it down."),
         Setting(
             "cache", .bytes(1 << 20...1 << 40), default: "128MiB",

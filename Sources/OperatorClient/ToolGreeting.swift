@@ -4,7 +4,7 @@ import Glibc
 import KVBase
 import WireProtocol
 
-enum ToolGreeting {
+public enum ToolGreeting {
     /// Exchanges hellos; answers the daemon's. `received` holds what came behind it.
     static func exchange(
         _ socket: BlockingSocket, _ received: inout Bytes, deadline: Deadline
@@ -28,7 +28,7 @@ enum ToolGreeting {
     }
 
     /// For the audit log: the person at the terminal, also behind sudo, and the machine.
-    private static let caller: String = {
+    public static let caller: String = {
         let user =
             getenv("SUDO_USER").map { String(cString: $0) }
             ?? getpwuid(getuid()).map { String(cString: $0.pointee.pw_name) } ?? "uid \(getuid())"

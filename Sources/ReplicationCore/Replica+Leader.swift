@@ -252,7 +252,9 @@ extension Replica {
             case .probe:
                 followers[place].replicate(last: log.lastIndex)
             case .snapshot:
-                if followers[place].match >= log.compacted.index { followers[place].replicate(last: log.lastIndex) }
+                if followers[place].match >= log.compacted.index {
+                    followers[place].replicate(last: log.lastIndex)
+                }
             case .replicate:
                 break
             }

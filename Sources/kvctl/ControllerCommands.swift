@@ -76,10 +76,16 @@ extension Command {
                     Terminal.data(
                         "\(answer["name"].text): \(answer["role"].text) in term "
                             + "\(answer["term"].text), leader \(answer["leader"].string ?? "unknown")"
+                            + (answer["obstacle"].string.map { ": \($0)" } ?? "")
                     )
                 }
             }
-            if acting == nil { Terminal.say("no controller acts: a majority must answer") }
+            if acting == nil {
+                let isInEtcd = answers.contains { $0["form"].string == "etcd" }
+                Terminal.say(
+                    "no controller acts: "
+                        + (isInEtcd ? "one of them must reach etcd" : "a majority must answer"))
+            }
         }
         return acting == nil ? .unhealthy : .ok
     }
@@ -89,34 +95,44 @@ extension Command {
         let arguments: JSONValue = [
             "name": .string(name), "address": .string(invocation.positionals[1]),
         ]
-        return try change("controller.add", arguments, invocation) { controllers in
+        return try change("controller.add", of: name, arguments, invocation) { controllers in
             controllers.first { $0["name"].string == name }?["state"].string == "member"
+        } wayOut: {
+            "when it runs there with an empty data directory it becomes a member yet; to take it out again: "
+                + "kvctl controller remove \(name)"
         }
     }
 
     private static func removeController(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let name = invocation.positionals[0]
-        return try change("controller.remove", ["name": .string(name)], invocation) { controllers in
+        return try change(
+            "controller.remove", of: name, ["name": .string(name)], invocation
+        ) { controllers in
             !controllers.contains { $0["name"].string == name }
+        } wayOut: {
+            "it goes on; see: kvctl controller list"
         }
     }
 
     /// Has the change stored and waits until `isDone` of what the acting controller lists.
     private static func change(
-        _ verb: String, _ arguments: JSONValue, _ invocation: Invocation,
-        until isDone: ([JSONValue]) -> Bool
+        _ verb: String, of name: String, _ arguments: JSONValue, _ invocation: Invocation,
+        until isDone: ([JSONValue]) -> Bool, wayOut: () -> String
     ) throws(Failure) -> ExitCode {
         let cluster = try Cluster(invocation)
         var controllers = try cluster.call(verb, arguments)["controllers"].elements
         let signals = SignalWatch()
         let patience = Deadline(seconds: 30)
         while !isDone(controllers), !invocation.has("no-wait") {
-            guard !patience.hasPassed else {
+            let isInterrupted = signals.waitForStop(milliseconds: 100)
+            if isInterrupted || patience.hasPassed {
+                let problem = controllers.first { $0["name"].string == name }?["problem"].string
                 throw Failure(
-                    .timeout,
-                    "the change is stored and not done after 30 s; see: kvctl controller list")
+                    isInterrupted ? .interrupted : .timeout,
+                    "the change is stored and not done"
+                        + (isInterrupted ? " yet" : " after 30 s")
+                        + (problem.map { ": \($0)" } ?? "") + "\n" + wayOut())
             }
-            if signals.waitForStop(milliseconds: 100) { break }
             // The acting one may be the one that leaves.
             if let answer = try? cluster.call("status") {
                 controllers = answer["controllers"].elements

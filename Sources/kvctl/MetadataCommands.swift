@@ -76,6 +76,10 @@ extension Command {
                 if let error = answer["error"].string {
                     Terminal.data("\(answer["rpc"].text): \(error)")
                 }
+                if let obstacle = answer["obstacle"].string {
+                    Terminal.data(
+                        "\(palette.warning(answer["name"].text)): does not act: \(obstacle)")
+                }
                 if let staleness = answer["staleness"].string {
                     Terminal.data("\(palette.warning(answer["name"].text)): \(staleness)")
                 }

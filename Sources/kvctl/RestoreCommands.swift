@@ -2,6 +2,7 @@
 // controllers. Nothing is changed on the nodes.
 
 import ControllerCore
+import Digest
 import EtcdMetadata
 import FoundationEssentials
 import KVBase
@@ -112,7 +113,7 @@ extension Command {
         let recovered = try failing { () throws(DatabaseError) in
             try MetadataRecovery.recover(
                 older: older, revision: newest, holdings: census.holdings, clock: clock,
-                origin: origin)
+                origin: origin, request: request(invocation, target))
         }
         let isRefused = recovered.findings.contains { $0.kind == "refused" }
         let isIncomplete = recovered.findings.contains { $0.kind == "incomplete" }
@@ -148,6 +149,22 @@ extension Command {
     }
 }
 
+extension Command {
+    /// For the audit log of what is restored: the command line as far as it decides about it.
+    fileprivate static func request(
+        _ invocation: Invocation, _ target: RestoreTarget
+    ) -> MetadataRecovery.Request {
+        var arguments: [String: JSONValue] = ["into": .string(target.directory)]
+        for flag in ["from", "at", "nodes"] {
+            if let value = invocation.string(flag) { arguments[flag] = .string(value) }
+        }
+        if invocation.has("incomplete") { arguments["incomplete"] = .bool(true) }
+        return MetadataRecovery.Request(
+            caller: ToolGreeting.caller, verb: invocation.command.path.joined(separator: "."),
+            arguments: JSONValue.object(arguments).encoded(pretty: false), hash: SHA256.digest)
+    }
+}
+
 /// Where the metadata is written: the directory of a controller that gets it, or etcd.
 struct RestoreTarget {
     /// Nil: into the directory.
@@ -157,6 +174,8 @@ struct RestoreTarget {
     private(set) var peers: [(name: String, address: String)]
     /// To be asked.
     private(set) var nodes: [String]
+    /// The data directories of the playground's other controllers, which must not act on what they have.
+    private var others: [(name: String, data: String)] = []
 
     init(_ invocation: Invocation) throws(Failure) {
         nodes = (invocation.string("nodes") ?? "").split(separator: ",").map(String.init)
@@ -181,7 +200,12 @@ struct RestoreTarget {
             }
             directory = first.data[0]
             name = first.name
-            if let etcd { directory = "\(etcd.prefix) in etcd" }
+            others = daemons.filter { $0.kind == .controller }.map { ($0.name, $0.data[0]) }
+            if let etcd {
+                directory = "\(etcd.prefix) in etcd"
+            } else {
+                others.removeFirst()
+            }
             return
         }
         if let etcd {
@@ -208,8 +232,17 @@ struct RestoreTarget {
 
     private var quorum: String { directory + "/quorum" }
 
-    /// Throws when the directory holds metadata.
+    /// Throws when the directory holds metadata, or that of another controller which would act on its own.
     func check() throws(Failure) {
+        let beside = others.filter { Self.metadata(in: $0.data) != nil }
+        guard beside.isEmpty else {
+            let names = beside.map(\.name).joined(separator: ", ")
+            let places = beside.map(\.data).joined(separator: ", ")
+            throw Failure(
+                .refused,
+                "\(names): metadata in \(places), with which they would act beside the restored "
+                    + "controller; stop all controllers, move these directories away and keep them")
+        }
         if let etcd {
             return try failing { () throws(DatabaseError) in
                 switch try etcd.transfer.look() {
@@ -223,13 +256,18 @@ struct RestoreTarget {
                 }
             }
         }
-        let files = FileManager.default
-        for old in [quorum + "/identity", directory + "/metadata"]
-        where files.fileExists(atPath: old) {
+        if let old = Self.metadata(in: directory) {
             throw Failure(
                 .refused,
                 "\(old) exists: \(directory) holds metadata already; move it away first and keep it"
             )
+        }
+    }
+
+    /// The file or directory that makes a data directory one with metadata; nil when there is none.
+    private static func metadata(in directory: String) -> String? {
+        [directory + "/quorum/identity", directory + "/metadata"].first {
+            FileManager.default.fileExists(atPath: $0)
         }
     }
 

@@ -1,5 +1,6 @@
 // Metadata rebuilt from an older state and from what simulated groups hold.
 
+import Digest
 import KVBase
 import NodeCore
 import ReplicationCore
@@ -67,7 +68,7 @@ extension ClusterSimulation {
     ) throws -> RecoveredMetadata {
         let recovered = try MetadataRecovery.recover(
             older: older.records, revision: older.revision, holdings: holdings ?? self.holdings(),
-            clock: 1_800_000_000_000, origin: "a test")
+            clock: 1_800_000_000_000, origin: "a test", request: .test)
         #expect(!recovered.findings.contains { $0.kind == "refused" }, "\(recovered.findings)")
         var rebuilt = SimulatedStore()
         var transaction = MetadataTransaction()
@@ -79,6 +80,11 @@ extension ClusterSimulation {
         store = rebuilt
         return recovered
     }
+}
+
+extension MetadataRecovery.Request {
+    fileprivate static let test = MetadataRecovery.Request(
+        caller: "alice@host", verb: "restore", arguments: "{}", hash: SHA256.digest)
 }
 
 @Suite struct MetadataRecoveryTests {
@@ -230,7 +236,7 @@ extension ClusterSimulation {
         holdings.removeAll { holding in group.placements.contains { $0.node == holding.node.id } }
         let recovered = try MetadataRecovery.recover(
             older: older.records, revision: older.revision, holdings: holdings, clock: 1,
-            origin: "a test")
+            origin: "a test", request: .test)
         #expect(recovered.unconfirmed.contains(group.id))
         #expect(
             recovered.findings.contains {
@@ -258,13 +264,54 @@ extension ClusterSimulation {
         }
         let recovered = try MetadataRecovery.recover(
             older: older.records, revision: older.revision, holdings: holdings, clock: 1,
-            origin: "a test")
+            origin: "a test", request: .test)
         #expect(recovered.unconfirmed.count == 2)
         #expect(recovered.findings.count { $0.kind == "incomplete" } == 2, "\(recovered.findings)")
         let state = try DurableState(
             MetadataSnapshot(revision: .none, records: recovered.records))
         #expect(state.shards == (try DurableState(older)).shards)
         #expect(state.tables == (try DurableState(older)).tables)
+    }
+
+    @Test func theRestoreStandsInTheAuditLogBehindWhatTheOlderStateHas() throws {
+        let (simulation, snapshot) = Self.cluster(seed: 17)
+        simulation.loseControllers()
+        var older = snapshot.records.filter { $0.key != AuditHead.storeKey }
+        var head = AuditHead()
+        for number in [UInt64(1), 2] {
+            var transaction = MetadataTransaction()
+            let entry = AuditEntry(
+                after: head, at: number, caller: "bob@host", address: "127.0.0.1:9",
+                verb: "table.drop", event: .requested(arguments: "{}"), hash: SHA256.digest)
+            transaction.audit(entry, behind: &head)
+            transaction.put(AuditHead.storeKey) { head.encode(into: &$0) }
+            for case .put(let key, let value, _) in transaction.changes {
+                older.removeAll { $0.key == key }
+                older.append(
+                    MetadataRecord(
+                        key: key, value: value, createRevision: snapshot.revision,
+                        modRevision: snapshot.revision, lease: .none))
+            }
+        }
+        older.sort { compareBytes($0.key, $1.key) < 0 }
+        for (older, first) in [(older, UInt64(3)), ([], 1)] {
+            let records = try MetadataRecovery.recover(
+                older: older, revision: snapshot.revision, holdings: simulation.holdings(),
+                clock: 7, origin: "a test", request: .test
+            ).records
+            let trail = AuditTrail(
+                records.filter { $0.key.starts(with: AuditEntry.storePrefix) },
+                head: try AuditHead(records.first { $0.key == AuditHead.storeKey }))
+            #expect(trail.fault(since: nil, hash: SHA256.digest) == nil)
+            #expect(trail.entries.map(\.number) == Array(1...first + 1))
+            let asked = try #require(trail.entries.dropLast().last)
+            #expect(asked.caller == "alice@host" && asked.verb == "restore" && asked.at == 7)
+            guard case .answered(first, true, let text) = trail.entries.last?.event else {
+                Issue.record("\(String(describing: trail.entries.last))")
+                continue
+            }
+            #expect(text.contains("from a test"))
+        }
     }
 
     @Test func aShardThatTwoGroupsServeIsRefused() throws {
@@ -282,7 +329,7 @@ extension ClusterSimulation {
         }
         let recovered = try MetadataRecovery.recover(
             older: older.records, revision: older.revision, holdings: holdings, clock: 1,
-            origin: "a test")
+            origin: "a test", request: .test)
         #expect(
             recovered.findings.contains {
                 $0.kind == "refused" && $0.text.contains("shard \(shard.shard.id)")
@@ -296,7 +343,7 @@ extension ClusterSimulation {
         holdings[1].isControlled = true
         let refused = try MetadataRecovery.recover(
             older: older.records, revision: older.revision, holdings: holdings, clock: 1,
-            origin: "a test"
+            origin: "a test", request: .test
         ).findings.filter { $0.kind == "refused" }
         #expect(refused.count == 2, "\(refused)")
     }

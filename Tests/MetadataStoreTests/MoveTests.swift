@@ -90,6 +90,31 @@ import Testing
         }
     }
 
+    @Test func whoseSettingsNameAnotherPlaceInEtcdObjectsBeforehand() {
+        func objection(
+            _ configured: MetadataForm, _ endpoints: [String] = ["http://e:1/", "http://e:2"],
+            prefix: String
+        ) -> String? {
+            MetadataPlace.objection(
+                toMoveTo: ["http://e:3", "http://e:1"], "rk/", configured: configured,
+                endpoints: endpoints, prefix: prefix)
+        }
+        #expect(objection(.embedded, [], prefix: "other/") == nil)
+        for prefix in ["rk/", "rk"] {
+            #expect(objection(.etcd, prefix: prefix) == nil)
+            #expect(throws: Never.self) {
+                try find(move(to: .etcd), configured: .etcd, prefix: prefix)
+            }
+        }
+        #expect(
+            objection(.etcd, prefix: "other/")
+                == "its settings say etcd.prefix = other/; move there, or change the settings first"
+        )
+        #expect(
+            objection(.etcd, ["http://f:1"], prefix: "rk/")?.hasPrefix(
+                "its settings say etcd.endpoints = http://f:1; move there") == true)
+    }
+
     @Test func settingsOfTheOldStoreAreNamed() {
         #expect(MetadataPlace.objection(to: .embedded, after: nil) == nil)
         #expect(MetadataPlace.objection(to: .etcd, after: move(to: .etcd)) == nil)

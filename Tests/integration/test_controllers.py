@@ -6,8 +6,10 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -322,6 +324,27 @@ def test_a_wiped_controller_is_removed_and_added_anew(controllers):
     controllers.check_nothing_was_decided_twice()
 
 
+def test_an_addition_that_does_not_get_on_says_why(controllers):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+    with subprocess.Popen(
+            [BINARIES / "kvctl", "controller", "add", "another", address, "--dir",
+             controllers.directory], stderr=subprocess.PIPE, text=True) as adding:
+        wait_for(lambda: any(c["name"] == "another" and "refused" in c.get("problem", "")
+                             for c in controllers.json("status")["controllers"]),
+                 what="the reason")
+        assert "or: kvctl controller remove another" in \
+            " ".join(controllers.json("status")["findings"])
+        time.sleep(1)
+        adding.send_signal(signal.SIGINT)
+        _, said = adding.communicate(timeout=30)
+    assert adding.returncode == 130, said
+    assert "not done yet: " in said and "refused" in said, said
+    assert "kvctl controller remove another" in said, said
+    assert controllers.kvctl("controller", "remove", "another").returncode == 0
+    controllers.wait_for_members(*NAMES)
+
+
 def test_controllers_are_removed_while_a_majority_stays(controllers):
     # With one that does not answer, the two others are needed.
     acting = controllers.acting()
@@ -341,6 +364,11 @@ def test_controllers_are_removed_while_a_majority_stays(controllers):
     controllers.wait_for_members(*rest)
     successor = controllers.wait_for_acting()
     assert successor in rest
+    # Started again, it has a copy that nobody counts any more.
+    controllers.kill(acting)
+    controllers.start(acting)
+    wait_for(lambda: f"controller {acting} at {controllers.daemons[acting]['rpc']} runs on a copy"
+             in " ".join(controllers.json("status")["findings"]), what="word of the removed one")
     result = controllers.kvctl("controller", "remove",
                                next(name for name in rest if name != successor))
     assert result.returncode == 0, result.stderr

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import threading
 import urllib.request
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -214,6 +214,8 @@ def test_playground_keeps_its_metadata_over_a_restart(controllers):
         assert client.hget("many", "k42") == b"v42"
     refused = controllers.kvctl("controller", "add", "another", "127.0.0.1:1")
     assert refused.returncode != 0 and "etcd" in refused.stderr
+    asked = controllers.json("audit")["commands"][-1]
+    assert (asked["verb"], asked["outcome"]) == ("controller.add", "refused"), asked
     refused = controllers.kvctl("playground", "up", "--metadata", "embedded", "--detach")
     assert refused.returncode != 0 and "--metadata etcd" in refused.stderr
 
@@ -297,6 +299,10 @@ def test_etcd_down_for_a_while(on_etcd, etcd):
     words = status.stdout + status.stderr
     assert status.returncode != 0 and "etcd does not answer" in words, words
     assert "etcd does not answer" in on_etcd.log_of("controller-1")
+    for question in (["controller", "list"], ["metadata", "show"]):
+        told = on_etcd.kvctl(*question)
+        assert told.returncode == 5 and "etcd does not answer" in told.stdout, told
+        assert "majority" not in told.stderr, told.stderr
     done = client.done
     # Leaders fail over without a controller and without etcd.
     on_etcd.kill(leader)
@@ -320,6 +326,18 @@ def test_etcd_down_for_a_while(on_etcd, etcd):
     create(on_etcd, "last")
     assert set(on_etcd.tables()) == {"t", "after", "last"}
     on_etcd.check_nothing_was_decided_twice()
+
+
+def test_the_audit_log_in_etcd_is_checked_and_not_a_copy_of_it(on_etcd, etcd):
+    create(on_etcd, "t")
+    assert on_etcd.kvctl("audit", "verify").returncode == 0
+    key = b64encode(b"rangekeeper/data/audit/" + (1).to_bytes(8, "big")).decode()
+    entry = b64decode(etcd.ask(0, "kv/range", {"key": key})["kvs"][0]["value"])
+    changed = entry.replace(b"table.create", b"table.cReate")
+    assert changed != entry
+    etcd.ask(0, "kv/put", {"key": key, "value": b64encode(changed).decode()})
+    verdict = on_etcd.kvctl("audit", "verify")
+    assert verdict.returncode == 5 and "entry 1 was changed" in verdict.stdout, verdict
 
 
 def test_metrics_are_those_of_the_document(on_etcd):

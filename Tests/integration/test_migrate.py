@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import fake_cluster
 import pytest
@@ -25,7 +26,8 @@ pytestmark = [pytest.mark.fault,
 
 class Proxy:
     """Stands before one member of etcd. Holds the first request whose body matches a pattern, before etcd
-    sees it or before its answer is seen, until it is told to drop it."""
+    sees it or before its answer is seen, until it is told to drop it; or every such request, until it is told to
+    let them go on ("until")."""
 
     def __init__(self, port):
         self.port = port
@@ -49,7 +51,8 @@ class Proxy:
         with self.lock:
             if self.pattern is None or not self.pattern.search(body):
                 return None
-            self.pattern = None
+            if self.when != "until":
+                self.pattern = None
             return self.when
 
     def _accept(self):
@@ -85,6 +88,9 @@ class Proxy:
                     self.caught.set()
                     self.dropped.wait()
                     return
+                if when == "until":
+                    self.caught.set()
+                    self.dropped.wait()
                 if when == "after":
                     silent.set()
                 server.sendall(head + body)
@@ -154,8 +160,8 @@ class Migrating(Controllers):
 
 
 @contextmanager
-def running(tmp_path, kind=Migrating, count=3, **options):
-    cluster = kind(tmp_path / "cluster", "--controllers", str(count), **options)
+def running(tmp_path, kind=Migrating, count=3, flags=(), **options):
+    cluster = kind(tmp_path / "cluster", "--controllers", str(count), *flags, **options)
     try:
         cluster.up()
         cluster.wait_for_members(*NAMES[:count])
@@ -258,6 +264,17 @@ def test_settings_follow_when_the_operator_comes_to_it(tmp_path, etcd):
         told = cluster.migrate("embedded")
         assert "set metadata = embedded" in told.stdout, told.stdout
         cluster.wait_for_form("embedded", count=1)
+        # The settings still name the old place in etcd: no other one is moved to.
+        for where, said in [
+                ((etcd.endpoints, "newp"), "etcd.prefix = rangekeeper/"),
+                (("http://localhost:1", "rangekeeper"), f"etcd.endpoints = {etcd.endpoints}")]:
+            for dry in (["--dry-run"], []):
+                refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                                        where[0], "--etcd-prefix", where[1], *dry)
+                assert refused.returncode == 7, refused.stdout
+                assert f"nothing is moved: controller-1: its settings say {said}; move there" \
+                    in refused.stderr, refused.stderr
+        assert cluster.form() == "embedded"
         restart()
         cluster.environment = {}
         restart()
@@ -374,6 +391,34 @@ def test_a_controller_that_was_away_follows(tmp_path, etcd):
             assert set(cluster.tables()) == {"t", "last"}
             cluster.check_nothing_was_decided_twice()
             starting.kill()
+
+
+def test_a_mark_that_comes_during_a_look_around_is_not_missed(tmp_path):
+    """A controller has read a head that was valid, and has no answer yet to the rest of what it looks for."""
+    with running(tmp_path, Migrating, 3, flags=["--metadata", "etcd"]) as cluster:
+        create(cluster, "t")
+        slow = next(name for name in NAMES if name != cluster.wait_for_acting())
+        command = [word.decode() for word in Path(
+            f"/proc/{cluster.pid(slow)}/cmdline").read_bytes().split(b"\0")[:-1]]
+        place = command.index("--etcd-endpoints") + 1
+        proxy = Proxy(int(command[place].rpartition(":")[2]))
+        command[place] = proxy.endpoint
+        cluster.kill(slow)
+        proxy.hold(rb'"limit":"?100\D', "until")
+        with (cluster.directory / "logs" / f"{slow}.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            assert proxy.caught.wait(30), cluster.log_tails()
+            wait_for(lambda: len(cluster.homes()) == 3
+                     and all(home["revision"] for home in cluster.homes()), what="its copy")
+            cluster.migrate("embedded")
+            proxy.drop()
+            cluster.wait_for_form("embedded")
+            create(cluster, "after")
+        finally:
+            proxy.close()
+            process.terminate()
+            process.wait(timeout=30)
 
 
 def test_what_cannot_be_done_is_refused_before_anything_stops(tmp_path, etcd):

@@ -205,6 +205,16 @@ def test_start_brings_a_killed_daemon_back(fresh_cluster):
     assert unknown.returncode == 2 and "did you mean node-2?" in unknown.stderr
 
 
+def test_start_does_not_punish_a_daemon_for_others(fresh_cluster):
+    fresh_cluster.kill("controller-1", "node-2")
+    result = fresh_cluster.kvctl("playground", "start", "node-2")
+    assert result.returncode == 0, result.stderr
+    assert "node-2 runs; the cluster does not serve yet: " in result.stderr, result.stderr
+    assert is_alive(fresh_cluster.pid("node-2"))
+    fresh_cluster.start("controller-1")
+    fresh_cluster.wait_until_healthy(60)
+
+
 def test_down_leaves_a_foreign_process_alone(fresh_cluster):
     """A pid that was given to another program since is not signalled."""
     fresh_cluster.kill("router-1")

@@ -50,6 +50,9 @@ class Restored(Cluster):
 
     def lose_controllers(self, *names):
         self.kill(*names)
+        self.lose_data(*names)
+
+    def lose_data(self, *names):
         for name in names:
             data = self.directory / name / "data"
             data.rename(data.with_name("lost"))
@@ -233,7 +236,14 @@ def test_three_controllers_are_lost_and_three_come_back(tmp_path):
         cluster.fill("first", 0, 100)
         cluster.work("backup", "now")
         peers = ",".join(f"{name}={cluster.daemons[name]['rpc']}" for name in NAMES)
-        cluster.lose_controllers(*NAMES)
+        cluster.kill(*NAMES)
+        cluster.lose_data(NAMES[0])
+        # The others would go on with what they have, beside the restored one.
+        _, refused = cluster.rebuild("restore", "--from", str(cluster.place))
+        assert refused.returncode == 7, refused.stdout
+        assert refused.stderr.count(f"{NAMES[1]}, {NAMES[2]}: metadata in ") == 1, refused.stderr
+        assert not (cluster.directory / NAMES[0] / "data").exists()
+        cluster.lose_data(*NAMES[1:])
         cluster.fill("first", 100, 20)
         # By the flags of a cluster that is no playground.
         into = cluster.directory / NAMES[0] / "data"
@@ -245,12 +255,53 @@ def test_three_controllers_are_lost_and_three_come_back(tmp_path):
         cluster.wait_for_members(*NAMES, seconds=60)
         cluster.settle()
         cluster.check_everything_is_there()
+        # Who restored it stands in the audit log, behind what the backup has of it.
+        assert cluster.kvctl("audit", "verify").returncode == 0
+        asked = cluster.json("audit")["commands"]
+        assert [c["verb"] for c in asked][:3] == ["table.create", "backup.now", "restore"], asked
+        restored = asked[2]
+        assert "@" in restored["caller"] and restored["outcome"] == "done", restored
+        assert json.loads(restored["arguments"])["from"] == str(cluster.place)
         # Any of them carries on without the one that was restored.
         cluster.kill(cluster.wait_for_acting())
         cluster.wait_for_acting()
         create(cluster, "after")
         cluster.fill("after", 0, 10)
         cluster.check_everything_is_there()
+    finally:
+        cluster.kvctl("playground", "down")
+
+
+def test_old_controllers_that_were_not_taken_away_are_told_of(tmp_path):
+    cluster = RestoredControllers(tmp_path / "cluster", "--controllers", "3")
+    try:
+        cluster.up()
+        cluster.wait_for_members(*NAMES)
+        cluster.work("backup", "now")
+        peers = ",".join(f"{name}={cluster.daemons[name]['rpc']}" for name in NAMES)
+        cluster.kill(*NAMES)
+        cluster.lose_data(NAMES[0])
+        into = cluster.directory / NAMES[0] / "data"
+        result = run("kvctl", "restore", "--from", cluster.place, "--name", NAMES[0],
+                     "--peers", peers, "--into", into)
+        assert result.returncode == 0, result.stderr
+        for name in NAMES:
+            cluster.start(name)
+
+        def acting():
+            names = [a["name"] for a in cluster.list()["answers"] if a.get("acting")]
+            assert len(names) == 2 and NAMES[0] in names, names
+            return names
+
+        def findings(name):
+            status = json.loads(run("kvctl", "status", "-o", "json", "--controllers",
+                                    cluster.daemons[name]["rpc"]).stdout)
+            assert status["verdict"] != "healthy"
+            return " ".join(status["findings"])
+        names = wait_for(acting, 30, "two that act")
+        for name, said in [(NAMES[0], "may act beside it"),
+                           (max(names), "belongs to a newer metadata group")]:
+            wait_for(lambda: said in findings(name), what=f"'{said}' from {name}")
     finally:
         cluster.kvctl("playground", "down")
 

@@ -11,6 +11,8 @@ struct Playground {
 
     /// Seconds a daemon gets to end after SIGTERM.
     static let stopSeconds = 15.0
+    /// How long a daemon that was started waits for what others lack.
+    private static let clusterPatience = 15.0
 
     init(_ directory: PlaygroundDirectory, _ state: PlaygroundState, _ signals: SignalWatch) {
         self.directory = directory
@@ -104,16 +106,7 @@ struct Playground {
     mutating func waitUntilReady(_ daemons: [DaemonPlan], seconds: Double) throws(Failure) {
         let deadline = Deadline(seconds: seconds)
         var readiness = ReadinessCheck(self)
-        while true {
-            for daemon in daemons where !isRunning(daemon) {
-                throw Failure(.failure, "\(daemon.name) ended while starting" + tail(of: daemon))
-            }
-            let (obstacle, nodes) = readiness.obstacle(to: daemons)
-            if nodes != state.nodeIDs, !nodes.isEmpty {
-                state.nodeIDs.merge(nodes) { _, new in new }
-                try directory.save(state)
-            }
-            guard let obstacle else { return }
+        while let obstacle = try obstacle(to: daemons, &readiness) {
             if deadline.hasPassed {
                 throw Failure(
                     .failure,
@@ -121,9 +114,50 @@ struct Playground {
                         + tail(of: obstacle.daemon))
             }
             if signals.waitForStop(milliseconds: 50) {
-                throw Failure(.failure, "interrupted while starting")
+                throw Failure(.interrupted, "interrupted while starting")
             }
         }
+    }
+
+    /// Waits until `daemon` does its part, `seconds` at most, and a while for the rest of the cluster. Answers what
+    /// the cluster lacks then, nil when it serves; throws when the daemon itself is not ready.
+    mutating func waitUntilStarted(
+        _ daemon: DaemonPlan, seconds: Double
+    ) throws(Failure) -> String? {
+        let deadline = Deadline(seconds: seconds)
+        let patience = Deadline(seconds: min(seconds, Self.clusterPatience))
+        var readiness = ReadinessCheck(self)
+        while let obstacle = try obstacle(to: [daemon], &readiness) {
+            if obstacle.isOfCluster, patience.hasPassed, ReadinessCheck.isAlive(daemon) {
+                return obstacle.reason
+            }
+            if deadline.hasPassed {
+                throw Failure(
+                    .failure,
+                    "\(daemon.name) runs, and is not ready after \(Int(seconds)) s: \(obstacle.reason)"
+                        + tail(of: daemon))
+            }
+            if signals.waitForStop(milliseconds: 50) {
+                throw Failure(
+                    .interrupted, "\(daemon.name) runs, and is not ready yet: \(obstacle.reason)")
+            }
+        }
+        return nil
+    }
+
+    /// What keeps `daemons` and the cluster from serving; throws when one of them is dead.
+    private mutating func obstacle(
+        to daemons: [DaemonPlan], _ readiness: inout ReadinessCheck
+    ) throws(Failure) -> ReadinessCheck.Obstacle? {
+        for daemon in daemons where !isRunning(daemon) {
+            throw Failure(.failure, "\(daemon.name) ended while starting" + tail(of: daemon))
+        }
+        let (obstacle, nodes) = readiness.obstacle(to: daemons)
+        if nodes != state.nodeIDs, !nodes.isEmpty {
+            state.nodeIDs.merge(nodes) { _, new in new }
+            try directory.save(state)
+        }
+        return obstacle
     }
 
     // MARK: Stopping

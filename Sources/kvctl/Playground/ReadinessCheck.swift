@@ -8,6 +8,8 @@ struct ReadinessCheck {
     struct Obstacle {
         var reason: String
         var daemon: DaemonPlan
+        /// Of the cluster: no daemon can be blamed for it alone.
+        var isOfCluster = true
     }
 
     private let controllers: ControllerClient
@@ -26,19 +28,21 @@ struct ReadinessCheck {
     /// What keeps `daemons` and the cluster from serving, nil when nothing does; and the ids of the
     /// nodes that the controller knows.
     mutating func obstacle(to daemons: [DaemonPlan]) -> (Obstacle?, nodes: [String: Int]) {
-        let status: JSONValue
-        do throws(ClientError) {
-            status = try controllers.call("status", deadline: Deadline(seconds: 1))
-        } catch {
-            return (Obstacle(reason: error.message, daemon: controller), [:])
-        }
         for daemon in daemons where daemon.kind == .controller {
             do throws(ClientError) {
                 _ = try ControllerClient(addresses: [daemon.address]).call(
                     "controller.list", deadline: Deadline(seconds: 1))
             } catch {
-                return (Obstacle(reason: error.message, daemon: daemon), [:])
+                return (
+                    Obstacle(reason: error.message, daemon: daemon, isOfCluster: false), [:]
+                )
             }
+        }
+        let status: JSONValue
+        do throws(ClientError) {
+            status = try controllers.call("status", deadline: Deadline(seconds: 1))
+        } catch {
+            return (Obstacle(reason: error.message, daemon: controller), [:])
         }
         var ids: [String: Int] = [:]
         var states: [String: String] = [:]
@@ -51,7 +55,11 @@ struct ReadinessCheck {
             let state = states[daemon.name] ?? "not registered"
             // All but dead ones serve; on a busy machine every disk may answer late at first.
             guard ["up", "spare", "ill", "maintenance", "draining"].contains(state) else {
-                return (Obstacle(reason: "\(daemon.name) is \(state)", daemon: daemon), ids)
+                return (
+                    Obstacle(
+                        reason: "\(daemon.name) is \(state)", daemon: daemon, isOfCluster: false),
+                    ids
+                )
             }
         }
         let known = status["groups"].elements
@@ -72,7 +80,9 @@ struct ReadinessCheck {
             guard page?.status == 200 else {
                 let reason = page?.body.split(separator: "\n").first.map(String.init) ?? "no answer"
                 return (
-                    Obstacle(reason: "\(daemon.name) is not ready: \(reason)", daemon: daemon), ids
+                    Obstacle(
+                        reason: "\(daemon.name) is not ready: \(reason)", daemon: daemon,
+                        isOfCluster: false), ids
                 )
             }
         }
@@ -80,9 +90,25 @@ struct ReadinessCheck {
             let page = try? AdminPage.get(
                 "/-/ready", from: daemon.admin, deadline: Deadline(seconds: 1))
             guard page?.status == 200 else {
-                return (Obstacle(reason: "\(daemon.name) is not ready", daemon: daemon), ids)
+                return (
+                    Obstacle(
+                        reason: "\(daemon.name) is not ready", daemon: daemon, isOfCluster: false),
+                    ids
+                )
             }
         }
         return (nil, ids)
+    }
+
+    /// Whether a daemon does what it can without the others.
+    static func isAlive(_ daemon: DaemonPlan) -> Bool {
+        let page =
+            switch daemon.kind {
+            case .etcd: ("/health", daemon.address)
+            case .prometheus: ("/-/ready", daemon.admin)
+            case .controller, .node, .router: ("/livez", daemon.admin)
+            }
+        let answer = try? AdminPage.get(page.0, from: page.1, deadline: Deadline(seconds: 1))
+        return answer?.status == 200
     }
 }
