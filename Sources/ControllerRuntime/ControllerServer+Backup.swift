@@ -148,7 +148,7 @@ extension ControllerServer {
             return
         }
         // What lies between is forgotten: a snapshot takes its place.
-        backup.service.loseEvents()
+        backup.service.loseEvents(before: next)
         backup.watch = try? store.watch(prefix: [], from: next, handler)
     }
 
