@@ -8,6 +8,8 @@ public struct BackupFinding: Hashable, Sendable {
     public var name: String
     public var problem: String
 
+    public var text: String { "\(name) \(problem)" }
+
     init(name: String, problem: String) {
         self.name = name
         self.problem = problem
