@@ -227,7 +227,8 @@ extension ControllerServer {
                 let state = try archive.state(at: moment)
                 return MetadataSummary.InBackup(
                     destination: destination.description, revision: state.revision.rawValue,
-                    at: state.at, damaged: state.findings.map(\.text), summary: try MetadataSummary(state.records))
+                    at: state.at, damaged: state.findings.map(\.text),
+                    summary: try MetadataSummary(state.records))
             }
         default:
             try start(request.verb, backup, token, session) { (progress) throws(DatabaseError) in

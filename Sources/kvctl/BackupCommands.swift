@@ -216,9 +216,12 @@ enum BackupReport {
         Quantity.of(document[key].int ?? 0, noun)
     }
 
-    /// `1 to 5, 8 to 9`.
+    /// `1 to 5, 8`.
     private static func ranges(_ spans: [JSONValue]) -> String {
-        spans.map { "\($0["from"].text) to \($0["to"].text)" }.joined(separator: ", ")
+        spans.map {
+            let (from, to) = ($0["from"].text, $0["to"].text)
+            return from == to ? from : "\(from) to \(to)"
+        }.joined(separator: ", ")
     }
 
     private static func spans(_ document: JSONValue) -> String {
