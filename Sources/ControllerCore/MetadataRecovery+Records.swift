@@ -140,8 +140,8 @@ extension MetadataRecovery {
             transaction.put(StoreKey.decision(number)) { decision.encode(into: &$0) }
         }
         put(
-            "the metadata was restored from \(origin) and from what \(holdings.count) nodes hold: "
-                + "\(findings.count) findings")
+            "the metadata was restored from \(origin) and from what the nodes hold; findings: "
+                + "\(findings.count), nodes that answered: \(holdings.count)")
         for operation in operations where ended.contains(operation.id) {
             put(
                 "operation \(operation.id) is \(operation.step): \(operation.outcome)",

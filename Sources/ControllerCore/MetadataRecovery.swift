@@ -12,7 +12,8 @@ import ShardCore
 public struct RecoveredMetadata: Sendable {
     public struct Finding: Hashable, Sendable, Encodable {
         /// `refused`: nothing may be restored from this. `incomplete`: something is missing, and only an
-        /// operator can say that it may be. `changed`: differs from the older state, as it must.
+        /// operator can say that it may be. `changed`: differs from the older state, as it must. `silent`:
+        /// a node that does not answer. `damaged`: a part of the backup that was not needed.
         public var kind: String
         public var text: String
     }
@@ -32,6 +33,10 @@ public struct RecoveredMetadata: Sendable {
     public var shards: Int
     /// Moves of shards that go on where they were.
     public var moves: Int
+
+    public mutating func note(_ kind: String, _ texts: [String]) {
+        findings += texts.map { Finding(kind: kind, text: $0) }
+    }
 }
 
 public struct MetadataRecovery {
@@ -328,7 +333,9 @@ public struct MetadataRecovery {
                 note("changed", "node \(node.name) was removed after the older state")
                 nodes.remove(node.id)
             } else if !isHere {
-                note("changed", "node \(node.name) does not answer")
+                note(
+                    "silent",
+                    "node \(node.name) does not answer; it stays as the older state has it")
             }
         }
         // Of several with one name the one that answers keeps it, else the newest.

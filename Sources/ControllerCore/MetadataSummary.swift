@@ -17,12 +17,18 @@ public struct MetadataSummary: Hashable, Sendable, Encodable {
         public var revision: UInt64
         /// Milliseconds since 1970.
         public var at: UInt64
+        /// What could not be used on the way to it.
+        public var damaged: [String]
         public var summary: MetadataSummary
 
-        public init(destination: String, revision: UInt64, at: UInt64, summary: MetadataSummary) {
+        public init(
+            destination: String, revision: UInt64, at: UInt64, damaged: [String],
+            summary: MetadataSummary
+        ) {
             self.destination = destination
             self.revision = revision
             self.at = at
+            self.damaged = damaged
             self.summary = summary
         }
     }

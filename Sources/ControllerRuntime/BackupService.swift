@@ -40,7 +40,10 @@ final class BackupService: Sendable {
         var cluster: UInt64?
         var events: [BackupEvent] = []
         var changeCount = 0
-        var hasLost = false
+        /// Events before this revision were dropped since the thread looked.
+        var lostBefore: Revision?
+        /// The last events of the session before, which the thread had not taken when it ended.
+        var rest: (session: UInt64, events: [BackupEvent]) = (0, [])
         var refusal: DatabaseError?
         var snapshot: (@Sendable () -> MetadataSnapshot)?
         var forced: [UInt64] = []
@@ -53,6 +56,8 @@ final class BackupService: Sendable {
     /// point of 1 s.
     private static let gatherMillis: UInt64 = 400
     private static let retryMillisMax: UInt64 = 15_000
+    /// Between two looks whether the destination still holds what was stored there.
+    private static let lookMillis: UInt64 = 30_000
 
     let destination: any ObjectStore
     private let wanted: Mutex<BackupSettings>
@@ -92,17 +97,21 @@ final class BackupService: Sendable {
     func begin(cluster: UInt64) -> UInt64 {
         metrics.keeping.isOn = true
         return tell { inbox in
-            let forced = inbox.forced
-            inbox = Inbox(session: inbox.session + 1, cluster: cluster)
-            inbox.forced = forced
+            inbox = Inbox(
+                session: inbox.session + 1, cluster: cluster, rest: inbox.rest,
+                forced: inbox.forced)
             return inbox.session
         }
     }
 
-    /// It acts no more.
+    /// It acts no more. What waits is still stored, if that succeeds at once.
     func end() {
         metrics.keeping.isOn = false
-        tell { inbox in inbox = Inbox(session: inbox.session + 1, forced: inbox.forced) }
+        tell { inbox in
+            let events = inbox.lostBefore == nil ? inbox.events : []
+            inbox = Inbox(
+                session: inbox.session + 1, rest: (inbox.session, events), forced: inbox.forced)
+        }
     }
 
     func append(_ event: BackupEvent) {
@@ -111,20 +120,19 @@ final class BackupService: Sendable {
             if inbox.changeCount + event.changes.count > Self.changesMax {
                 inbox.events = []
                 inbox.changeCount = 0
-                inbox.hasLost = true
+                inbox.lostBefore = event.revision
             }
-            guard !inbox.hasLost else { return }
             inbox.events.append(event)
             inbox.changeCount += event.changes.count
         }
     }
 
-    /// Events before those that come from now on cannot be had any more.
-    func loseEvents() {
+    /// Events before `revision`, from which on they come now, cannot be had any more.
+    func loseEvents(before revision: Revision) {
         tell { inbox in
             inbox.events = []
             inbox.changeCount = 0
-            inbox.hasLost = true
+            inbox.lostBefore = revision
         }
     }
 
@@ -170,6 +178,9 @@ final class BackupService: Sendable {
         /// To be told when the status that they led to is published.
         var ended: [(job: UInt64, error: DatabaseError?)] = []
         var behindSince: UInt64?
+        var lookAt: UInt64 = 0
+        /// What was stored and is not there any more; nil when all is.
+        var loss: String?
         var retryAt: UInt64 = 0
         var retryMillis: UInt64 = 250
         var lastSuccess: UInt64 = 0
@@ -213,12 +224,14 @@ final class BackupService: Sendable {
             let told = inbox
             inbox.events = []
             inbox.changeCount = 0
-            inbox.hasLost = false
+            inbox.lostBefore = nil
+            inbox.rest = (0, [])
             inbox.snapshot = nil
             inbox.refusal = nil
             inbox.forced = []
             return told
         }
+        if told.session != work.session { finish(&work, told.rest) }
         guard !told.isClosing else { return false }
         if told.session != work.session {
             let (forced, lastSuccess) = (work.forced, work.lastSuccess)
@@ -232,13 +245,20 @@ final class BackupService: Sendable {
         work.writer?.settings = settings
         work.forced += told.forced
         if let refusal = told.refusal { work.refusal = refusal }
-        if told.hasLost { work.writer?.loseEvents() }
+        if let revision = told.lostBefore { work.writer?.loseEvents(before: revision) }
         for event in told.events { work.writer?.append(event) }
         if let snapshot = told.snapshot { work.snapshot = snapshot }
         if let writer = work.writer, writer.isBehind {
             work.behindSince = work.behindSince ?? told.events.first?.at ?? Self.now
         }
         return true
+    }
+
+    /// Stores what a session that has ended left. Whoever acts next stores what this does not.
+    private func finish(_ work: inout Work, _ rest: (session: UInt64, events: [BackupEvent])) {
+        guard rest.session == work.session, work.problem == nil, work.refusal == nil else { return }
+        for event in rest.events { work.writer?.append(event) }
+        try? work.writer?.flush()
     }
 
     /// Does what is due; after a failure nothing for a while.
@@ -289,6 +309,7 @@ final class BackupService: Sendable {
         if !work.hasBegun {
             let from = try work.writer?.begin() ?? nil
             work.hasBegun = true
+            work.lookAt = now + Self.lookMillis
             post(.watch(session: work.session, from: from))
         }
         if let make = work.snapshot {
@@ -297,6 +318,12 @@ final class BackupService: Sendable {
             work.isSnapshotAsked = false
             end(&work, nil)
             try work.writer?.prune(now: Self.now)
+        } else if work.writer?.wantsPruning(now: now) == true {
+            try work.writer?.prune(now: now)
+        }
+        if now >= work.lookAt {
+            if try work.writer?.look() == false { note(lossIn: &work) }
+            work.lookAt = now + Self.lookMillis
         }
         let isDue = work.behindSince.map { now >= $0 + Self.gatherMillis } ?? true
         if isDue || !work.forced.isEmpty { try work.writer?.flush() }
@@ -307,8 +334,20 @@ final class BackupService: Sendable {
         }
         if work.writer?.isBehind == false {
             work.behindSince = nil
+            work.loss = nil
             work.lastSuccess = Self.now
         }
+    }
+
+    private func note(lossIn work: inout Work) {
+        let loss = DatabaseError(
+            .storageFailed,
+            "what was stored in \(destination.description) is not there any more: it was deleted, or "
+                + "something else is mounted there; a new snapshot is stored")
+        metrics.failed(loss)
+        work.failures += 1
+        work.loss = loss.message
+        log.warning("the backup lost objects", [LogField("reason", loss.message)])
     }
 
     private func post(_ wish: Wish) {
@@ -322,7 +361,7 @@ final class BackupService: Sendable {
         status.writer = work.writer?.status ?? BackupWriter.Status()
         status.behindSince = work.writer == nil ? nil : work.behindSince
         status.lastSuccess = work.lastSuccess
-        status.problem = work.problem
+        status.problem = work.problem ?? work.loss
         status.failures = work.failures
         let final = status
         published.withLock { $0 = final }

@@ -148,7 +148,7 @@ extension ControllerServer {
             return
         }
         // What lies between is forgotten: a snapshot takes its place.
-        backup.service.loseEvents()
+        backup.service.loseEvents(before: next)
         backup.watch = try? store.watch(prefix: [], from: next, handler)
     }
 
@@ -227,7 +227,8 @@ extension ControllerServer {
                 let state = try archive.state(at: moment)
                 return MetadataSummary.InBackup(
                     destination: destination.description, revision: state.revision.rawValue,
-                    at: state.at, summary: try MetadataSummary(state.records))
+                    at: state.at, damaged: state.findings.map(\.text),
+                    summary: try MetadataSummary(state.records))
             }
         default:
             try start(request.verb, backup, token, session) { (progress) throws(DatabaseError) in

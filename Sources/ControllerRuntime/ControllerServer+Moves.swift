@@ -254,6 +254,7 @@ extension ControllerServer {
         moves.untold = (error, request)
         guard moves.following == nil else { return }
         moves.isFrozen = false
+        stopBackup()
         leadershipChanged()
     }
 

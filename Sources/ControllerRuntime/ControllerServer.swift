@@ -145,6 +145,7 @@ final class ControllerServer: LoopService {
     func stop() {
         guard !isStopping else { return }
         standDown(DatabaseError(.unavailable, "the controller stops"))
+        stopBackup()
         isStopping = true
         listener?.close()
         for session in sessions.values {
@@ -259,7 +260,8 @@ final class ControllerServer: LoopService {
         attemptTerm = nil
         controller = nil
         maps.forget()
-        stopBackup()
+        // Of metadata that moves the last revisions are stored too.
+        if !moves.isFrozen { stopBackup() }
         auditBook = AuditBook()
         metrics.standDown()
         log.notice(

@@ -1,4 +1,4 @@
-// A backup at its destination: writing, reading back, verifying.
+// A backup at its destination: writing, reading back, and the states that it leads to.
 
 import KVBase
 import ObjectStore
@@ -11,25 +11,14 @@ public struct BackupState: Hashable, Sendable {
     public var at: UInt64
     /// In order of key; without leases.
     public var records: [MetadataRecord]
-}
-
-/// The verdict on one object.
-public struct BackupFinding: Hashable, Sendable {
-    public var name: String
-    public var problem: String
-}
-
-/// What a verification read.
-public struct BackupVerification: Sendable {
-    public var objects = 0
-    public var bytes: UInt64 = 0
+    /// Objects on the shortest way to it that could not be used; it was put together from others.
     public var findings: [BackupFinding] = []
-    /// Revisions that can be restored from sound objects.
-    public var spans: [ClosedRange<Revision>] = []
 }
 
 public struct BackupArchive: Sendable {
     public let destination: any ObjectStore
+    /// Objects may go while they are read: how often to begin anew.
+    static let attemptsMax = 3
 
     public init(_ destination: any ObjectStore) { self.destination = destination }
 
@@ -55,120 +44,110 @@ public struct BackupArchive: Sendable {
         try BackupObject(try destination.get(name.text), named: name)
     }
 
-    /// The state at `revision`.
-    public func state(at revision: Revision) throws(DatabaseError) -> BackupState {
-        try unlessChanged { (catalog) throws(DatabaseError) in
-            try state(at: revision, catalog)
+    /// The first of these objects that is not damaged.
+    func firstSound(of names: [BackupName]) throws(DatabaseError) -> BackupObject? {
+        for name in names {
+            do throws(DatabaseError) {
+                return try read(name)
+            } catch {
+                guard error.code == .storageFailed else { throw error }
+            }
         }
+        return nil
     }
 
-    private func state(
-        at revision: Revision, _ catalog: BackupCatalog
-    ) throws(DatabaseError) -> BackupState {
-        guard let path = catalog.path(to: revision) else {
-            let spans = catalog.spans.map { "\($0.lowerBound) to \($0.upperBound)" }
-            throw DatabaseError(
-                .refused,
-                "\(destination.description) does not lead to revision \(revision); "
-                    + (spans.isEmpty
-                        ? "it holds no snapshot"
-                        : "it leads to " + spans.joined(separator: ", ")))
+    /// The state at `revision`.
+    public func state(at revision: Revision) throws(DatabaseError) -> BackupState {
+        try state { (catalog) throws(DatabaseError) in
+            guard let path = catalog.path(to: revision) else {
+                throw DatabaseError(
+                    .refused,
+                    "\(destination.description) does not lead to revision \(revision); "
+                        + Self.text(catalog.spans))
+            }
+            return path
+        } through: {
+            $0.revision <= revision
         }
-        return try state(along: path, through: { $0.revision <= revision })
     }
 
     /// The newest state that was reached at the wall clock `time`, milliseconds since 1970, or before.
     public func state(asOf time: UInt64) throws(DatabaseError) -> BackupState {
-        try unlessChanged { (catalog) throws(DatabaseError) in
-            guard let path = catalog.path(asOf: time) else {
+        var reach: Revision?
+        return try state { (catalog) throws(DatabaseError) in
+            guard let path = catalog.path(asOf: time), let last = path.last else {
                 throw DatabaseError(
                     .refused, "\(destination.description) holds no snapshot of that time or before")
             }
-            return try state(along: path, through: { $0.at <= time })
-        }
-    }
-
-    private static let attemptsMax = 3
-
-    /// What `body` makes of the catalog. Objects may be put together or go while they are read; then it
-    /// begins anew with what is there now.
-    private func unlessChanged<Value>(
-        _ body: (BackupCatalog) throws(DatabaseError) -> Value
-    ) throws(DatabaseError) -> Value {
-        var catalog = try catalog()
-        for _ in 1..<Self.attemptsMax {
-            do throws(DatabaseError) {
-                return try body(catalog)
-            } catch {
-                let now = try self.catalog()
-                guard !catalog.objects.allSatisfy(Set(now.objects).contains) else { throw error }
-                catalog = now
+            // Without a damaged object it must lead as far as with it.
+            if let reach, last.to < reach, last.at <= time {
+                throw DatabaseError(
+                    .refused,
+                    "\(destination.description) leads to revision \(last.to) and not to \(reach), the "
+                        + "newest of that time; \(Self.text(catalog.spans))")
             }
+            reach = reach ?? last.to
+            return path
+        } through: {
+            $0.at <= time
         }
-        return try body(catalog)
-    }
-
-    /// Reads every object and names what is damaged and what is missing.
-    public func verify(
-        progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
-    ) throws(DatabaseError) -> BackupVerification {
-        var catalog = try catalog()
-        for _ in 1..<Self.attemptsMax {
-            let result = try verify(catalog, progress)
-            let now = try self.catalog()
-            // What went meanwhile was not damaged, and what took its place was not seen.
-            if result.findings.isEmpty || catalog.objects.allSatisfy(Set(now.objects).contains) {
-                return result
-            }
-            catalog = now
-        }
-        return try verify(catalog, progress)
-    }
-
-    private func verify(
-        _ catalog: BackupCatalog, _ progress: (_ done: Int, _ total: Int) -> Void
-    ) throws(DatabaseError) -> BackupVerification {
-        var result = BackupVerification()
-        var sound: [String] = []
-        var cluster: UInt64?
-        for (index, name) in catalog.objects.enumerated() {
-            progress(index, catalog.objects.count)
-            do throws(DatabaseError) {
-                let bytes = try destination.get(name.text)
-                result.objects += 1
-                result.bytes += UInt64(bytes.count)
-                let object = try BackupObject(bytes, named: name)
-                if let cluster, cluster != object.cluster {
-                    result.findings.append(
-                        BackupFinding(name: name.text, problem: "is of another cluster"))
-                    continue
-                }
-                cluster = object.cluster
-                sound.append(name.text)
-            } catch {
-                result.findings.append(BackupFinding(name: name.text, problem: error.message))
-            }
-        }
-        progress(catalog.objects.count, catalog.objects.count)
-        for stranger in catalog.strangers {
-            result.findings.append(
-                BackupFinding(name: stranger, problem: "is not a backup object"))
-        }
-        let usable = BackupCatalog(listing: sound)
-        result.spans = usable.spans
-        for log in usable.logs where !usable.spans.contains(where: { $0.contains(log.to) }) {
-            result.findings.append(
-                BackupFinding(
-                    name: log.text, problem: "cannot be used: an object before it is missing"))
-        }
-        return result
     }
 
     // MARK: Helpers
 
+    private static func text(_ spans: [ClosedRange<Revision>]) -> String {
+        spans.isEmpty
+            ? "it holds no snapshot"
+            : "it leads to "
+                + spans.map { "\($0.lowerBound) to \($0.upperBound)" }.joined(separator: ", ")
+    }
+
+    /// The state to which `path` of the catalog leads. In the place of what is damaged others are
+    /// taken, if they lead there too. Objects may be put together or go while they are read; then it begins
+    /// anew with what is there now.
     private func state(
-        along path: [BackupName], through includes: (BackupEvent) -> Bool
+        along path: (BackupCatalog) throws(DatabaseError) -> [BackupName],
+        through includes: (BackupEvent) -> Bool
     ) throws(DatabaseError) -> BackupState {
+        var catalog = try catalog()
+        var damaged: [BackupName: DatabaseError] = [:]
+        var attempts = 1
+        while true {
+            let rest = catalog.without(Set(damaged.keys))
+            var reading: BackupName?
+            do throws(DatabaseError) {
+                var state = try state(along: try path(rest), through: includes, &reading)
+                state.findings = damaged.keys.sorted().compactMap { name in
+                    damaged[name].map { BackupFinding(name, $0) }
+                }
+                return state
+            } catch {
+                let now = try self.catalog()
+                if attempts < Self.attemptsMax,
+                    !catalog.objects.allSatisfy(Set(now.objects).contains)
+                {
+                    (catalog, damaged) = (now, [:])
+                    attempts += 1
+                } else if let reading, error.code == .storageFailed {
+                    damaged[reading] = error
+                } else if error.code == .refused, let worst = damaged.keys.max(),
+                    let damage = damaged[worst]
+                {
+                    throw DatabaseError(
+                        damage.code, "\(damage.message); without it \(error.message)")
+                } else {
+                    throw error
+                }
+            }
+        }
+    }
+
+    /// `reading` is the object that it came to.
+    private func state(
+        along path: [BackupName], through includes: (BackupEvent) -> Bool,
+        _ reading: inout BackupName?
+    ) throws(DatabaseError) -> BackupState {
+        reading = path[0]
         let first = try read(path[0])
         guard case .snapshot(let records) = first.contents else {
             preconditionFailure("a path begins with a snapshot")
@@ -179,14 +158,14 @@ public struct BackupArchive: Sendable {
         var changed: [Bytes: MetadataRecord?] = [:]
         var known: [Bytes: Revision] = [:]
         for record in records { known[record.key] = record.createRevision }
-        reading: for name in path.dropFirst() {
+        following: for name in path.dropFirst() {
+            reading = name
             let object = try read(name)
             guard object.cluster == state.cluster, case .log(let events) = object.contents else {
-                throw DatabaseError(
-                    .storageFailed, "backup object \(name.text) is of another cluster")
+                throw DatabaseError(.storageFailed, "\(name.subject) is of another cluster")
             }
             for event in events where event.revision > state.revision {
-                guard includes(event) else { break reading }
+                guard includes(event) else { break following }
                 for change in event.changes {
                     switch change {
                     case .put(let key, let value, _):

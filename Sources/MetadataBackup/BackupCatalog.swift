@@ -15,8 +15,19 @@ public struct BackupCatalog: Hashable, Sendable {
         for text in listing {
             if let name = BackupName(text) { objects.append(name) } else { strangers.append(text) }
         }
-        self.objects = objects.sorted()
+        self.init(objects: objects.sorted(), strangers: strangers)
+    }
+
+    private init(objects: [BackupName], strangers: [String]) {
+        self.objects = objects
         self.strangers = strangers
+    }
+
+    /// As if these objects were not there.
+    func without(_ names: Set<BackupName>) -> BackupCatalog {
+        guard !names.isEmpty else { return self }
+        return BackupCatalog(
+            objects: objects.filter { !names.contains($0) }, strangers: strangers)
     }
 
     public var snapshots: [BackupName] { objects.filter { $0.kind == .snapshot } }
@@ -51,6 +62,22 @@ public struct BackupCatalog: Hashable, Sendable {
             }
         }
         return spans
+    }
+
+    /// The revisions that cannot be restored although objects are there, or were, when `spans` can.
+    func holes(between spans: [ClosedRange<Revision>]) -> [ClosedRange<Revision>] {
+        var holes: [ClosedRange<Revision>] = []
+        guard let last = objects.last else { return holes }
+        // A log that leads over the first snapshot is not missed in front of it.
+        let start = spans.first?.lowerBound ?? last.to.next()
+        if let from = objects.filter({ $0.to < start }).map(\.from).min() {
+            holes.append(from...Revision(start.rawValue - 1))
+        }
+        for (span, next) in zip(spans, spans.dropFirst()) {
+            holes.append(span.upperBound.next()...Revision(next.lowerBound.rawValue - 1))
+        }
+        if let end = spans.last?.upperBound, end < last.to { holes.append(end.next()...last.to) }
+        return holes
     }
 
     /// The objects that lead to `revision`: a snapshot at or below it, the nearest, then logs without

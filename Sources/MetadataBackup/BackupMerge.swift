@@ -42,7 +42,7 @@ struct BackupMerge: Sendable {
         runs[0].removeFirst()
         if let last = taken.last, name.to <= last.to {
             covered.append(name)
-        } else if let object = try sound(name, archive) {
+        } else if let object = try archive.firstSound(of: [name]) {
             try take(object, cluster)
         } else {
             // A damaged one stays, and parts what is before it from what is behind it.
@@ -55,23 +55,12 @@ struct BackupMerge: Sendable {
         return true
     }
 
-    private func sound(
-        _ name: BackupName, _ archive: BackupArchive
-    ) throws(DatabaseError) -> BackupObject? {
-        do throws(DatabaseError) {
-            return try archive.read(name)
-        } catch {
-            guard error.code == .storageFailed else { throw error }
-            return nil
-        }
-    }
-
     private mutating func take(
         _ object: BackupObject, _ cluster: UInt64
     ) throws(DatabaseError) {
         guard object.cluster == cluster, case .log(let more) = object.contents else {
             throw DatabaseError(
-                .storageFailed, "backup object \(object.name.text) is of another cluster")
+                .storageFailed, "\(object.name.subject) is of another cluster")
         }
         let reached = events.last?.revision ?? .none
         for event in more where event.revision > reached {

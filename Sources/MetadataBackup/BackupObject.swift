@@ -2,7 +2,7 @@
 //
 // Object, little-endian: magic 8, kind 1, cluster 8, from 8, to 8, wall clock of `to` in milliseconds
 // since 1970 8, body bytes 8, CRC32C of the stored body 4, CRC32C of the 53 bytes before 4; then the
-// body, one zstd frame.
+// body, one zstd frame. `from` of a snapshot is the first revision that no log held, or `to`.
 //
 // Body of a snapshot: records in order of key (count 8; key, value, create revision, mod revision).
 // Body of a log: events (count 8; revision 8, wall clock 8, changes: 1 key value, or 2 key).
@@ -50,6 +50,9 @@ public struct BackupName: Hashable, Comparable, Sendable {
         }
     }
 
+    /// How messages begin that are about it.
+    var subject: String { "backup object \(text)" }
+
     /// Nil when it is not the name of an object.
     public init?(_ text: String) {
         guard text.hasSuffix(".rkb") else { return nil }
@@ -88,7 +91,7 @@ public struct BackupEvent: Hashable, Sendable {
 public struct BackupObject: Hashable, Sendable {
     public enum Contents: Hashable, Sendable {
         case snapshot([MetadataRecord])
-        /// Not empty; revisions rise.
+        /// Every revision of its name, one after the other.
         case log([BackupEvent])
     }
 
@@ -100,6 +103,8 @@ public struct BackupObject: Hashable, Sendable {
     public var name: BackupName
     public var cluster: UInt64
     public var contents: Contents
+    /// Of a snapshot: no log held the revisions from here up to it when it was stored. Nil: logs led to it.
+    public var gapFrom: Revision?
 
     public init(name: BackupName, cluster: UInt64, contents: Contents) {
         self.name = name
@@ -128,7 +133,7 @@ public struct BackupObject: Hashable, Sendable {
         writer.write(Self.magic)
         writer.write(name.kind.rawValue)
         writer.write(cluster)
-        writer.write(name.from)
+        writer.write(gapFrom ?? name.from)
         writer.write(name.to)
         writer.write(name.at)
         writer.write(UInt64(bodyByteCount))
@@ -152,8 +157,9 @@ public struct BackupObject: Hashable, Sendable {
         guard header.checksum == crc32c(Bytes(bytes[..<(Self.headerByteCount - 4)])) else {
             throw Self.damaged(name, "the checksum of its header does not match")
         }
-        guard header.kind == name.kind.rawValue, header.from == name.from, header.to == name.to,
-            header.at == name.at
+        let closesGap = name.kind == .snapshot && header.from < name.to
+        guard header.kind == name.kind.rawValue, header.from == name.from || closesGap,
+            header.to == name.to, header.at == name.at
         else {
             throw Self.damaged(
                 name, "it holds the revisions \(header.from) to \(header.to): it was renamed")
@@ -167,6 +173,7 @@ public struct BackupObject: Hashable, Sendable {
         else { throw Self.damaged(name, "it does not decompress") }
         cluster = header.cluster
         self.name = name
+        gapFrom = closesGap ? header.from : nil
         do throws(DatabaseError) {
             contents = try ByteReader.decode(body) { (reader) throws(DatabaseError) in
                 name.kind == .snapshot
@@ -204,7 +211,7 @@ public struct BackupObject: Hashable, Sendable {
     }
 
     private static func damaged(_ name: BackupName, _ what: String) -> DatabaseError {
-        DatabaseError(.storageFailed, "backup object \(name.text) is damaged: \(what)")
+        DatabaseError(.storageFailed, "\(name.subject) is damaged: \(what)")
     }
 
     private static func encode(_ event: BackupEvent, into writer: inout ByteWriter) {
@@ -244,6 +251,7 @@ public struct BackupObject: Hashable, Sendable {
         _ reader: inout ByteReader, _ name: BackupName
     ) throws(DatabaseError) -> [BackupEvent] {
         var events: [BackupEvent] = []
+        var next = name.from
         for _ in 0..<(try reader.readUInt64()) {
             let event = BackupEvent(
                 revision: try reader.read(), at: try reader.readUInt64(),
@@ -258,11 +266,13 @@ public struct BackupObject: Hashable, Sendable {
                     case let kind: throw DatabaseError(.malformed, "a change of kind \(kind)")
                     }
                 })
-            // A store that others use too skips revisions.
-            guard event.revision >= events.last?.revision.next() ?? name.from else {
-                throw DatabaseError(.malformed, "revision \(event.revision) does not rise")
+            // The metadata store makes no revision without a change.
+            guard event.revision == next else {
+                throw DatabaseError(
+                    .malformed, "revision \(event.revision) is where \(next) should be")
             }
             events.append(event)
+            next = next.next()
         }
         guard events.last?.revision == name.to else {
             throw DatabaseError(.malformed, "it ends before revision \(name.to)")

@@ -19,6 +19,11 @@ public struct BackupSnapshotView: Codable, Sendable {
 public struct BackupSpanView: Codable, Sendable {
     public var from: UInt64
     public var to: UInt64
+
+    init(_ span: ClosedRange<Revision>) {
+        from = span.lowerBound.rawValue
+        to = span.upperBound.rawValue
+    }
 }
 
 public struct BackupListView: Codable, Sendable {
@@ -34,9 +39,7 @@ public struct BackupListView: Codable, Sendable {
         self.destination = destination
         objects = catalog.objects.count
         strangers = catalog.strangers
-        spans = catalog.spans.map {
-            BackupSpanView(from: $0.lowerBound.rawValue, to: $0.upperBound.rawValue)
-        }
+        spans = catalog.spans.map(BackupSpanView.init)
         let logs = catalog.logs
         let starts = catalog.snapshots
         var place = 0
@@ -69,6 +72,8 @@ public struct BackupVerificationView: Codable, Sendable {
     public var objects: Int
     public var bytes: UInt64
     public var spans: [BackupSpanView]
+    /// Revisions between these that were lost before they were stored.
+    public var gaps: [BackupSpanView]
     /// Empty when all is well.
     public var findings: [BackupFindingView]
 
@@ -76,9 +81,8 @@ public struct BackupVerificationView: Codable, Sendable {
         self.destination = destination
         objects = result.objects
         bytes = result.bytes
-        spans = result.spans.map {
-            BackupSpanView(from: $0.lowerBound.rawValue, to: $0.upperBound.rawValue)
-        }
+        spans = result.spans.map(BackupSpanView.init)
+        gaps = result.gaps.map(BackupSpanView.init)
         findings = result.findings.map { BackupFindingView(name: $0.name, problem: $0.problem) }
     }
 }

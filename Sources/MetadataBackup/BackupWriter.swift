@@ -41,14 +41,17 @@ public struct BackupWriter: Sendable {
     public var settings: BackupSettings
     private let cluster: UInt64
     public private(set) var status = Status()
-    /// Waiting to be stored; revisions rise.
+    /// Waiting to be stored, each revision from the first one to the one before `next`. Without a gap the
+    /// first one follows `status.revision`; with one it waits for a snapshot that it follows.
     private var events: [BackupEvent] = []
     private var changeCount = 0
-    /// The revision after the last one stored or dropped.
+    /// The revision after the last one stored, waiting or lost.
     private var next: Revision = .none
     private var logsSinceSnapshot = 0
     private var hasGap = false
     private var isReady = false
+    /// Wall clock of the last deletion of what retention does not want.
+    private var prunedAt: UInt64 = 0
     private var merge: BackupMerge?
     /// Logs up to here are put together.
     private var mergedThrough = Revision.none
@@ -69,15 +72,19 @@ public struct BackupWriter: Sendable {
                 writer.hasGap = true
                 return nil
             }
-            let object = try writer.archive.read(last)
-            guard object.cluster == writer.cluster else {
+            // Of damaged ones the next tells whose backup it is.
+            let sound = try writer.archive.firstSound(of: [last] + catalog.objects.reversed())
+            guard sound?.cluster ?? writer.cluster == writer.cluster else {
                 throw DatabaseError(
                     .refused,
                     "\(writer.archive.destination.description) holds the backup of another cluster "
-                        + "(\(hex(object.cluster)))")
+                        + "(\(hex(sound?.cluster ?? 0)))")
             }
-            writer.status.snapshot = last.to
-            writer.status.snapshotAt = last.at
+            // In the place of a damaged one a snapshot is due at once.
+            if sound?.name == last {
+                writer.status.snapshot = last.to
+                writer.status.snapshotAt = last.at
+            }
             writer.status.revision = newest
             writer.status.revisionAt = catalog.objects.last { $0.to == newest }?.at ?? last.at
             writer.logsSinceSnapshot = catalog.logs.count { $0.to > last.to }
@@ -88,32 +95,35 @@ public struct BackupWriter: Sendable {
 
     /// Takes an event; those that are stored already are ignored.
     public mutating func append(_ event: BackupEvent) {
-        guard event.revision >= next else { return }
-        if changeCount + event.changes.count > settings.changesHeldMax {
-            loseEvents()
+        guard isReady, event.revision >= next else { return }
+        // Every revision has its event: those in between were lost.
+        if event.revision > next || changeCount + event.changes.count > settings.changesHeldMax {
+            loseEvents(before: event.revision)
         }
         next = event.revision.next()
-        // Until a snapshot closes the gap, events lead nowhere.
-        guard !hasGap else { return }
         events.append(event)
         changeCount += event.changes.count
     }
 
-    /// Events were lost before they came here: a snapshot must close the gap.
-    public mutating func loseEvents() {
+    /// Events before `revision` were lost: a snapshot must close the gap. Those that come from there on
+    /// wait for it, as some may be newer than it will be.
+    public mutating func loseEvents(before revision: Revision) {
         events.removeAll()
         changeCount = 0
+        next = max(next, revision)
         hasGap = true
     }
 
     /// Whether something that happened is not in the backup yet.
     public var isBehind: Bool { !isReady || hasGap || hasEvents }
 
-    /// Whether a snapshot is due at the wall clock `now`.
+    /// Whether a snapshot is due at the wall clock `now`. When nothing has changed since the last one,
+    /// that one is as good.
     public func wantsSnapshot(now: UInt64) -> Bool {
         isReady
             && (hasGap || logsSinceSnapshot >= settings.logsMax
-                || now >= status.snapshotAt + settings.snapshotEvery)
+                || now >= status.snapshotAt + settings.snapshotEvery
+                    && (hasEvents || status.revision > status.snapshot))
     }
 
     /// Whether there is something to store.
@@ -121,12 +131,11 @@ public struct BackupWriter: Sendable {
 
     /// Stores what waits as one log.
     public mutating func flush() throws(DatabaseError) {
-        guard let last = events.last else { return }
-        let from = status.revision.next()
+        guard !hasGap, let first = events.first, let last = events.last else { return }
         try store(
             BackupObject(
-                name: BackupName(logFrom: from, to: last.revision, at: last.at), cluster: cluster,
-                contents: .log(events)))
+                name: BackupName(logFrom: first.revision, to: last.revision, at: last.at),
+                cluster: cluster, contents: .log(events)))
         status.revision = last.revision
         status.revisionAt = last.at
         logsSinceSnapshot += 1
@@ -137,26 +146,51 @@ public struct BackupWriter: Sendable {
     /// Stores everything as of one revision, taken at the wall clock `at`.
     public mutating func store(_ snapshot: MetadataSnapshot, at: UInt64) throws(DatabaseError) {
         // Logs go on from whatever was stored before, so that no revision in between is lost.
-        if !hasGap { try flush() }
+        try flush()
         var records = snapshot.records
         for index in records.indices { records[index].lease = .none }
-        try store(
-            BackupObject(
-                name: BackupName(snapshotAt: snapshot.revision, at: at), cluster: cluster,
-                contents: .snapshot(records)))
+        var object = BackupObject(
+            name: BackupName(snapshotAt: snapshot.revision, at: at), cluster: cluster,
+            contents: .snapshot(records))
+        if status.revision < snapshot.revision { object.gapFrom = status.revision.next() }
+        try store(object)
         status.snapshot = snapshot.revision
         status.snapshotAt = at
-        if hasGap || snapshot.revision >= status.revision {
-            status.revision = snapshot.revision
-            status.revisionAt = at
-        }
-        if hasGap {
-            hasGap = false
-            next = max(next, snapshot.revision.next())
-        }
-        events.removeAll { $0.revision <= status.revision }
-        changeCount = events.reduce(0) { $0 + $1.changes.count }
         logsSinceSnapshot = 0
+        // Without a gap the logs go on as they did, over the snapshot's revision.
+        guard hasGap else { return }
+        status.revision = snapshot.revision
+        status.revisionAt = at
+        events.removeAll { $0.revision <= snapshot.revision }
+        changeCount = events.reduce(0) { $0 + $1.changes.count }
+        next = max(next, snapshot.revision.next())
+        // Events behind the snapshot may have been lost as well: the next one is to close that gap.
+        hasGap = (events.first?.revision ?? next) > snapshot.revision.next()
+    }
+
+    /// Looks whether the destination still leads to everything that was stored. When it does not (it was
+    /// emptied, or something else is mounted there) a snapshot must close the gap; answers false.
+    public mutating func look() throws(DatabaseError) -> Bool {
+        try attempt { (writer) throws(DatabaseError) in
+            guard writer.isReady, !writer.hasGap else { return true }
+            let catalog = try writer.archive.catalog()
+            guard catalog.path(to: writer.status.revision) == nil else { return true }
+            let newest = catalog.spans.last { $0.lowerBound <= writer.status.revision }
+            writer.status.revision = newest?.upperBound ?? .none
+            writer.status.revisionAt =
+                catalog.objects.last { $0.to == writer.status.revision }?.at ?? 0
+            let snapshot = catalog.snapshots.last { $0.to <= writer.status.revision }
+            writer.status.snapshot = snapshot?.to ?? .none
+            writer.status.snapshotAt = snapshot?.at ?? 0
+            writer.hasGap = true
+            return false
+        }
+    }
+
+    /// Whether retention is to be seen to at the wall clock `now`, although no snapshot was.
+    public func wantsPruning(now: UInt64) -> Bool {
+        isReady && !hasGap && !isMerging
+            && now >= max(prunedAt, status.snapshotAt) + settings.snapshotEvery
     }
 
     /// Deletes what retention does not want any more, as of the wall clock `now`, and plans what can be
@@ -170,10 +204,10 @@ public struct BackupWriter: Sendable {
             for name in surplus.sorted().reversed() {
                 try writer.archive.destination.delete(name.text)
             }
-            let rest = BackupCatalog(
-                listing: catalog.objects.filter { !surplus.contains($0) }.map(\.text))
+            let rest = catalog.without(surplus)
             writer.merge = BackupMerge(rest.mergeable(above: writer.mergedThrough))
             writer.mergedThrough = rest.snapshots.last?.to ?? .none
+            writer.prunedAt = now
             return surplus.count
         }
     }

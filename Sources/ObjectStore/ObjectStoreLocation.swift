@@ -19,6 +19,13 @@ public enum ObjectStoreLocation {
                 throw DatabaseError(
                     .invalidRequest, "a backup goes to a directory or s3://..., not to '\(text)'")
             }
+            var found = stat()
+            guard !text.isEmpty, stat(text, &found) != 0 || found.st_mode & S_IFMT == S_IFDIR else {
+                throw DatabaseError(
+                    .invalidRequest,
+                    "a backup goes to a directory or s3://...: "
+                        + (text.isEmpty ? "no place is named" : "'\(text)' is a file"))
+            }
             return DirectoryStore(path: text, creates: creates)
         }
         return try S3Store(try settings(text, keys(credentials)))
@@ -81,8 +88,9 @@ public enum ObjectStoreLocation {
         else {
             throw DatabaseError(
                 .invalidRequest,
-                "no keys for S3: give a file of credentials, $CREDENTIALS_DIRECTORY/backup, or "
-                    + "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment")
+                "no keys for S3: name a file of them by kvctl's --credentials or the controllers' "
+                    + "backup.credentials, or give $CREDENTIALS_DIRECTORY/backup, or AWS_ACCESS_KEY_ID "
+                    + "and AWS_SECRET_ACCESS_KEY in the environment")
         }
         return (key, secret)
     }

@@ -35,7 +35,8 @@ extension Command {
             ], run: showBackup),
         Command(
             path: ["backup", "verify"], summary: "read every object and name what is damaged",
-            details: "Exits 5 when something is damaged or missing.",
+            details:
+                "Exits 5 when something is damaged or missing, and 1 when nothing can be restored.",
             flags: BackupSource.flags,
             examples: [
                 "backup verify --dir /tmp/rk", "backup verify --from /var/backups/rangekeeper",
@@ -77,6 +78,7 @@ extension Command {
             result = try job("backup.verify", [:], invocation)
         }
         print(result, invocation, BackupReport.verification)
+        if result["spans"].elements.isEmpty { return .failure }
         return result["findings"].elements.isEmpty ? .ok : .unhealthy
     }
 
@@ -132,13 +134,14 @@ enum BackupReport {
         var lines = [
             "destination  \(status["destination"].text)",
             "holds        revision \(status["revision"].text), "
-                + (lag == 0
-                    ? palette.good("everything")
-                    : palette.warning("\(lag) s behind")),
+                + (lag > 0
+                    ? palette.warning("\(lag) s behind")
+                    : problem.isEmpty
+                        ? palette.good("everything") : palette.warning("perhaps not everything")),
             "snapshot     revision \(status["snapshot"].text) of "
                 + Clock.text(status["snapshotAt"].int),
-            "written      \(status["objects"].text) objects, "
-                + "\(Quantity.bytes(status["bytes"].int)), \(status["failures"].text) failures",
+            "written      \(count(status, "objects", "object")), "
+                + "\(Quantity.bytes(status["bytes"].int)), \(count(status, "failures", "failure"))",
         ]
         if !problem.isEmpty { lines.append("problem      " + palette.bad(problem)) }
         return lines
@@ -169,10 +172,13 @@ enum BackupReport {
             "revision \(contents["revision"].text) of \(Clock.text(contents["at"].int)) in "
                 + contents["destination"].text,
             "cluster \(summary["cluster"].text), controller term \(summary["controllerTerm"].text), "
-                + "\(summary["records"].text) records, \(summary["groups"].text) groups, "
-                + "\(summary["openOperations"].text) operations under way",
+                + "\(count(summary, "records", "record")), \(count(summary, "groups", "group")), "
+                + "\(count(summary, "openOperations", "operation")) under way",
             "nodes: \(nodes)",
         ]
+        for damaged in contents["damaged"].elements {
+            lines.append(palette.warning("\(damaged.text); other objects lead to this state too"))
+        }
         var table = TextTable([
             .text("TABLE"), .number("ID"), .text("STATE"), .number("SHARDS"),
         ])
@@ -188,20 +194,39 @@ enum BackupReport {
     static func verification(_ result: JSONValue, _ palette: Palette) -> [String] {
         let findings = result["findings"].elements
         var lines = findings.map {
-            palette.bad("\($0["name"].text): \($0["problem"].text)")
+            palette.bad("\($0["name"].text) \($0["problem"].text)")
         }
+        let isEmpty = result["spans"].elements.isEmpty
         lines.append(
-            "\(result["objects"].text) objects, \(Quantity.bytes(result["bytes"].int)) read: "
-                + (findings.isEmpty
-                    ? palette.good("all sound") : palette.bad("\(findings.count) not sound")))
-        lines.append(spans(result))
+            "\(count(result, "objects", "object")), \(Quantity.bytes(result["bytes"].int)) read"
+                + (!findings.isEmpty
+                    ? ": " + palette.bad(Quantity.of(findings.count, "finding"))
+                    : isEmpty ? "" : ": " + palette.good("all sound")))
+        let gaps = result["gaps"].elements
+        if !gaps.isEmpty {
+            lines.append(
+                palette.warning("revisions that were never stored: \(ranges(gaps))"))
+        }
+        lines.append(isEmpty ? palette.bad(spans(result)) : spans(result))
         return lines
     }
 
+    /// `3 objects`.
+    private static func count(_ document: JSONValue, _ key: String, _ noun: String) -> String {
+        Quantity.of(document[key].int ?? 0, noun)
+    }
+
+    /// `1 to 5, 8`.
+    private static func ranges(_ spans: [JSONValue]) -> String {
+        spans.map {
+            let (from, to) = ($0["from"].text, $0["to"].text)
+            return from == to ? from : "\(from) to \(to)"
+        }.joined(separator: ", ")
+    }
+
     private static func spans(_ document: JSONValue) -> String {
-        let spans = document["spans"].elements.map { "\($0["from"].text) to \($0["to"].text)" }
+        let spans = document["spans"].elements
         return spans.isEmpty
-            ? "nothing can be restored"
-            : "revisions that can be restored: " + spans.joined(separator: ", ")
+            ? "nothing can be restored" : "revisions that can be restored: " + ranges(spans)
     }
 }

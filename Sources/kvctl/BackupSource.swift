@@ -28,7 +28,8 @@ struct BackupSource {
     ]
     static let momentFlag = Flag.option(
         "at", "REVISION|TIME",
-        "the state of a revision, or of a time: 2026-03-01T12:00:00Z, or 10m for ten minutes ago")
+        "the state of a revision, or of a time: 2026-03-01T12:00:00Z, 2026-03-01, or how long ago: 10m, 7d"
+    )
 
     let archive: BackupArchive
     var place: String { archive.destination.description }
@@ -55,6 +56,7 @@ struct BackupSource {
             return JSONValue(
                 encoding: MetadataSummary.InBackup(
                     destination: place, revision: state.revision.rawValue, at: state.at,
+                    damaged: state.findings.map(\.text),
                     summary: try MetadataSummary(state.records)))
         }
     }
@@ -73,14 +75,18 @@ extension Invocation {
     func moment() throws(Failure) -> BackupMoment {
         guard let text = string("at") else { return .newest }
         if let revision = UInt64(text) { return .revision(Revision(revision)) }
-        if let date = try? Date(text, strategy: .iso8601), date.timeIntervalSince1970 >= 0 {
+        let date =
+            (try? Date(text, strategy: .iso8601))
+            ?? (try? Date(text, strategy: .iso8601.year().month().day()))
+        if let date, date.timeIntervalSince1970 >= 0 {
             return .time(UInt64(date.timeIntervalSince1970 * 1_000) + 999)
         }
-        guard let ago = try? seconds("at"), text.last?.isLetter == true else {
+        guard let ago = Quantity.seconds(text), text.last?.isLetter == true else {
             throw usage(
-                "--at takes a revision, a time such as 2026-03-01T12:00:00Z, or how long ago: 10m")
+                "--at takes a revision, a time in UTC (2026-03-01T12:00:00Z or 2026-03-01), or how long "
+                    + "ago in ms, s, m, h and d (10m, 1h30m, 7d), not '\(text)'")
         }
-        return .time(UInt64((Date.now.timeIntervalSince1970 - ago) * 1_000))
+        return .time(UInt64(max(0, Date.now.timeIntervalSince1970 - ago) * 1_000))
     }
 }
 

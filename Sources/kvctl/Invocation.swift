@@ -62,17 +62,10 @@ struct Invocation {
         return value
     }
 
-    /// The value of `flag` in seconds; `500ms`, `10s`, `1m`, `2h`, `1d`, or a bare number of seconds.
+    /// The value of `flag` in seconds; `500ms`, `10s`, `1h30m`, `7d`, or a bare number of seconds.
     func seconds(_ flag: String) throws(Failure) -> Double? {
         guard let text = string(flag) else { return nil }
-        let units: [(suffix: String, factor: Double)] = [
-            ("ms", 0.001), ("s", 1), ("m", 60), ("h", 3_600), ("d", 86_400), ("", 1),
-        ]
-        for unit in units where text.hasSuffix(unit.suffix) {
-            if let value = Double(text.dropLast(unit.suffix.count)), value > 0, value < 1e7 {
-                return value * unit.factor
-            }
-        }
+        if let seconds = Quantity.seconds(text) { return seconds }
         throw usage("--\(flag) takes a time such as 500ms, 10s or 1m, not '\(text)'")
     }
 

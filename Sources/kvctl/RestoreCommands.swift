@@ -86,7 +86,8 @@ extension Command {
             try MetadataSummary.nodeAddresses(state.records)
         }
         return try rebuild(
-            older: state.records, newest: newest, addresses: addresses, target, invocation,
+            older: state.records, newest: newest, addresses: addresses,
+            damaged: state.findings.map(\.text), target, invocation,
             origin: "revision \(state.revision) of \(Clock.text(Int(state.at))) in \(source.place)")
     }
 
@@ -95,30 +96,35 @@ extension Command {
         // Above what a backup may hold that nobody looked at: the metadata can be backed up there again.
         let newest = Revision(UInt64(Date.now.timeIntervalSince1970))
         return try rebuild(
-            older: [], newest: newest, addresses: [], target, invocation, origin: "nothing")
+            older: [], newest: newest, addresses: [], damaged: [], target, invocation,
+            origin: "the nodes' records alone")
     }
 
     private static func rebuild(
-        older: [MetadataRecord], newest: Revision, addresses: [String], _ target: RestoreTarget,
-        _ invocation: Invocation, origin: String
+        older: [MetadataRecord], newest: Revision, addresses: [String], damaged: [String],
+        _ target: RestoreTarget, _ invocation: Invocation, origin: String
     ) throws(Failure) -> ExitCode {
         let asked = addresses + target.nodes
         guard !asked.isEmpty else {
             throw invocation.usage("no node is known: name some by --nodes")
         }
-        if !invocation.has("dry-run") { try target.check() }
+        let isDry = invocation.has("dry-run")
+        let objection = try target.objection()
+        if let objection, !isDry { throw objection }
         let census = NodeCensus.settled(asked, timeout: try invocation.requestTimeout())
         let clock = UInt64(Date.now.timeIntervalSince1970 * 1_000)
         RestoreProgress.show("puts the metadata together")
-        let recovered = try failing { () throws(DatabaseError) in
+        var recovered = try failing { () throws(DatabaseError) in
             try MetadataRecovery.recover(
                 older: older, revision: newest, holdings: census.holdings, clock: clock,
                 origin: origin, request: request(invocation, target))
         }
+        recovered.note("damaged", damaged.map { $0 + "; other objects lead to this state too" })
+        recovered.note("refused", [objection?.message].compactMap { $0 })
         let isRefused = recovered.findings.contains { $0.kind == "refused" }
         let isIncomplete = recovered.findings.contains { $0.kind == "incomplete" }
         let mayWrite = !isRefused && (!isIncomplete || invocation.has("incomplete"))
-        let writes = mayWrite && !invocation.has("dry-run")
+        let writes = mayWrite && !isDry
         if writes {
             RestoreProgress.show("writes \(recovered.records.count) records to \(target.directory)")
             try target.write(recovered, clock: clock)
@@ -232,13 +238,14 @@ struct RestoreTarget {
 
     private var quorum: String { directory + "/quorum" }
 
-    /// Throws when the directory holds metadata, or that of another controller which would act on its own.
-    func check() throws(Failure) {
+    /// Why nothing may be written there: it holds metadata, or the directory of another controller does,
+    /// which would act on its own.
+    func objection() throws(Failure) -> Failure? {
         let beside = others.filter { Self.metadata(in: $0.data) != nil }
         guard beside.isEmpty else {
             let names = beside.map(\.name).joined(separator: ", ")
             let places = beside.map(\.data).joined(separator: ", ")
-            throw Failure(
+            return Failure(
                 .refused,
                 "\(names): metadata in \(places), with which they would act beside the restored "
                     + "controller; stop all controllers, move these directories away and keep them")
@@ -247,9 +254,9 @@ struct RestoreTarget {
             return try failing { () throws(DatabaseError) in
                 switch try etcd.transfer.look() {
                 // The latter of an attempt that was interrupted; looked at again before it is replaced.
-                case .nothing, .incoming: return
+                case .nothing, .incoming: return nil
                 case .metadata, .moved:
-                    throw DatabaseError(
+                    return Failure(
                         .refused,
                         "there is metadata below \(etcd.prefix) in etcd already: name another "
                             + "--etcd-prefix, or delete it (etcdctl del --prefix \(etcd.prefix))")
@@ -257,11 +264,12 @@ struct RestoreTarget {
             }
         }
         if let old = Self.metadata(in: directory) {
-            throw Failure(
+            return Failure(
                 .refused,
                 "\(old) exists: \(directory) holds metadata already; move it away first and keep it"
             )
         }
+        return nil
     }
 
     /// The file or directory that makes a data directory one with metadata; nil when there is none.
@@ -274,7 +282,7 @@ struct RestoreTarget {
     /// Makes the directory that of the first controller of a new group with these records. The identity
     /// comes last: a crash before leaves a directory that does not count.
     func write(_ recovered: RecoveredMetadata, clock: UInt64) throws(Failure) {
-        try check()
+        if let objection = try objection() { throw objection }
         if let etcd {
             return try failing { () throws(DatabaseError) in
                 let state = RevisionedState(
@@ -321,8 +329,10 @@ enum RestoreReport {
         let silent = nodes.filter { $0["error"].string != nil }
         var lines = [
             "from \(document["origin"].text)",
-            "\(nodes.count - silent.count) nodes answer"
-                + (silent.isEmpty ? "" : ", \(silent.count) do not:"),
+            Quantity.of(nodes.count - silent.count, "node")
+                + (nodes.count - silent.count == 1 ? " answers" : " answer")
+                + (silent.isEmpty
+                    ? "" : ", \(silent.count) \(silent.count == 1 ? "does" : "do") not:"),
         ]
         lines += silent.map { "  \($0["address"].text): \($0["error"].text)" }
         for finding in document["findings"].elements {
@@ -330,16 +340,17 @@ enum RestoreReport {
             let word =
                 switch kind {
                 case "refused": palette.bad(kind)
-                case "incomplete": palette.warning(kind)
+                case "incomplete", "damaged": palette.warning(kind)
                 default: kind
                 }
             lines.append("\(word): \(finding["text"].text)")
         }
         lines.append(
-            "cluster \(document["cluster"].text): \(document["groups"].text) groups, "
-                + "\(document["tables"].text) tables, \(document["shards"].text) shards, "
-                + "\(document["moves"].text) moves under way; controller term "
-                + document["controllerTerm"].text)
+            "cluster \(document["cluster"].text): "
+                + ["group", "table", "shard", "move"].map {
+                    Quantity.of(document[$0 + "s"].int ?? 0, $0)
+                }.joined(separator: ", ")
+                + " under way; controller term " + document["controllerTerm"].text)
         lines.append(
             document["written"].bool == true
                 ? palette.good("written to \(document["into"].text): start the controller there")

@@ -134,6 +134,24 @@ enum Quantity {
         return count < 1000 ? "\(count) ms" : decimal(Double(count) / 1000) + " s"
     }
 
+    /// Reads a time such as `500ms`, `10s`, `1h30m` or `7d`; a bare number is one of seconds.
+    static func seconds(_ text: String) -> Double? {
+        let units: [Substring: Double] = [
+            "ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400,
+        ]
+        var total = 0.0
+        var rest = Substring(Double(text) == nil ? text : text + "s")
+        while !rest.isEmpty {
+            let number = rest.prefix { !$0.isLetter }
+            let unit = rest.dropFirst(number.count).prefix { $0.isLetter }
+            guard let value = Double(number), value >= 0, value < 1e7, let factor = units[unit]
+            else { return nil }
+            total += value * factor
+            rest = rest.dropFirst(number.count + unit.count)
+        }
+        return total > 0 ? total : nil
+    }
+
     /// `3 nodes`, `1 node`.
     static func of(_ count: Int, _ noun: String) -> String {
         "\(count) \(noun)\(count == 1 ? "" : "s")"

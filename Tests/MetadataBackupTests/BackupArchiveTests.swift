@@ -132,6 +132,96 @@ private struct Model {
         #expect(throws: DatabaseError.self) { try archive.state(at: logs[1].to) }
     }
 
+    /// What verify says can be restored is what can be restored, whatever is damaged.
+    @Test(arguments: 20...27 as ClosedRange<UInt64>)
+    func verifyAndRestoreAgree(seed: UInt64) throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        let model = try fill(archive, seed: seed)
+        var random = SeededRandom(seed: seed)
+        var spoilt = Set<String>()
+        for snapshot in try archive.catalog().snapshots where random.below(2) == 0 {
+            spoilt.insert(snapshot.text)
+        }
+        let logs = try archive.catalog().logs
+        for _ in 0..<random.below(3) {
+            spoilt.insert(logs[Int(random.below(UInt64(logs.count)))].text)
+        }
+        for name in spoilt {
+            var bytes = try archive.destination.get(name)
+            bytes[Int(random.below(UInt64(bytes.count)))] ^= 8
+            try archive.destination.put(name, bytes)
+        }
+        let result = try archive.verify()
+        #expect(spoilt.isSubset(of: result.findings.map(\.name)))
+        for index in 10...100 {
+            let revision = Revision(UInt64(index))
+            guard result.spans.contains(where: { $0.contains(revision) }) else {
+                #expect(throws: DatabaseError.self) { try archive.state(at: revision) }
+                continue
+            }
+            var state = try archive.state(at: revision)
+            #expect(state.findings.allSatisfy { spoilt.contains($0.name) })
+            state.findings = []
+            #expect(state == model.states[index])
+            // Of a time: the same state, or none.
+            let expected = model.states.last { $0.at <= model.states[index].at }
+            if var atTime = try? archive.state(asOf: model.states[index].at) {
+                atTime.findings = []
+                #expect(atTime == expected)
+            }
+        }
+    }
+
+    @Test func damagedSnapshotIsPassedOver() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        let model = try fill(archive, seed: 10)
+        let damaged = try #require(try archive.catalog().snapshots.last).text
+        var bytes = try archive.destination.get(damaged)
+        bytes[70] ^= 1
+        try archive.destination.put(damaged, bytes)
+        let newest = try archive.state(at: .newest)
+        #expect(newest.records == model.states[100].records)
+        #expect(newest.findings.map(\.name) == [damaged])
+        #expect(newest.findings.first?.problem.hasPrefix("is damaged: ") == true)
+        #expect(try archive.state(asOf: model.states[100].at).records == model.states[100].records)
+        // Not when no logs lead over its revision: then it says what is damaged, and what is left.
+        let log = try #require(try archive.catalog().logs.first { $0.to > Revision(50) })
+        try archive.destination.delete(log.text)
+        let error = #expect(throws: DatabaseError.self) { try archive.state(at: .newest) }
+        #expect(error?.message.contains("\(damaged) is damaged") == true)
+        #expect(error?.message.contains("it leads to 10 to") == true)
+        #expect(throws: DatabaseError.self) { try archive.state(asOf: model.states[100].at) }
+    }
+
+    @Test func missingObjectsAreNamed() throws {
+        defer { try? FileManager.default.removeItem(atPath: directory) }
+        let archive = try archive()
+        var model = Model(seed: 11)
+        for _ in 0..<60 { model.step() }
+        for index in [10, 30, 50] { try archive.store(model.snapshot(at: index)) }
+        for range in [11...20, 21...30, 31...50, 51...60] { try archive.store(model.log(range)) }
+        #expect(try archive.verify().findings.isEmpty)
+        func findings(without range: ClosedRange<Int>) throws -> [BackupFinding] {
+            try archive.destination.delete(model.log(range).name.text)
+            defer { _ = try? archive.store(model.log(range)) }
+            return try archive.verify().findings
+        }
+        // One between two snapshots, the last one before a snapshot, and the only one.
+        #expect(try findings(without: 11...20).map(\.name) == ["revisions 11 to 29"])
+        #expect(try findings(without: 21...30).map(\.name) == ["revisions 21 to 29"])
+        #expect(try findings(without: 31...50).map(\.name) == ["revisions 31 to 49"])
+        // A snapshot that logs lead over is not missed, the first one is.
+        try archive.destination.delete(model.snapshot(at: 30).name.text)
+        #expect(try archive.verify().findings.isEmpty)
+        try archive.destination.delete(model.snapshot(at: 10).name.text)
+        #expect(try archive.verify().findings.map(\.name) == ["revisions 11 to 49"])
+        try archive.destination.delete(model.snapshot(at: 50).name.text)
+        #expect(try archive.verify().findings.map(\.name) == ["revisions 11 to 60"])
+        #expect(try archive.verify().spans.isEmpty)
+    }
+
     @Test func surplusLeavesEveryKeptRevision() throws {
         defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()

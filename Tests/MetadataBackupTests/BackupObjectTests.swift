@@ -14,13 +14,14 @@ import Testing
         name: BackupName(snapshotAt: Revision(300), at: 1_700_000_000_000), cluster: 0xC1,
         contents: .snapshot(records))
     static let log = BackupObject(
-        name: BackupName(logFrom: Revision(301), to: Revision(304), at: 1_700_000_000_900),
+        name: BackupName(logFrom: Revision(301), to: Revision(302), at: 1_700_000_000_900),
         cluster: 0xC1,
         contents: .log([
             BackupEvent(
                 revision: Revision(301), at: 1_700_000_000_100,
                 changes: [.put(key: [1], value: [2, 3], lease: .none), .delete(key: [0])]),
-            BackupEvent(revision: Revision(304), at: 1_700_000_000_900, changes: []),
+            BackupEvent(
+                revision: Revision(302), at: 1_700_000_000_900, changes: [.delete(key: [2])]),
         ]))
 
     @Test(arguments: [BackupName.Kind.snapshot, .log])
@@ -58,6 +59,26 @@ import Testing
         #expect(throws: DatabaseError.self) {
             try BackupObject(bytes + [0], named: object.name)
         }
+    }
+
+    @Test func logThatSkipsARevisionIsDamaged() throws {
+        var log = Self.log
+        guard case .log(var events) = log.contents else { return }
+        events[1].revision = Revision(303)
+        log = BackupObject(
+            name: BackupName(logFrom: Revision(301), to: Revision(303), at: log.name.at),
+            cluster: 0xC1, contents: .log(events))
+        let bytes = try log.encoded()
+        let error = #expect(throws: DatabaseError.self) {
+            try BackupObject(bytes, named: log.name)
+        }
+        #expect(error?.message.contains("revision 303 is where 302 should be") == true)
+    }
+
+    @Test func snapshotTellsTheGapThatItCloses() throws {
+        var snapshot = Self.snapshot
+        snapshot.gapFrom = Revision(250)
+        #expect(try BackupObject(try snapshot.encoded(), named: snapshot.name) == snapshot)
     }
 
     @Test func renamedObjectIsRefused() throws {

@@ -70,7 +70,10 @@ private struct Bench {
     mutating func replaceController(historyFrom: Int = 1) throws {
         writer = BackupWriter(BackupArchive(store), cluster: 7, settings: settings)
         let wanted = try writer.begin()
-        guard let wanted, wanted.rawValue >= UInt64(historyFrom) else { return try snapshot() }
+        guard let wanted, wanted.rawValue >= UInt64(historyFrom) else {
+            writer.loseEvents(before: states[states.count - 1].revision.next())
+            return try snapshot()
+        }
         for event in events where event.revision >= wanted { writer.append(event) }
     }
 
@@ -305,6 +308,151 @@ private struct Bench {
         #expect(catalog.logs.map(\.to.rawValue) == [9, 10, 20])
         let found = try BackupArchive(bench.store).verify()
         #expect(found.findings.contains { $0.name == damaged.text })
+    }
+
+    @Test func whatComesBehindASnapshotThatClosesAGapIsKept() throws {
+        var bench = Bench()
+        #expect(try bench.writer.begin() == nil)
+        for _ in 1...3 { bench.change() }
+        // Taken by the loop; more happens before it is stored.
+        let (taken, at) = (bench.states[3], bench.now)
+        for _ in 4...5 { bench.change() }
+        try bench.writer.store(taken, at: at)
+        #expect(bench.writer.status.revision == Revision(3))
+        bench.change()
+        try bench.writer.flush()
+        #expect(bench.writer.status.revision == Revision(6))
+        #expect(!bench.writer.isBehind)
+        for revision in 3...6 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        #expect(try BackupArchive(bench.store).verify().findings.isEmpty)
+    }
+
+    /// Events are lost while a snapshot is on its way: what it does not hold is not claimed.
+    @Test func gapBehindASnapshotNeedsAnotherOne() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...3 { bench.change() }
+        bench.writer.loseEvents(before: Revision(4))
+        let (taken, at) = (bench.states[3], bench.now)
+        for _ in 4...6 { bench.change() }
+        bench.writer.loseEvents(before: Revision(7))
+        bench.change()
+        try bench.writer.store(taken, at: at)
+        try bench.writer.flush()
+        #expect(bench.writer.status.revision == Revision(3))
+        #expect(bench.writer.isBehind && bench.writer.wantsSnapshot(now: bench.now))
+        try bench.snapshot()
+        bench.change()
+        try bench.writer.flush()
+        let archive = BackupArchive(bench.store)
+        #expect(bench.writer.status.revision == Revision(8) && !bench.writer.isBehind)
+        #expect(try bench.restored(8) == bench.states[8].records)
+        let found = try archive.verify()
+        #expect(found.findings.isEmpty)
+        #expect(found.gaps == [Revision(1)...Revision(2), Revision(4)...Revision(6)])
+        #expect(try archive.catalog().logs.map(\.from) == [Revision(8)])
+    }
+
+    @Test func eventThatIsMissingMakesAGap() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...5 { bench.change() }
+        var other = BackupWriter(
+            BackupArchive(bench.store), cluster: 7, settings: bench.settings)
+        #expect(try other.begin() == Revision(1))
+        for event in bench.events where event.revision != Revision(3) { other.append(event) }
+        try other.flush()
+        #expect(other.wantsSnapshot(now: bench.now))
+        #expect(other.status.revision == .none)
+        try other.store(bench.states[4], at: bench.now)
+        try other.flush()
+        #expect(try bench.restored(5) == bench.states[5].records)
+        #expect(throws: DatabaseError.self) { try bench.restored(3) }
+    }
+
+    @Test func destinationThatLostItsObjectsGetsASnapshot() throws {
+        var bench = Bench()
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...6 {
+            bench.change()
+            try bench.writer.flush()
+        }
+        #expect(try bench.writer.look())
+        // A log in the midst, then everything.
+        let third = try BackupArchive(bench.store).catalog().logs[2].text
+        bench.store.objects.withLock { $0[third] = nil }
+        bench.change()
+        #expect(try !bench.writer.look())
+        #expect(bench.writer.status.revision == Revision(2))
+        #expect(bench.writer.isBehind && bench.writer.wantsSnapshot(now: bench.now))
+        let (taken, at) = (bench.states[6], bench.now)
+        try bench.writer.store(taken, at: at)
+        try bench.writer.flush()
+        #expect(try bench.writer.look())
+        for revision in [0, 2, 6, 7] {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        bench.store.objects.withLock { $0.removeAll() }
+        #expect(try !bench.writer.look())
+        #expect(bench.writer.status.revision == .none && bench.writer.status.snapshotAt == 0)
+        try bench.snapshot()
+        #expect(try bench.writer.look())
+        #expect(try bench.restored(7) == bench.states[7].records)
+        #expect(try BackupArchive(bench.store).verify().findings.isEmpty)
+    }
+
+    @Test func nothingNewIsNotStoredAgainAndRetentionGoesOn() throws {
+        var settings = BackupSettings()
+        settings.snapshotEvery = 1_000
+        settings.keep = 5_000
+        var bench = Bench(settings)
+        _ = try bench.writer.begin()
+        for _ in 1...40 {
+            bench.change()
+            try bench.writer.flush()
+            if bench.writer.wantsSnapshot(now: bench.now) { try bench.snapshot() }
+        }
+        try bench.snapshot()
+        let before = try BackupArchive(bench.store).catalog().objects.count
+        for _ in 1...100 {
+            bench.now += 100
+            #expect(!bench.writer.wantsSnapshot(now: bench.now))
+            if bench.writer.wantsPruning(now: bench.now) { try bench.writer.prune(now: bench.now) }
+            while bench.writer.isMerging { try bench.writer.mergeStep() }
+        }
+        let after = try BackupArchive(bench.store).catalog().objects
+        #expect(before > 40 && after.map(\.kind) == [.snapshot])
+        #expect(try bench.restored(40) == bench.states[40].records)
+        bench.change()
+        #expect(bench.writer.wantsSnapshot(now: bench.now))
+    }
+
+    @Test func damagedSnapshotIsReplacedByTheNextController() throws {
+        var bench = Bench()
+        bench.now = 1_700_000_000_000
+        _ = try bench.writer.begin()
+        try bench.snapshot()
+        for _ in 1...5 { bench.change() }
+        try bench.snapshot()
+        let damaged = try BackupArchive(bench.store).catalog().snapshots[1]
+        bench.store.objects.withLock { $0[damaged.text]?[70] ^= 1 }
+        try bench.replaceController()
+        bench.change()
+        try bench.writer.flush()
+        #expect(bench.writer.wantsSnapshot(now: bench.now))
+        try bench.snapshot()
+        for revision in 0...6 {
+            #expect(try bench.restored(revision) == bench.states[revision].records)
+        }
+        bench.store.objects.withLock { $0[damaged.text]?[70] ^= 1 }
+        bench.store.objects.withLock { $0 = $0.filter { $0.key == damaged.text } }
+        var other = BackupWriter(BackupArchive(bench.store), cluster: 8, settings: bench.settings)
+        #expect(throws: DatabaseError.self) { try other.begin() }
     }
 
     @Test func manyObjectsArePlannedInLinearTime() {

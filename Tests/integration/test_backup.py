@@ -108,6 +108,66 @@ def test_a_flipped_bit_in_any_file_is_found_and_named(backed_up, tmp_path):
         path.write_bytes(whole)
     found, result = read("verify", place=copy)
     assert result.returncode == 0 and not found["findings"], found
+    # The newest snapshot is not needed where logs lead over it.
+    snapshot = max(name for name in names if name.startswith("snapshot"))
+    whole = (copy / snapshot).read_bytes()
+    (copy / snapshot).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    contents, result = read("show", place=copy)
+    assert result.returncode == 0, result.stderr
+    assert [table["name"] for table in contents["summary"]["tables"]] == ["one"], contents
+    assert [text.split()[0] for text in contents["damaged"]] == [snapshot], contents
+    (copy / snapshot).write_bytes(whole)
+    # What is missing is named, and a place with nothing in it is a failure.
+    (copy / min(name for name in names if name.startswith("log"))).unlink()
+    found, result = read("verify", place=copy)
+    assert result.returncode == 5, found
+    assert any("cannot be restored" in finding["problem"] for finding in found["findings"]), found
+    for path in copy.iterdir():
+        path.unlink()
+    found, result = read("verify", place=copy)
+    assert result.returncode == 1 and not found["spans"], found
+
+
+def test_what_is_gone_from_the_place_is_noticed(tmp_path):
+    place = tmp_path / "backup"
+    cluster = Cluster(tmp_path / "cluster", "--backup-to", str(place))
+    try:
+        cluster.up()
+        create(cluster, "one")
+        wait_for(lambda: tables_in(place) == {"one"}, 10, "the table in the backup")
+        # The playground keeps the place.
+        cluster.kvctl("playground", "down")
+        assert cluster.kvctl("playground", "up", "--detach").returncode == 0
+        create(cluster, "two")
+        wait_for(lambda: tables_in(place) == {"one", "two"}, 10, "the tables in the backup")
+        for path in place.iterdir():
+            path.unlink()
+        create(cluster, "three")
+        wait_for(lambda: any(place.glob("snapshot-*")), 45, "a new snapshot")
+        wait_for(lambda: tables_in(place) == {"one", "two", "three"}, 10, "everything")
+        assert "is not there any more" in cluster.log_tails(10_000)
+        assert cluster.kvctl("backup", "status").returncode == 0
+    finally:
+        cluster.kvctl("playground", "down")
+
+
+def test_moments_and_places_as_operators_write_them(tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for moment in "10m", "1h30m", "7d", "2026-11-29", "2026-11-29T12:00:00Z", "4711":
+        result = run("kvctl", "backup", "show", "--from", empty, "--at", moment)
+        assert "holds no snapshot" in result.stderr, result.stderr
+    for moment in "1w", "h", "yesterday":
+        result = run("kvctl", "backup", "show", "--from", empty, "--at", moment)
+        assert result.returncode == 2 and "1h30m, 7d" in result.stderr, result.stderr
+    result = run("kvctl", "backup", "list", "--from", "s3://bucket?endpoint=http://127.0.0.1:1")
+    assert "--credentials" in result.stderr and "backup.credentials" in result.stderr
+    file = tmp_path / "file"
+    file.write_text("")
+    for place, said in (str(file), "is a file"), ("", "no place is named"):
+        result = run("kvcontrollerd", "--data", str(tmp_path), "--name", "c", "--backup-to", place,
+                     "--check-config")
+        assert result.returncode != 0 and said in result.stdout + result.stderr, result
 
 
 def test_a_destination_that_is_away_delays_nothing_and_is_caught_up(backed_up):

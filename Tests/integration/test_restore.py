@@ -139,6 +139,8 @@ def test_an_older_backup_and_the_groups_give_the_metadata_back(restored):
     found, result = cluster.rebuild("restore", "--from", str(old), "--dry-run")
     assert result.returncode == 7, result.stdout
     assert any("stop all controllers" in f["text"] for f in found["findings"]), found
+    # And as the target holds metadata, in a dry run as well.
+    assert any("holds metadata already" in f["text"] for f in found["findings"]), found
 
     cluster.lose_controllers("controller-1")
     # The data plane goes on.

@@ -40,6 +40,18 @@ struct Playground {
         state.plan.prometheus = plan
     }
 
+    /// Lets the controllers back up to `place` from their next start on.
+    mutating func use(backup place: String) throws(Failure) {
+        guard state.plan.backup != place else { return }
+        if let running = daemons.first(where: { $0.kind == .controller && isRunning($0) }) {
+            throw Failure(
+                .refused,
+                "\(running.name) runs, and backs up to \(state.plan.backup ?? "nowhere"): stop the "
+                    + "playground first (kvctl playground down --dir \(directory.path))")
+        }
+        state.plan.backup = place
+    }
+
     // MARK: Starting
 
     /// Throws when a port that `daemons` need is taken, and stays so for a moment: a process that

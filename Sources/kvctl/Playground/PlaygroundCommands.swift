@@ -1,6 +1,8 @@
 // `playground`: a whole cluster on this machine, by one command.
 
+import FoundationEssentials
 import KVBase
+import ObjectStore
 import OperatorClient
 
 extension Command {
@@ -23,6 +25,8 @@ extension Command {
                 .option(
                     "metadata", "FORM",
                     "embedded (unless told) or etcd: a local etcd, which must be installed"),
+                .option(
+                    "backup-to", "PLACE", "back the metadata up to a directory or s3://..."),
                 .option("replicas", "N", "replicas of each group, 1, 3 or 5: 3 unless told"),
                 .option("groups", "N", "replication groups: 2 unless told"),
                 .option("disks", "N", "data directories of each node: 1 unless told"),
@@ -37,6 +41,7 @@ extension Command {
                 "playground up --dir /tmp/rk2 --port-base 7200 --nodes 6 --detach",
                 "playground up --dir /tmp/rk3 --metadata etcd --controllers 3",
                 "playground up --dir /tmp/rk --with-prometheus",
+                "playground up --dir /tmp/rk --backup-to /tmp/rk-backup",
             ],
             run: up),
         Command(
@@ -85,6 +90,7 @@ extension Command {
             playground = Playground(
                 directory, old ?? PlaygroundState(plan: asked), SignalWatch())
             if let prometheus = asked.prometheus { playground.use(prometheus) }
+            if let backup = asked.backup { try playground.use(backup: backup) }
             let missing = playground.daemons.filter { !playground.isRunning($0) }
             if missing.isEmpty {
                 Terminal.say("the playground in \(directory.path) already runs")
@@ -148,6 +154,15 @@ extension Command {
                         + "--metadata out")
             }
             plan.metadata = metadata == "etcd" ? metadata : nil
+        }
+        if let place = invocation.string("backup-to") {
+            // The daemons' working directory is another one.
+            let isRelative = !place.isEmpty && !place.hasPrefix("/") && !place.contains("://")
+            let whole = isRelative ? FileManager.default.currentDirectoryPath + "/" + place : place
+            if !place.hasPrefix("s3://") {
+                _ = try failing { () throws(DatabaseError) in try ObjectStoreLocation.open(whole) }
+            }
+            plan.backup = whole
         }
         if let replicas = try invocation.int("replicas", in: 1...5) { plan.replicas = replicas }
         if let groups = try invocation.int("groups", in: 1...1000) { plan.groups = groups }

@@ -17,6 +17,8 @@ struct PlaygroundPlan: Codable, Hashable {
     var portBase = 7000
     /// `etcd`: the controllers keep their metadata in a local etcd; nil: among themselves.
     var metadata: String?
+    /// Where the metadata is backed up to; nil: nowhere.
+    var backup: String?
     /// Nil when there is none beside the cluster.
     var prometheus: PrometheusPlan?
 
@@ -174,6 +176,7 @@ struct DaemonPlan {
             } else if plan.controllers > 1 {
                 arguments += ["--peers", peers]
             }
+            if let backup = plan.backup { arguments += ["--backup-to", backup] }
         case .node:
             arguments += ["--listen-rpc", address, "--data", data.joined(separator: ",")]
             arguments += ["--controllers", controllers]
