@@ -177,8 +177,8 @@ extension ControllerServer {
                 token,
                 AuditVerdictView(
                     first: head.first, last: head.next - 1,
-                    head: NullableText(text: AuditAnchor.text(head)), isWhole: fault == nil,
-                    fault: NullableText(text: fault)))
+                    head: Nullable(AuditAnchor.text(head)), isWhole: fault == nil,
+                    fault: Nullable(fault)))
         }
     }
 }

@@ -177,7 +177,7 @@ struct ControllersView: Encodable {
     /// Of the metadata group.
     var term: UInt64
     var acting: Bool
-    var leader: NullableText
+    var leader: Nullable<String>
     var applied: UInt64
     var commit: UInt64
     var controllers: [ControllerView]

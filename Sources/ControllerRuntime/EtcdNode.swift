@@ -399,7 +399,7 @@ final class EtcdNode: MetadataHome {
         return ControllersView(
             name: settings.name, rpc: settings.address, role: role,
             term: store.election?.createRevision ?? 0, acting: term != nil,
-            leader: NullableText(text: leader?.name), applied: revision, commit: revision,
+            leader: Nullable(leader?.name), applied: revision, commit: revision,
             controllers: controllerViews(acting: term, admin: admin))
     }
 }
