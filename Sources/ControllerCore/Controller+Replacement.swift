@@ -151,10 +151,9 @@ extension Controller {
     ) {
         // Beside a snapshot, entries stand in for bytes: most of a log is records.
         let last = max(1, leader.lastIndex.rawValue)
-        let part = Double(min(last, member.match.rawValue)) / Double(last)
         let reached =
             member.snapshotBytes
-            ?? UInt64((part * Double(bytes(of: record.group))).rounded())
+            ?? bytes(of: record.group).share(min(last, member.match.rawValue), of: last)
         operations.update(record.id) { $0.copied.reach(reached, now: now) }
         replicaCopyPace = operations[record.id]?.copied.bytesPerSecond(now: now) ?? replicaCopyPace
     }

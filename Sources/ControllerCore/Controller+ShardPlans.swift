@@ -23,7 +23,8 @@ extension Controller {
                 table: table.id, shard: shard.id, cut: cut, source: shard.group,
                 epoch: shard.epoch),
             movesUpper: false, table: table, shard: shard, formsOn: [], bytes: 0, records: 0,
-            operations: 0, groupsBefore: [], groupsAfter: [], nodesBefore: [], nodesAfter: [], skipped: [],
+            operations: 0, groupsBefore: [], groupsAfter: [], nodesBefore: [], nodesAfter: [],
+            skipped: [],
             grounds: grounds)
         if let target = split.to {
             let load = shardLoads[shard.id]?.operations ?? 0
@@ -123,7 +124,9 @@ extension Controller {
                         : "\(text) is a boundary already: shard \(shard.id) begins there; give a key "
                             + "inside it, or none")
             }
-            return (wanted, "the operator chose the key \(text); " + whatLies(above: wanted, in: shard))
+            return (
+                wanted, "the operator chose the key \(text); " + whatLies(above: wanted, in: shard)
+            )
         }
         let load = shardLoads[shard.id]
         if let load, load.operations >= settings.splitLoadMin, let median = load.median,
@@ -227,7 +230,8 @@ extension Controller {
                 table: table.id, shard: id, moving: id, source: shard.group, target: choice.group,
                 bytes: size?.bytes ?? 0, epoch: shard.epoch),
             movesUpper: false, table: table, shard: shard, formsOn: choice.formsOn,
-            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [], groupsAfter: [],
+            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [],
+            groupsAfter: [],
             nodesBefore: [], nodesAfter: [], skipped: choice.skipped, grounds: choice.grounds)
         forecast(&plan)
         return plan
@@ -272,7 +276,8 @@ extension Controller {
                 source: right.group, target: moves ? shard.group : .none, bytes: size?.bytes ?? 0,
                 epoch: shard.epoch, neighbourEpoch: right.epoch),
             movesUpper: false, table: table, shard: shard, neighbour: right, formsOn: [],
-            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [], groupsAfter: [],
+            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [],
+            groupsAfter: [],
             nodesBefore: [], nodesAfter: [], skipped: skipped,
             grounds: "shards \(id) and \(right.id) meet at "
                 + keyText(end, of: table.id))

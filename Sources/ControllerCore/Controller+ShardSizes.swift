@@ -114,10 +114,3 @@ extension Controller {
         return pace.map { (bytes + $0 - 1) / $0 }
     }
 }
-
-extension UInt64 {
-    /// A part, of `KeySpread.whole`.
-    func share(_ part: UInt64) -> UInt64 {
-        UInt64((Double(self) * Double(part) / Double(KeySpread.whole)).rounded())
-    }
-}

@@ -39,7 +39,6 @@ public struct CopyProgress: Sendable {
         guard let first = marks.first(where: { now - $0.at <= Self.window }), bytes > first.bytes,
             now - first.at >= Self.spanMin
         else { return nil }
-        let rate = Double(bytes - first.bytes) / (Double((now - first.at).count) / 1e9)
-        return max(1, UInt64(rate))
+        return max(1, (bytes - first.bytes) * 1_000 / ((now - first.at).count / 1_000_000))
     }
 }

@@ -121,7 +121,8 @@ extension ClusterViews {
             pause: isLeader
                 ? "some 10 ms where the leader gives its place; another of the group's nodes leads"
                 : "none",
-            bytes: bytes, seconds: controller.secondsToCopy(replicaBytes: bytes), replacements: replacements(plans),
+            bytes: bytes, seconds: controller.secondsToCopy(replicaBytes: bytes),
+            replacements: replacements(plans),
             groups: [], nodes: Array(nodes.elements), skipped: [])
     }
 

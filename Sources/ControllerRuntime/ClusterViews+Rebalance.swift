@@ -49,7 +49,8 @@ extension ClusterViews {
             steps: steps,
             pause: "some 10 ms for a group whose leader moves, under 50 ms for the keys of a shard "
                 + "that moves",
-            bytes: plan.bytes, seconds: seconds(plan), groups: groups(plan), nodes: nodes(plan), skipped: [])
+            bytes: plan.bytes, seconds: seconds(plan), groups: groups(plan), nodes: nodes(plan),
+            skipped: [])
     }
 
     private func seconds(_ plan: RebalancePlan) -> UInt64? {

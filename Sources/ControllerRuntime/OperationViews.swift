@@ -159,8 +159,9 @@ extension ClusterViews {
         view.percent =
             record.step == .swapping ? 99 : percent(status.copied.bytes, of: held, below: 100)
         addPace(of: status, to: &view)
-        guard let leader = controller.groups[record.group]?.reports.compactMap({ $0 })
-            .filter({ $0.role == .leader }).max(by: { $0.term < $1.term }),
+        guard
+            let leader = controller.groups[record.group]?.reports.compactMap({ $0 })
+                .filter({ $0.role == .leader }).max(by: { $0.term < $1.term }),
             let member = leader.members.first(where: { $0.replica == record.new.replica })
         else { return }
         let last = leader.lastIndex.rawValue

@@ -20,7 +20,8 @@ extension NodeServer {
                     path: $0.path,
                     state: $0.failure != nil ? .failed : $0.probes.isSlow ? .slow : .healthy,
                     fileSystem: $0.size.fileSystem, totalBytes: $0.size.totalBytes,
-                    freeBytes: $0.size.freeBytes, dataBytes: $0.size.dataBytes, logDelay: $0.probes.logDelay,
+                    freeBytes: $0.size.freeBytes, dataBytes: $0.size.dataBytes,
+                    logDelay: $0.probes.logDelay,
                     engineDelay: $0.probes.engineDelay)
             },
             replicas: replicas.elements.map { $0.report() }, shards: shards,

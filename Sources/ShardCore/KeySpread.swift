@@ -8,7 +8,7 @@ public struct KeySpread: Hashable, Sendable {
     /// Shares are told in parts of so many.
     public static let whole: UInt64 = 1_000
     /// The weight is parted in so many about equal parts.
-    public static let parts = 4
+    public static let parts: UInt64 = 4
 
     public struct Mark: Hashable, Sendable {
         public var key: Bytes
@@ -36,19 +36,13 @@ public struct KeySpread: Hashable, Sendable {
             marks = []
             return
         }
-        func share(_ part: UInt64) -> UInt16 {
-            UInt16((Double(part) / Double(total) * Double(Self.whole)).rounded())
-        }
+        func share(_ part: UInt64) -> UInt16 { UInt16(Self.whole.share(part, of: total)) }
         var chosen: [Mark] = []
-        var part = 1
+        var part: UInt64 = 1
         for (key, below) in candidates where part < Self.parts {
-            guard Double(below) >= Double(total) * Double(part) / Double(Self.parts) else { continue }
+            guard below >= total.share(part, of: Self.parts) else { continue }
             chosen.append(Mark(key: key, below: share(below)))
-            while part < Self.parts,
-                Double(below) >= Double(total) * Double(part) / Double(Self.parts)
-            {
-                part += 1
-            }
+            while part < Self.parts, below >= total.share(part, of: Self.parts) { part += 1 }
         }
         if chosen.last.map({ compareBytes($0.key, greatest) < 0 }) ?? true {
             chosen.append(Mark(key: greatest, below: share(total - min(own, total))))
@@ -85,5 +79,13 @@ public struct KeySpread: Hashable, Sendable {
         marks = try reader.readList(elementBytesMin: 6) { (reader) throws(DatabaseError) in
             Mark(key: try reader.readBytes(), below: try reader.readUInt16())
         }
+    }
+}
+
+extension UInt64 {
+    /// So much of it as `part` is of `whole`, rounded down. `part` is at most `whole`.
+    public func share(_ part: UInt64, of whole: UInt64 = KeySpread.whole) -> UInt64 {
+        if part == whole { return self }
+        return whole.dividingFullWidth(multipliedFullWidth(by: part)).quotient
     }
 }

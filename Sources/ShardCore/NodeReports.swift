@@ -334,7 +334,8 @@ public struct NodeHeartbeat: Hashable, Sendable {
         disks = try reader.readList(elementBytesMin: 53) { (reader) throws(DatabaseError) in
             DiskReport(
                 path: try reader.readString(), state: try reader.readEnum(),
-                fileSystem: try reader.readUInt64(), totalBytes: try reader.readUInt64(), freeBytes: try reader.readUInt64(),
+                fileSystem: try reader.readUInt64(), totalBytes: try reader.readUInt64(),
+                freeBytes: try reader.readUInt64(),
                 dataBytes: try reader.readUInt64(),
                 logDelay: Nanoseconds(try reader.readUInt64()),
                 engineDelay: Nanoseconds(try reader.readUInt64()))

@@ -75,7 +75,8 @@ struct SimulatedTraffic {
         return ShardLoad(
             shard: shard.id, epoch: shard.epoch, reads: UInt32(rate), writes: 0,
             median: half(of: inside) { $0.rate }, hottest: percent >= 10 ? hottest?.key : nil,
-            hottestPercent: percent >= 10 ? UInt8(percent) : 0, spread: spread(of: inside) { $0.rate })
+            hottestPercent: percent >= 10 ? UInt8(percent) : 0,
+            spread: spread(of: inside) { $0.rate })
     }
 
     private func size(of shard: Shard) -> ShardReport {

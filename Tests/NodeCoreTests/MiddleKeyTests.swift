@@ -53,7 +53,7 @@ import Testing
             key(number).withUnsafeBytes { middle.add($0, bytes: 50) }
         }
         let spread = middle.spread
-        #expect(spread.marks.count == KeySpread.parts)
+        #expect(UInt64(spread.marks.count) == KeySpread.parts)
         #expect(spread.below(key(1_999) + [0]) == KeySpread.whole)
         for number in stride(from: 0, to: 2_000, by: 37) {
             let below = Int(spread.below(key(number)) ?? 0)
