@@ -119,8 +119,7 @@ extension Controller {
     ) -> (rate: UInt64, bytes: UInt64)? {
         guard let lower = shards[seam.lower], let upper = shards[seam.upper],
             let one = rate(of: lower, now: now), let other = rate(of: upper, now: now),
-            let low = shardReports[lower.id], let high = shardReports[upper.id],
-            low.epoch == lower.epoch, high.epoch == upper.epoch
+            let low = count(of: lower), let high = count(of: upper)
         else { return nil }
         return (one + other, low.bytes + high.bytes)
     }

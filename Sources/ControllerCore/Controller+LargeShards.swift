@@ -26,8 +26,7 @@ extension Controller {
         guard mode(of: .largeShard) != .off else { return }
         // One plan in a look: each walks over all shards.
         for id in rules.large {
-            guard let shard = shards[id], let report = shardReports[id],
-                report.epoch == shard.epoch, hasRoomToAct(.largeShard),
+            guard let shard = shards[id], let report = count(of: shard), hasRoomToAct(.largeShard),
                 !isRefused(.largeShard, .shard(id)), operation(onShard: id) == nil,
                 !isBusy(shard.group), serving(shard.group) != nil,
                 !isProposed(.largeShard, where: { $0.work?.shard == id })

@@ -40,13 +40,7 @@ extension Controller {
         }
         observeHealth(of: id, now: now, into: &effects)
         for report in heartbeat.replicas { observe(report, of: id, now: now, into: &effects) }
-        for report in heartbeat.shards
-        where shards[report.shard] != nil
-            && report.epoch >= shardReports[report.shard]?.epoch ?? .none
-        {
-            shardReports.set(report, for: report.shard)
-            note(report)
-        }
+        for report in heartbeat.shards { observe(report) }
         if let load = heartbeat.load {
             observe(load, of: id)
             note(load, of: id, now: now)

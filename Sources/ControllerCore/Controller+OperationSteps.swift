@@ -109,6 +109,7 @@ extension Controller {
                 status.note = ""
                 status.reached = 0
                 status.reachedAt = now
+                status.copied = CopyProgress()
                 status.progress = ShardProgress(mayHaveSent: false)
             }
         }

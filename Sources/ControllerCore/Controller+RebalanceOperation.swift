@@ -53,7 +53,7 @@ extension Controller {
             switch step {
             case .replica(let replacement, _): plan.bytes += replacement.bytes
             case .shard(let move, _):
-                plan.bytes += move.bytes
+                plan.bytes += move.bytes ?? 0
                 limits.shards.append(move.work.moving)
             case .leader(let group, _, _, _): limits.leaders.append(group)
             }
@@ -221,6 +221,7 @@ extension Controller {
         let parts = operations.elements.filter { $0.record.parent == record.id }
         guard parts.allSatisfy(\.record.isFinished) else {
             operations.update(record.id) { status in
+                status.reached = max(status.reached, UInt64(parts.count))
                 status.reachedAt = now
                 status.note = ""
             }
@@ -261,7 +262,8 @@ extension Controller {
         }
         let left = forecastRebalance(limits, now: now).steps.count
         operations.update(record.id) { status in
-            status.reached = UInt64(left)
+            // Of all steps, so that it says between two of them how many are left.
+            status.reached = UInt64(parts.count + left)
             status.note = ""
         }
         take(step, for: record, now: now, into: &effects)

@@ -119,6 +119,7 @@ extension Controller {
                 status.reached = reached
                 status.reachedAt = now
             }
+            noteCopied(member, by: view.report, of: record, now: now)
         } else if now - status.reachedAt > settings.stallTimeout,
             view.report.lastIndex > member.match
         {
@@ -143,6 +144,18 @@ extension Controller {
             return
         }
         advance(record, to: .swapping, now: now, into: &effects)
+    }
+
+    private mutating func noteCopied(
+        _ member: MemberReport, by leader: ReplicaReport, of record: OperationRecord, now: Instant
+    ) {
+        // Beside a snapshot, entries stand in for bytes: most of a log is records.
+        let last = max(1, leader.lastIndex.rawValue)
+        let reached =
+            member.snapshotBytes
+            ?? bytes(of: record.group).share(min(last, member.match.rawValue), of: last)
+        operations.update(record.id) { $0.copied.reach(reached, now: now) }
+        replicaCopyPace = operations[record.id]?.copied.bytesPerSecond(now: now) ?? replicaCopyPace
     }
 
     func voters(of group: GroupStatus, after record: OperationRecord) -> [Placement] {

@@ -116,10 +116,12 @@ extension Controller {
 
     /// Takes stored shards into what is known, and shows them.
     mutating func take(_ changed: [Shard], removed: [Shard]) {
+        estimateSizes(of: changed, removed: removed)
         for shard in removed {
             shards.remove(shard.id)
             shardCounts[shard.group, default: 0] -= 1
             shardReports.remove(shard.id)
+            estimatedShards.remove(shard.id)
             shardLoads.remove(shard.id)
             copyReports.remove(shard.id)
             digests.remove(shard.id)

@@ -113,7 +113,9 @@ extension Controller {
                 operations.update(id) { status in
                     status.reached = report.bytes
                     status.reachedAt = now
+                    status.copied.count(bytes: report.bytes, records: report.records, now: now)
                 }
+                shardCopyPace = operations[id]?.copied.bytesPerSecond(now: now) ?? shardCopyPace
             }
             if !report.isWhole {
                 let silence = (now - status.reachedAt).count / 1_000_000_000
@@ -130,8 +132,10 @@ extension Controller {
             }
             guard now - status.reachedAt >= settings.copySilence else { return }
         }
+        var record = status.record
+        if report != nil, let copied = operations[id]?.copied.bytes { record.work?.bytes = copied }
         advance(
-            status.record, to: .verifying, report.map { "\(quantity($0.bytes)) are copied" } ?? "",
+            record, to: .verifying, report.map { "\(quantity($0.bytes)) are copied" } ?? "",
             now: now, into: &effects)
     }
 
@@ -148,7 +152,8 @@ extension Controller {
         change.shards = [owned]
         change.former = FormerShard(
             operation: record.id, shard: owned.id, table: owned.table, range: owned.range,
-            group: work.source, epoch: owned.epoch, since: max(1, wallClock(now)))
+            group: work.source, epoch: owned.epoch, since: max(1, wallClock(now)),
+            bytes: sizes(of: shard)?.bytes ?? work.bytes)
         let isLate = record.isCancelled && !work.isTurned
         decide(
             "operation \(record.id): group \(work.target) owns shard \(shard.id) with epoch "

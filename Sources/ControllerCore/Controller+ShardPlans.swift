@@ -13,7 +13,7 @@ extension Controller {
         let shard = try shardToSplit(split, table)
         try checkFree(shard)
         let (cut, grounds) = try cut(of: shard, table, at: split.at)
-        let report = sizes(of: shard)
+        let size = sizes(of: shard)
         let middle = shardReports[shard.id]?.middle
         // The half with less to copy; of equal or unknown ones the upper.
         let movesLower = middle.map { compareBytes(cut, $0) < 0 } ?? false
@@ -23,30 +23,38 @@ extension Controller {
                 table: table.id, shard: shard.id, cut: cut, source: shard.group,
                 epoch: shard.epoch),
             movesUpper: false, table: table, shard: shard, formsOn: [], bytes: 0, records: 0,
-            groupsBefore: [], groupsAfter: [], nodesBefore: [], nodesAfter: [], skipped: [],
+            operations: 0, groupsBefore: [], groupsAfter: [], nodesBefore: [], nodesAfter: [],
+            skipped: [],
             grounds: grounds)
-        let load = (shardLoads[shard.id]?.operations ?? 0) / 2
         if let target = split.to {
-            let half = report.bytes / 2
+            let load = shardLoads[shard.id]?.operations ?? 0
+            func moving(_ below: UInt64) -> UInt64 {
+                movesLower ? below : KeySpread.whole - below
+            }
+            let part = size?.bytes == 0 ? 0 : bytesBelow(cut, in: shard.id).map(moving)
+            let loadPart = load == 0 ? 0 : requestsBelow(cut, in: shard.id).map(moving)
+            plan.bytes = part.flatMap { part in size?.bytes.share(part) }
+            plan.records = part.flatMap { part in size?.records.share(part) }
+            plan.operations = loadPart.map { load.share($0) }
             do throws(DatabaseError) {
+                // Room is needed for all of what may move.
                 let choice = try choose(
-                    target, for: table, from: shard.group, bytes: half, operations: load,
-                    isForRelief: true, now: now)
+                    target, for: table, from: shard.group, bytes: plan.bytes ?? size?.bytes ?? 0,
+                    operations: plan.operations ?? load / 2, isForRelief: true, now: now)
                 plan.work.target = choice.group
                 plan.formsOn = choice.formsOn
                 plan.skipped = choice.skipped
                 plan.movesUpper = !movesLower
                 plan.work.moving = movesLower ? shard.id : .none
-                plan.work.bytes = half
-                plan.bytes = half
-                plan.records = report.records / 2
+                plan.work.bytes = plan.bytes ?? 0
             } catch {
                 // Asked for by name, it is refused; left to the controller, the halves stay together.
                 guard target == .any else { throw error }
+                (plan.bytes, plan.records, plan.operations) = (0, 0, 0)
                 plan.grounds += "; both halves stay in group \(shard.group): \(error.message)"
             }
         }
-        forecast(&plan, movedOperations: load)
+        forecast(&plan)
         return plan
     }
 
@@ -116,7 +124,9 @@ extension Controller {
                         : "\(text) is a boundary already: shard \(shard.id) begins there; give a key "
                             + "inside it, or none")
             }
-            return (wanted, "the operator chose the key \(text)")
+            return (
+                wanted, "the operator chose the key \(text); " + whatLies(above: wanted, in: shard)
+            )
         }
         let load = shardLoads[shard.id]
         if let load, load.operations >= settings.splitLoadMin, let median = load.median,
@@ -152,6 +162,20 @@ extension Controller {
             .refused,
             "no key is known that halves shard \(shard.id): it has too few requests and records; give "
                 + "one with: kvctl split \(table.name) --at KEY")
+    }
+
+    /// What a cut that was asked for leaves above it.
+    private func whatLies(above cut: Bytes, in shard: Shard) -> String {
+        func percent(_ below: UInt64?, of what: String) -> String? {
+            below.map { "about \((KeySpread.whole - $0) * 100 / KeySpread.whole) % of the \(what)" }
+        }
+        let known = [
+            percent(bytesBelow(cut, in: shard.id), of: "bytes"),
+            percent(requestsBelow(cut, in: shard.id), of: "requests"),
+        ].compactMap { $0 }
+        return known.isEmpty
+            ? "how much lies above it is not known"
+            : known.joined(separator: " and ") + " lie above it"
     }
 
     /// The key as a cut of the shard; for a HASH table the boundary of virtual ranges next to it.
@@ -195,19 +219,21 @@ extension Controller {
         let shard = try find(shard: id)
         let table = try activeTable(of: shard)
         try checkFree(shard)
-        let report = sizes(of: shard)
+        let size = sizes(of: shard)
         let load = shardLoads[id]?.operations ?? 0
         let choice = try choose(
-            target, for: table, from: shard.group, bytes: report.bytes, operations: load, now: now)
+            target, for: table, from: shard.group, bytes: size?.bytes ?? 0, operations: load,
+            now: now)
         var plan = ShardPlan(
             kind: .move,
             work: ShardWork(
                 table: table.id, shard: id, moving: id, source: shard.group, target: choice.group,
-                bytes: report.bytes, epoch: shard.epoch),
+                bytes: size?.bytes ?? 0, epoch: shard.epoch),
             movesUpper: false, table: table, shard: shard, formsOn: choice.formsOn,
-            bytes: report.bytes, records: report.records, groupsBefore: [], groupsAfter: [],
+            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [],
+            groupsAfter: [],
             nodesBefore: [], nodesAfter: [], skipped: choice.skipped, grounds: choice.grounds)
-        forecast(&plan, movedOperations: load)
+        forecast(&plan)
         return plan
     }
 
@@ -234,12 +260,12 @@ extension Controller {
         }
         try checkFree(right)
         let moves = right.group != shard.group
-        let report = moves ? sizes(of: right) : (bytes: 0, records: 0)
+        let size = moves ? sizes(of: right) : (bytes: 0, records: 0)
         let load = moves ? shardLoads[right.id]?.operations ?? 0 : 0
         var skipped: [SkippedGroup] = []
         if moves {
             skipped = try choose(
-                .group(shard.group), for: table, from: right.group, bytes: report.bytes,
+                .group(shard.group), for: table, from: right.group, bytes: size?.bytes ?? 0,
                 operations: load, now: now
             ).skipped
         }
@@ -247,14 +273,15 @@ extension Controller {
             kind: .merge,
             work: ShardWork(
                 table: table.id, shard: id, neighbour: right.id, moving: moves ? right.id : .none,
-                source: right.group, target: moves ? shard.group : .none, bytes: report.bytes,
+                source: right.group, target: moves ? shard.group : .none, bytes: size?.bytes ?? 0,
                 epoch: shard.epoch, neighbourEpoch: right.epoch),
             movesUpper: false, table: table, shard: shard, neighbour: right, formsOn: [],
-            bytes: report.bytes, records: report.records, groupsBefore: [], groupsAfter: [],
+            bytes: size?.bytes, records: size?.records, operations: load, groupsBefore: [],
+            groupsAfter: [],
             nodesBefore: [], nodesAfter: [], skipped: skipped,
             grounds: "shards \(id) and \(right.id) meet at "
                 + keyText(end, of: table.id))
-        forecast(&plan, movedOperations: load)
+        forecast(&plan)
         return plan
     }
 
@@ -304,11 +331,6 @@ extension Controller {
         if let group = groups[shard.group] { try checkMajority(of: group) }
     }
 
-    func sizes(of shard: Shard) -> (bytes: UInt64, records: UInt64) {
-        let report = shardReports[shard.id]
-        return (report?.bytes ?? 0, report?.records ?? 0)
-    }
-
     private func list(shardsOf table: Table) -> String {
         let own = shards.elements.filter { $0.table == table.id }
         return own.prefix(20).map { "\($0.id)" }.joined(separator: ", ")
@@ -339,7 +361,8 @@ extension Controller {
             plan.formsOn.isEmpty
             ? "group \(work.target)"
             : "a new group on " + plan.formsOn.map { name($0.node) }.joined(separator: ", ")
-        let copied = "\(quantity(plan.bytes)) to copy"
+        let copied =
+            plan.bytes.map { "\(quantity($0)) to copy" } ?? "how much to copy is not known"
         var text: String
         switch plan.kind {
         case .split:

@@ -217,7 +217,8 @@ extension Controller {
     // MARK: Forecast
 
     /// Fills in the load and size of the groups and nodes that take part, before and after.
-    func forecast(_ plan: inout ShardPlan, movedOperations moved: UInt64) {
+    /// What is not known to move is left where it is.
+    func forecast(_ plan: inout ShardPlan) {
         let held = heldBytes()
         func group(_ id: GroupID) -> GroupForecast {
             GroupForecast(
@@ -233,8 +234,8 @@ extension Controller {
         if plan.kind == .split { after[0].shards += 1 }
         if plan.moves {
             if plan.work.target == .none { after.append(group(.none)) }
-            let bytes = min(plan.bytes, after[0].bytes)
-            let operations = min(moved, after[0].operations)
+            let bytes = min(plan.bytes ?? 0, after[0].bytes)
+            let operations = min(plan.operations ?? 0, after[0].operations)
             after[0].shards -= 1
             after[0].bytes -= bytes
             after[0].operations -= operations

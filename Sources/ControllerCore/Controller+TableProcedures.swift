@@ -61,6 +61,7 @@ extension Controller {
             for shard in procedure.shards {
                 shards.remove(shard.id)
                 shardReports.remove(shard.id)
+                estimatedShards.remove(shard.id)
                 shardLoads.remove(shard.id)
                 copyReports.remove(shard.id)
                 digests.remove(shard.id)

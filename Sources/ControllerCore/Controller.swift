@@ -54,6 +54,8 @@ public struct Controller: Sendable {
     public internal(set) var tables = SortedRecords<TableID, Table>()
     public internal(set) var shards = SortedRecords<ShardID, Shard>()
     public internal(set) var shardReports = SortedRecords<ShardID, ShardReport>()
+    /// Shards with an estimate in the place of a report, since they were cut or joined. For look-up only.
+    var estimatedShards: Set<ShardID> = []
     /// What leaders reported last of the load on groups, and on the shards that have any.
     public internal(set) var groupLoads = SortedRecords<GroupID, GroupLoad>()
     public internal(set) var shardLoads = SortedRecords<ShardID, ShardLoad>()
@@ -61,6 +63,10 @@ public struct Controller: Sendable {
     var loadedShards = SortedRecords<NodeID, [ShardID]>()
     /// Of shards that are being copied, from the leaders that copy.
     public internal(set) var copyReports = SortedRecords<ShardID, CopyReport>()
+    /// Bytes per second of the newest copy of a shard, and of a group to a new replica, that was watched
+    /// long enough; nil when none was.
+    var shardCopyPace: UInt64?
+    var replicaCopyPace: UInt64?
     /// Of shards that are being verified: the newest of each replica.
     public internal(set) var digests = SortedRecords<ShardID, [ShardDigest]>()
 

@@ -18,6 +18,8 @@ public struct FormerShard: Hashable, Sendable {
     public var epoch: Epoch
     /// Wall clock in milliseconds since 1970 of the end of the move.
     public var since: UInt64
+    /// Of its records, as counted last before it left; 0 when nothing was known.
+    public var bytes: UInt64
 
     func encode(into writer: inout ByteWriter) {
         writer.write(operation)
@@ -27,11 +29,12 @@ public struct FormerShard: Hashable, Sendable {
         writer.write(group)
         writer.write(epoch)
         writer.write(since)
+        writer.write(bytes)
     }
 
     init(
         operation: OperationID, shard: ShardID, table: TableID, range: KeyRange, group: GroupID,
-        epoch: Epoch, since: UInt64
+        epoch: Epoch, since: UInt64, bytes: UInt64
     ) {
         self.operation = operation
         self.shard = shard
@@ -40,6 +43,7 @@ public struct FormerShard: Hashable, Sendable {
         self.group = group
         self.epoch = epoch
         self.since = since
+        self.bytes = bytes
     }
 
     init(from reader: inout ByteReader) throws(DatabaseError) {
@@ -50,6 +54,7 @@ public struct FormerShard: Hashable, Sendable {
         group = try reader.read()
         epoch = try reader.read()
         since = try reader.readUInt64()
+        bytes = try reader.readUInt64()
     }
 }
 

@@ -335,7 +335,7 @@ extension MetadataRecovery {
             FormerShard(
                 operation: IDAllocators.take(&nextOperation), shard: held.id, table: held.table,
                 range: held.range, group: claim.group, epoch: held.epoch.next().next(),
-                since: max(1, clock)))
+                since: max(1, clock), bytes: 0))
         note(
             "changed",
             "group \(claim.group) has a former copy of shard \(held.id), epoch \(held.epoch): it is "

@@ -287,6 +287,8 @@ public struct OperationStatus: Sendable {
     /// that copies now counts them.
     public internal(set) var reached: UInt64 = 0
     public internal(set) var reachedAt: Instant
+    /// Of the step's copy, if it makes one.
+    public internal(set) var copied = CopyProgress()
     /// Who waits until the record is stored.
     var requests: [RequestID] = []
     /// Cancellations that wait until nothing is on its way to the store.

@@ -11,7 +11,7 @@ public struct Replacement: Sendable {
     public var node: NodeID
     public var disk: UInt8
     public var isSpare: Bool
-    /// Records of the group, as last counted.
+    /// Records that the group holds, as last counted.
     public var bytes: UInt64
     /// Of the chosen disk; nil when it was not reported.
     public var freeBytes: UInt64?
@@ -25,13 +25,6 @@ extension Controller {
     /// Free space that a disk must have beside the group's bytes, and half as much again for the
     /// snapshot that is compacted while it arrives.
     static let reserveBytes: UInt64 = 256 << 20
-
-    /// Records in a group, as last counted by its leader.
-    public func bytes(of group: GroupID) -> UInt64 {
-        shards.elements.reduce(0) { total, shard in
-            shard.group == group ? total + (shardReports[shard.id]?.bytes ?? 0) : total
-        }
-    }
 
     /// Chooses: the node that already took over from the same node, then the pool that is preferred,
     /// then the zone that the other replicas use least, then the disk with most space by the node's

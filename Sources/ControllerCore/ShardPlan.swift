@@ -62,9 +62,11 @@ public struct ShardPlan: Hashable, Sendable {
     public var neighbour: Shard?
     /// Nodes and disks of the group to be formed (replica `.none`); empty: none is formed.
     public var formsOn: [Placement]
-    /// To copy, as last counted.
-    public var bytes: UInt64
-    public var records: UInt64
+    /// To copy, as last counted or about so; nil when not known.
+    public var bytes: UInt64?
+    public var records: UInt64?
+    /// Requests per second that go to another group, about; nil when not known.
+    public var operations: UInt64?
     /// Of the groups that take part.
     public var groupsBefore: [GroupForecast]
     public var groupsAfter: [GroupForecast]

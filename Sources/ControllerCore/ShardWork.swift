@@ -51,7 +51,8 @@ public struct ShardWork: Hashable, Sendable {
     public var target: GroupID
     /// The way back: `source` and `target` have changed places.
     public var isTurned: Bool
-    /// Of the records to copy, when it was planned.
+    /// Of the records to copy, about, when it was planned; once they are copied, of those that were. 0 when
+    /// not known.
     public var bytes: UInt64
     /// Of `shard` and of `neighbour`, when it was planned.
     public var epoch: Epoch

@@ -78,6 +78,8 @@ struct ControllerView: Encodable {
 struct DiskView: Encodable {
     var path: String
     var state: String
+    /// Equal for directories of a node that share a file system; 0 when it is not known.
+    var fileSystem: UInt64
     var totalBytes: UInt64
     var freeBytes: UInt64
     var dataBytes: UInt64
@@ -121,7 +123,7 @@ struct GroupView: Encodable {
     var state: String
     var term: UInt64
     /// Written as null when there is none.
-    var leader: NullableText
+    var leader: Nullable<String>
     /// Requests per second; nil when its leader has not reported them.
     var reads: UInt32?
     var writes: UInt32?
@@ -139,12 +141,13 @@ struct ShardView: Encodable {
     var table: String
     var start: String
     /// Written as null when the shard has no end.
-    var end: NullableText
+    var end: Nullable<String>
     var group: UInt32
     var state: String
     var epoch: UInt32
-    var bytes: UInt64
-    var records: UInt64
+    /// As last counted, or about so since a cut or a join; written as null before the first count.
+    var bytes: Nullable<UInt64>
+    var records: Nullable<UInt64>
     /// Requests per second; nil when its group's leader has not reported any load.
     var reads: UInt32?
     var writes: UInt32?
@@ -210,13 +213,15 @@ struct StatusView: Encodable {
 }
 
 /// Encodes nil as null instead of leaving the key out.
-struct NullableText: Encodable {
-    var text: String?
+struct Nullable<Value: Encodable>: Encodable {
+    var value: Value?
+
+    init(_ value: Value?) { self.value = value }
 
     func encode(to encoder: any Encoder) throws {
         var container = encoder.singleValueContainer()
-        if let text {
-            try container.encode(text)
+        if let value {
+            try container.encode(value)
         } else {
             try container.encodeNil()
         }

@@ -51,8 +51,8 @@ struct AuditVerdictView: Encodable {
     var first: UInt64
     var last: UInt64
     /// To be noted elsewhere, and given to a later check.
-    var head: NullableText
+    var head: Nullable<String>
     var isWhole: Bool
     /// Null when the log is whole.
-    var fault: NullableText
+    var fault: Nullable<String>
 }

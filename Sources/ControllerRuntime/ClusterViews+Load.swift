@@ -7,7 +7,7 @@ import ShardCore
 struct TopView: Encodable {
     struct GroupLine: Encodable {
         var id: UInt32
-        var leader: NullableText
+        var leader: Nullable<String>
         /// Requests per second; nil when its leader has not reported them.
         var reads: UInt32?
         var writes: UInt32?
@@ -20,12 +20,12 @@ struct TopView: Encodable {
         var id: UInt32
         var table: String
         var start: String
-        var end: NullableText
+        var end: Nullable<String>
         var group: UInt32
         var reads: UInt32
         var writes: UInt32
-        var bytes: UInt64
-        var records: UInt64
+        var bytes: Nullable<UInt64>
+        var records: Nullable<UInt64>
         /// The key with the largest share of the requests, when that is a tenth or more.
         var hottest: String?
         var hottestPercent: UInt8?
@@ -71,7 +71,7 @@ extension ClusterViews {
         let load = controller.groupLoads[id]
         let leader = group.flatMap { $0.hasLeader ? nodeName($0.leader.node) : nil }
         return TopView.GroupLine(
-            id: id.rawValue, leader: NullableText(text: leader), reads: load?.reads,
+            id: id.rawValue, leader: Nullable(leader), reads: load?.reads,
             writes: load?.writes, shards: controller.shardCount(of: id), bytes: total.bytes,
             records: total.records)
     }

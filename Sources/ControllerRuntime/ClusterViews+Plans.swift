@@ -96,19 +96,24 @@ extension ClusterViews {
                 nodes.set(
                     ForecastView(node: nodeName(node), before: figures, after: figures), for: node)
             }
-            nodes.update(plan.node) { $0.after.bytes += plan.bytes }
-            nodes.update(plan.old.node) { $0.after.bytes -= min(plan.bytes, $0.after.bytes) }
+            nodes.update(plan.node) { $0.after.bytes? += plan.bytes }
+            nodes.update(plan.old.node) { forecast in
+                forecast.after.bytes = forecast.after.bytes.map { $0 - min(plan.bytes, $0) }
+            }
             if group.leader.node == plan.old.node {
                 isLeader = true
                 let load = controller.groupLoads[plan.group]?.operations ?? 0
-                nodes.update(plan.old.node) {
-                    $0.after.operations -= min(load, $0.after.operations)
+                nodes.update(plan.old.node) { forecast in
+                    forecast.after.operations = forecast.after.operations.map {
+                        $0 - min(load, $0)
+                    }
                 }
             }
         }
         if plans.contains(where: { !$0.isAddition }) {
             steps.append("the old replicas are deleted")
         }
+        let bytes = plans.reduce(0) { $0 + $1.bytes }
         return PlanDocument(
             request: PlanRequest(
                 plan: PlanDocument.version, verb: verb, arguments: arguments, basis: basis),
@@ -116,7 +121,8 @@ extension ClusterViews {
             pause: isLeader
                 ? "some 10 ms where the leader gives its place; another of the group's nodes leads"
                 : "none",
-            bytes: plans.reduce(0) { $0 + $1.bytes }, replacements: replacements(plans),
+            bytes: bytes, seconds: controller.secondsToCopy(replicaBytes: bytes),
+            replacements: replacements(plans),
             groups: [], nodes: Array(nodes.elements), skipped: [])
     }
 
@@ -149,8 +155,8 @@ extension ClusterViews {
             return ForecastView(node: nodeName(node), before: figures, after: figures)
         }
         if leader.node != next.node {
-            nodes[0].after.operations -= min(load, nodes[0].after.operations)
-            nodes[1].after.operations += load
+            nodes[0].after.operations = nodes[0].after.operations.map { $0 - min(load, $0) }
+            nodes[1].after.operations? += load
         }
         return PlanDocument(
             request: PlanRequest(
@@ -158,7 +164,7 @@ extension ClusterViews {
             madeAt: wallClock,
             summary: "moves the leader of group \(id) from \(nodeName(leader.node)) to \(node)",
             steps: ["\(nodeName(leader.node)) hands the leadership over once \(node) has its log"],
-            pause: "some 10 ms", bytes: 0, groups: [], nodes: nodes, skipped: [])
+            pause: "some 10 ms", bytes: 0, seconds: 0, groups: [], nodes: nodes, skipped: [])
     }
 
     // MARK: Records
@@ -168,10 +174,10 @@ extension ClusterViews {
         var figures = ForecastView.Figures(operations: 0, bytes: 0)
         for group in controller.groups.elements {
             if group.record.placements.contains(where: { $0.node == node }) {
-                figures.bytes += controller.bytes(of: group.record.id)
+                figures.bytes? += controller.bytes(of: group.record.id)
             }
             if group.leader.node == node {
-                figures.operations += controller.groupLoads[group.record.id]?.operations ?? 0
+                figures.operations? += controller.groupLoads[group.record.id]?.operations ?? 0
             }
         }
         return figures

@@ -49,7 +49,25 @@ extension ClusterViews {
             steps: steps,
             pause: "some 10 ms for a group whose leader moves, under 50 ms for the keys of a shard "
                 + "that moves",
-            bytes: plan.bytes, groups: groups(plan), nodes: nodes(plan), skipped: [])
+            bytes: plan.bytes, seconds: seconds(plan), groups: groups(plan), nodes: nodes(plan),
+            skipped: [])
+    }
+
+    private func seconds(_ plan: RebalancePlan) -> UInt64? {
+        var total: UInt64 = 0
+        for step in plan.steps {
+            var part: UInt64? = 0
+            switch step {
+            case .replica(let replacement, _):
+                part = controller.secondsToCopy(replicaBytes: replacement.bytes)
+            case .shard(let move, _):
+                part = move.bytes.flatMap { controller.secondsToCopy(shardBytes: $0) }
+            case .leader: break
+            }
+            guard let part else { return nil }
+            total += part
+        }
+        return total
     }
 
     private func groups(_ plan: RebalancePlan) -> [ForecastView] {

@@ -26,8 +26,9 @@ extension ClusterViews {
             pause: plan.moves
                 ? "under 50 ms at the hand-over, for requests to the keys that move" : "none",
             bytes: plan.bytes, records: plan.records,
-            groups: forecasts(plan.groupsBefore, plan.groupsAfter),
-            nodes: forecasts(plan.nodesBefore, plan.nodesAfter),
+            seconds: plan.bytes.flatMap { controller.secondsToCopy(shardBytes: $0) },
+            groups: forecasts(plan.groupsBefore, plan.groupsAfter, plan),
+            nodes: forecasts(plan.nodesBefore, plan.nodesAfter, plan),
             skipped: plan.skipped.map {
                 SkippedView(group: $0.group.rawValue, reason: $0.reason)
             })
@@ -90,33 +91,44 @@ extension ClusterViews {
         return steps
     }
 
+    /// After a move of what is not known, nothing is known of those that take part.
+    private func figures(
+        after plan: ShardPlan, operations: UInt64, bytes: UInt64, shards: Int? = nil
+    ) -> ForecastView.Figures {
+        ForecastView.Figures(
+            operations: plan.operations == nil ? nil : operations,
+            bytes: plan.bytes == nil ? nil : bytes, shards: shards)
+    }
+
     private func forecasts(
-        _ before: [GroupForecast], _ after: [GroupForecast]
+        _ before: [GroupForecast], _ after: [GroupForecast], _ plan: ShardPlan
     ) -> [ForecastView] {
         let groups = Set(before.map(\.group)).union(after.map(\.group)).sorted()
         // The group to be formed has no number yet, and comes last.
         return (groups.filter { $0 != .none } + groups.filter { $0 == .none }).map { id in
-            func figures(_ list: [GroupForecast]) -> ForecastView.Figures {
-                let forecast = list.first { $0.group == id }
-                return ForecastView.Figures(
-                    operations: forecast?.operations ?? 0, bytes: forecast?.bytes ?? 0,
-                    shards: forecast?.shards ?? 0)
-            }
+            let (now, then) = (before.first { $0.group == id }, after.first { $0.group == id })
             return ForecastView(
-                group: id == .none ? nil : id.rawValue, before: figures(before),
-                after: figures(after))
+                group: id == .none ? nil : id.rawValue,
+                before: ForecastView.Figures(
+                    operations: now?.operations ?? 0, bytes: now?.bytes ?? 0,
+                    shards: now?.shards ?? 0),
+                after: figures(
+                    after: plan, operations: then?.operations ?? 0, bytes: then?.bytes ?? 0,
+                    shards: then?.shards ?? 0))
         }
     }
 
-    private func forecasts(_ before: [NodeForecast], _ after: [NodeForecast]) -> [ForecastView] {
+    private func forecasts(
+        _ before: [NodeForecast], _ after: [NodeForecast], _ plan: ShardPlan
+    ) -> [ForecastView] {
         Set(before.map(\.node)).union(after.map(\.node)).sorted().map { id in
-            func figures(_ list: [NodeForecast]) -> ForecastView.Figures {
-                let forecast = list.first { $0.node == id }
-                return ForecastView.Figures(
-                    operations: forecast?.operations ?? 0, bytes: forecast?.bytes ?? 0)
-            }
+            let (now, then) = (before.first { $0.node == id }, after.first { $0.node == id })
             return ForecastView(
-                node: nodeName(id), before: figures(before), after: figures(after))
+                node: nodeName(id),
+                before: ForecastView.Figures(
+                    operations: now?.operations ?? 0, bytes: now?.bytes ?? 0),
+                after: figures(
+                    after: plan, operations: then?.operations ?? 0, bytes: then?.bytes ?? 0))
         }
     }
 }

@@ -22,7 +22,8 @@ struct ClusterViews {
                 weight: node.weight, maintenanceUntil: node.maintenanceUntil,
                 disks: node.disks.map { disk in
                     DiskView(
-                        path: disk.path, state: "\(disk.state)", totalBytes: disk.totalBytes,
+                        path: disk.path, state: "\(disk.state)",
+                        fileSystem: disk.fileSystem, totalBytes: disk.totalBytes,
                         freeBytes: disk.freeBytes, dataBytes: disk.dataBytes,
                         logDelayMillis: disk.logDelay.count / 1_000_000,
                         engineDelayMillis: disk.engineDelay.count / 1_000_000)
@@ -46,7 +47,7 @@ struct ClusterViews {
             return GroupView(
                 id: group.record.id.rawValue, engine: "\(group.record.engine)",
                 state: "\(group.record.state)", term: group.leader.term.rawValue,
-                leader: NullableText(text: group.hasLeader ? nodeName(group.leader.node) : nil),
+                leader: Nullable(group.hasLeader ? nodeName(group.leader.node) : nil),
                 reads: load?.reads, writes: load?.writes, replicasWanted: group.wanted,
                 replicas: replicas + incoming(group, head: head))
         }
@@ -115,10 +116,9 @@ struct ClusterViews {
         return ShardView(
             id: shard.id.rawValue, table: table.name,
             start: KeyText.bound(shard.range.start, of: table.partitioning),
-            end: NullableText(
-                text: shard.range.end.map { KeyText.bound($0, of: table.partitioning) }),
+            end: Nullable(shard.range.end.map { KeyText.bound($0, of: table.partitioning) }),
             group: shard.group.rawValue, state: "\(shard.state)", epoch: shard.epoch.rawValue,
-            bytes: report?.bytes ?? 0, records: report?.records ?? 0, reads: load?.reads,
+            bytes: Nullable(report?.bytes), records: Nullable(report?.records), reads: load?.reads,
             writes: load?.writes)
     }
 

@@ -197,7 +197,7 @@ extension ControllerServer {
             ?? trail.fault(since: AuditAnchor(known), hash: SHA256.digest)
         return AuditVerdictView(
             first: head.first, last: head.next - 1,
-            head: NullableText(text: AuditAnchor.text(head)), isWhole: fault == nil,
-            fault: NullableText(text: fault))
+            head: Nullable(AuditAnchor.text(head)), isWhole: fault == nil,
+            fault: Nullable(fault))
     }
 }

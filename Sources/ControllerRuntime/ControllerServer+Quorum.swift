@@ -188,7 +188,7 @@ struct ControllersView: Encodable {
     var acting: Bool
     /// Why it cannot act; nil when there is no more to say than that another one may.
     var obstacle: String?
-    var leader: NullableText
+    var leader: Nullable<String>
     var applied: UInt64
     var commit: UInt64
     var controllers: [ControllerView]

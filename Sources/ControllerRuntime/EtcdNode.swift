@@ -412,7 +412,7 @@ final class EtcdNode: MetadataHome {
             name: settings.name, rpc: settings.address, role: role,
             term: store.election?.createRevision ?? 0, form: "\(MetadataForm.etcd)",
             acting: term != nil, obstacle: obstacle,
-            leader: NullableText(text: leader?.name), applied: revision, commit: revision,
+            leader: Nullable(leader?.name), applied: revision, commit: revision,
             controllers: controllerViews(acting: term, admin: admin))
     }
 }

@@ -28,6 +28,10 @@ struct OperationView: Encodable {
     var bytesDone: UInt64?
     var bytesTotal: UInt64?
     var recordsDone: UInt64?
+    /// Of the copy under way, over the last ten seconds, and until it has all at this pace; written as null while
+    /// unknown.
+    var bytesPerSecond = Nullable<UInt64>(nil)
+    var secondsLeft = Nullable<UInt64>(nil)
     /// The copy rests because requests on the nodes involved take too long.
     var throttled: Bool?
     var percent: Int
@@ -137,10 +141,10 @@ extension ClusterViews {
         if record.step == .done { view.percent = 100 }
         switch record.kind {
         case .replaceReplica, .addReplica:
-            if !record.isFinished { addProgress(record, to: &view) }
+            if !record.isFinished { addProgress(status, to: &view) }
         case .replaceNode, .drain: addParts(record, to: &view)
         case .rebalance: addSteps(status, to: &view)
-        case .split, .move, .merge: addCopy(record, to: &view)
+        case .split, .move, .merge: addCopy(status, to: &view)
         default: break
         }
         // A copy that is held rests for the sake of nobody.
@@ -148,28 +152,36 @@ extension ClusterViews {
         return view
     }
 
-    private func addProgress(_ record: OperationRecord, to view: inout OperationView) {
-        let total = controller.bytes(of: record.group)
+    private func addProgress(_ status: OperationStatus, to view: inout OperationView) {
+        let record = status.record
+        let held = controller.bytes(of: record.group)
+        let total = max(held, status.copied.bytes)
         view.bytesTotal = total
-        view.bytesDone = 0
-        guard let group = controller.groups[record.group],
-            let leader = group.reports.compactMap({ $0 })
+        view.bytesDone = record.step == .swapping ? total : status.copied.bytes
+        view.percent =
+            record.step == .swapping ? 99 : percent(status.copied.bytes, of: held, below: 100)
+        addPace(of: status, to: &view)
+        guard
+            let leader = controller.groups[record.group]?.reports.compactMap({ $0 })
                 .filter({ $0.role == .leader }).max(by: { $0.term < $1.term }),
             let member = leader.members.first(where: { $0.replica == record.new.replica })
         else { return }
         let last = leader.lastIndex.rawValue
-        let match = min(last, member.match.rawValue)
-        view.lag = last - match
-        if let sent = member.snapshotBytes {
-            view.bytesDone = min(sent, total)
-        } else if last > 0 {
-            // Entries stand in for bytes: most of a log is records.
-            view.bytesDone = UInt64((Double(match) / Double(last) * Double(total)).rounded())
-        }
-        let done = view.bytesDone ?? 0
-        view.percent =
-            record.step == .swapping
-            ? 99 : total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
+        view.lag = last - min(last, member.match.rawValue)
+    }
+
+    private func percent(_ done: UInt64, of total: UInt64, below limit: Int) -> Int {
+        total == 0 ? 0 : Int(min(Double(limit - 1), Double(done) / Double(total) * 100))
+    }
+
+    /// How fast the copy of the step goes, and how long it takes still. A copy that is held has neither.
+    private func addPace(of copying: OperationStatus, to view: inout OperationView) {
+        guard !view.paused, !copying.record.isPaused, !copying.record.isFinished,
+            let pace = copying.copied.bytesPerSecond(now: now)
+        else { return }
+        view.bytesPerSecond.value = pace
+        guard let done = view.bytesDone, let total = view.bytesTotal, done < total else { return }
+        view.secondsLeft.value = (total - done + pace - 1) / pace
     }
 
     private func view(_ work: ShardWork) -> WorkView {
@@ -185,20 +197,25 @@ extension ClusterViews {
     }
 
     /// Bytes and records that the target of a shard has.
-    private func addCopy(_ record: OperationRecord, to view: inout OperationView) {
+    private func addCopy(_ status: OperationStatus, to view: inout OperationView) {
+        let record = status.record
         guard let work = record.work, work.moving != .none || work.bytes > 0 else { return }
-        view.bytesTotal = work.bytes
+        let isKnown = work.bytes > 0
+        view.bytesTotal = isKnown ? work.bytes : nil
         switch record.step {
         case .copying:
-            let report = controller.copyReports[work.moving]
-            view.bytesDone = report?.bytes ?? 0
-            view.recordsDone = report?.records
+            let (report, copied) = (controller.copyReports[work.moving], status.copied)
+            view.bytesDone = copied.bytes
+            view.recordsDone = copied.records
             view.throttled = report?.isThrottled
-            // What is written meanwhile is copied too.
-            view.bytesTotal = max(work.bytes, report?.bytes ?? 0)
-            if report?.isWhole == true { view.bytesTotal = report?.bytes }
-            let total = max(1, view.bytesTotal ?? 1)
-            view.percent = min(97, Int(Double(view.bytesDone ?? 0) / Double(total) * 100))
+            if report?.isWhole == true {
+                view.bytesTotal = copied.bytes
+            } else if isKnown {
+                // What is written meanwhile is copied too.
+                view.bytesTotal = max(work.bytes, copied.bytes)
+            }
+            view.percent = percent(copied.bytes, of: view.bytesTotal ?? 0, below: 98)
+            addPace(of: status, to: &view)
         case .verifying, .finishing, .merging:
             view.bytesDone = work.bytes
             view.percent = record.step == .verifying ? 98 : 99
@@ -220,8 +237,13 @@ extension ClusterViews {
         where group.record.placements.contains(where: { $0.node == record.old.node }) {
             total += controller.bytes(of: group.record.id)
         }
-        if let running = parts.first(where: { !$0.record.isFinished }) {
-            done += self.view(running).bytesDone ?? 0
+        let running = parts.first { !$0.record.isFinished }
+        if let running {
+            let part = self.view(running)
+            done += part.bytesDone ?? 0
+            // It may have more than was counted.
+            let held = controller.bytes(of: running.record.group)
+            total += max(held, part.bytesTotal ?? 0) - held
             if view.note.isEmpty {
                 view.note =
                     "operation \(running.record.id): group \(running.record.group), "
@@ -230,25 +252,27 @@ extension ClusterViews {
         }
         view.bytesDone = done
         view.bytesTotal = total
-        view.percent = total == 0 ? 0 : min(99, Int(Double(done) / Double(total) * 100))
+        view.percent = percent(done, of: total, below: 100)
+        if let running { addPace(of: running, to: &view) }
     }
 
-    /// Of a rebalance: steps that are done, of those and the ones that were foreseen last.
+    /// Of a rebalance: steps that have ended, of all that were foreseen last.
     private func addSteps(_ status: OperationStatus, to view: inout OperationView) {
         guard !status.record.isFinished else { return }
         let parts = controller.storedOperations.filter {
             $0.record.parent == status.record.id
         }
-        let done = parts.count { $0.record.step == .done }
-        let isRunning = parts.contains { !$0.record.isFinished }
-        // The step under way is among those that were foreseen.
-        let left = isRunning ? max(1, Int(status.reached)) : 0
-        view.percent = min(99, done * 100 / max(1, done + left))
-        if let running = parts.first(where: { !$0.record.isFinished }), view.note.isEmpty {
-            view.note =
-                "step \(done + 1) of about \(done + left): operation \(running.record.id), "
-                + "\(running.record.kind.words), \(running.record.step.words)"
+        let total = max(Int(status.reached), parts.count, 1)
+        var percents = parts.count(where: \.record.isFinished) * 100
+        if let running = parts.first(where: { !$0.record.isFinished }) {
+            percents += self.view(running).percent
+            if view.note.isEmpty {
+                view.note =
+                    "step \(parts.count) of about \(total): operation \(running.record.id), "
+                    + "\(running.record.kind.words), \(running.record.step.words)"
+            }
         }
+        view.percent = min(99, percents / total)
     }
 
     /// The newest decisions last, at most `limit`.

@@ -18,17 +18,19 @@ struct PlanDocument: Encodable {
     var steps: [String]
     /// What clients notice.
     var pause: String
-    /// To copy.
-    var bytes: UInt64
+    /// To copy, about; written as null when it is not known.
+    var bytes: UInt64?
     var records: UInt64?
+    /// That the copies take, about, by the pace of the newest ones; written as null when there were none.
+    var seconds: UInt64?
     var replacements: [ReplacementView]?
     var groups: [ForecastView]
     var nodes: [ForecastView]
     var skipped: [SkippedView]
 
     enum CodingKeys: String, CodingKey {
-        case madeAt, summary, grounds, steps, pause, bytes, records, replacements, groups, nodes
-        case skipped
+        case madeAt, summary, grounds, steps, pause, bytes, records, seconds, replacements, groups
+        case nodes, skipped
     }
 
     /// The fields of the request stand among the document's own.
@@ -42,6 +44,7 @@ struct PlanDocument: Encodable {
         try container.encode(pause, forKey: .pause)
         try container.encode(bytes, forKey: .bytes)
         try container.encodeIfPresent(records, forKey: .records)
+        try container.encode(seconds, forKey: .seconds)
         try container.encodeIfPresent(replacements, forKey: .replacements)
         try container.encode(groups, forKey: .groups)
         try container.encode(nodes, forKey: .nodes)
@@ -104,14 +107,26 @@ struct PlanBasis: Codable, Hashable {
 /// What a group or node has before and after.
 struct ForecastView: Encodable {
     struct Figures: Encodable {
-        /// Requests per second; of nodes: those of the groups they lead.
-        var operations: UInt64
-        var bytes: UInt64
+        /// Requests per second; of nodes: those of the groups they lead. Written as null when it is
+        /// not known, as are the bytes.
+        var operations: UInt64?
+        var bytes: UInt64?
         /// Of groups.
         var shards: Int?
         /// Of nodes, where the plan is about their number.
         var replicas: Int?
         var leaders: Int?
+
+        func encode(to encoder: any Encoder) throws {
+            var container = encoder.container(keyedBy: CodingKeys.self)
+            try container.encode(operations, forKey: .operations)
+            try container.encode(bytes, forKey: .bytes)
+            try container.encodeIfPresent(shards, forKey: .shards)
+            try container.encodeIfPresent(replicas, forKey: .replicas)
+            try container.encodeIfPresent(leaders, forKey: .leaders)
+        }
+
+        enum CodingKeys: String, CodingKey { case operations, bytes, shards, replicas, leaders }
     }
 
     /// Nil for the group to be formed, and of nodes.

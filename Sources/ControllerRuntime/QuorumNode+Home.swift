@@ -126,7 +126,7 @@ extension QuorumNode: MetadataHome {
             role: replica.map { QuorumMetrics.name($0.core.role) } ?? "empty",
             term: replica?.core.term.rawValue ?? 0, form: "\(MetadataForm.embedded)",
             acting: term != nil, obstacle: obstacle,
-            leader: NullableText(text: leadingMember?.name),
+            leader: Nullable(leadingMember?.name),
             applied: replica?.image.position.index.rawValue ?? 0,
             commit: replica?.core.commit.rawValue ?? 0,
             controllers: controllerViews(acting: term, admin: admin))

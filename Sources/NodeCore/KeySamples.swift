@@ -10,6 +10,7 @@ public struct KeyFigures: Hashable, Sendable {
     /// As `ShardLoad.hottest`.
     public var hottest: Bytes?
     public var hottestPercent: UInt8 = 0
+    public var spread = KeySpread()
 
     public init() {}
 }
@@ -125,6 +126,18 @@ struct KeySamples: Sendable {
         let total = samples.reduce(0) { $0 + $1.weight }
         nameHottest(samples, total)
         figures.median = median(samples, total, owned.partitioning)
+        figures.spread = spread(of: samples, total)
+    }
+
+    private func spread(of samples: [Weighted], _ total: UInt64) -> KeySpread {
+        var keys: [(key: Bytes, below: UInt64)] = []
+        var below: UInt64 = 0
+        for sample in samples {
+            if keys.last?.key != sample.key { keys.append((sample.key, below)) }
+            below += sample.weight
+        }
+        guard let last = keys.last else { return KeySpread() }
+        return KeySpread(keys, greatest: last.key, own: total - last.below, of: total)
     }
 
     private mutating func nameHottest(_ samples: [Weighted], _ total: UInt64) {

@@ -375,6 +375,7 @@ public struct LoadMeter: Sendable {
             shard: slot.shard, epoch: owned.shard.epoch,
             reads: UInt32(clamping: rate(slot.reads, now)),
             writes: UInt32(clamping: rate(slot.writes, now)), median: figures.median,
-            hottest: figures.hottest, hottestPercent: figures.hottestPercent)
+            hottest: figures.hottest, hottestPercent: figures.hottestPercent,
+            spread: figures.spread)
     }
 }

@@ -1,4 +1,4 @@
-// The key that halves a shard's bytes, found in one pass in bounded memory.
+// The key that halves a shard's bytes and those that quarter them, found in one pass in bounded memory.
 
 import KVBase
 import ShardCore
@@ -26,12 +26,18 @@ public struct MiddleKey: Sendable {
     /// Set while a cut is wanted: how the key of the record before begins.
     private var left: Bytes?
     private var total: UInt64 = 0
+    /// The key of the newest record, and its bytes.
+    private var last: Bytes = []
+    private var lastBytes: UInt64 = 0
 
     public init(_ partitioning: Partitioning) { self.partitioning = partitioning }
 
     public mutating func add(_ routedKey: UnsafeRawBufferPointer, bytes: UInt64) {
         if let known = left { cut(behind: known, before: routedKey) }
         total += bytes
+        last.removeAll(keepingCapacity: true)
+        last.append(contentsOf: routedKey.prefix(Self.keyBytesMax))
+        lastBytes = bytes
         // In HASH tables only the virtual range counts, and that is still the one noted.
         if total >= nextMark, left == nil || partitioning == .range {
             left = Bytes(routedKey.prefix(Self.keyBytesMax + 1))
@@ -46,6 +52,12 @@ public struct MiddleKey: Sendable {
             best = mark
         }
         return best?.cut
+    }
+
+    /// Where the bytes lie.
+    public var spread: KeySpread {
+        KeySpread(
+            marks.lazy.map { ($0.cut, $0.below) }, greatest: last, own: lastBytes, of: total)
     }
 
     private mutating func cut(behind known: Bytes, before routedKey: UnsafeRawBufferPointer) {

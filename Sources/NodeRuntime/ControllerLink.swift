@@ -52,7 +52,7 @@ final class ControllerLink {
         func take(_ report: ShardReport) -> Bool {
             guard bytes < Limits.pieceBytesMax else { return false }
             reports.append(report)
-            bytes += 32 + (report.middle?.count ?? 0)
+            bytes += 36 + (report.middle?.count ?? 0) + report.spread.byteCount
             return true
         }
         for shard in node.changedReports {

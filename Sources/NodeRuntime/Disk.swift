@@ -27,7 +27,9 @@ final class Disk {
     /// By the loop's clock; the origin while that is not settled.
     var scrubNotBefore = Instant.origin
     private(set) var failure: DatabaseError?
-    private(set) var size = (totalBytes: UInt64(0), freeBytes: UInt64(0), dataBytes: UInt64(0))
+    private(set) var size = (
+        fileSystem: UInt64(0), totalBytes: UInt64(0), freeBytes: UInt64(0), dataBytes: UInt64(0)
+    )
     /// All engines together, as of the last measurement.
     private(set) var engineFigures = EngineStatistics()
     /// Calls the node once when the disk fails.
@@ -259,6 +261,8 @@ final class Disk {
             size.totalBytes = UInt64(status.f_blocks) * UInt64(status.f_frsize)
             size.freeBytes = UInt64(status.f_bavail) * UInt64(status.f_frsize)
         }
+        var file = stat()
+        if stat(path, &file) == 0 { size.fileSystem = UInt64(file.st_dev) }
         size.dataBytes = log.totalBytes
         engineFigures = EngineStatistics()
         for engine in allEngines {

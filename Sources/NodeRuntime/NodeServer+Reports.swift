@@ -19,8 +19,9 @@ extension NodeServer {
                 DiskReport(
                     path: $0.path,
                     state: $0.failure != nil ? .failed : $0.probes.isSlow ? .slow : .healthy,
-                    totalBytes: $0.size.totalBytes, freeBytes: $0.size.freeBytes,
-                    dataBytes: $0.size.dataBytes, logDelay: $0.probes.logDelay,
+                    fileSystem: $0.size.fileSystem, totalBytes: $0.size.totalBytes,
+                    freeBytes: $0.size.freeBytes, dataBytes: $0.size.dataBytes,
+                    logDelay: $0.probes.logDelay,
                     engineDelay: $0.probes.engineDelay)
             },
             replicas: replicas.elements.map { $0.report() }, shards: shards,
@@ -64,11 +65,8 @@ extension NodeServer {
         surveyedLast = replica.group
         replica.changedShards = false
         surveyNotBefore = .distantFuture
-        // A shard that has left may be counted by the node that leads its new group.
-        let shards = replica.state.shards.elements.filter { owned in
-            if case .fenced = owned.phase { return false }
-            return true
-        }
+        // A shard on the move keeps the figure that it left with until its new group has all of it.
+        let shards = replica.state.shards.elements.filter { $0.phase == .owned }
         let store = replica.store
         let started = now
         do throws(DatabaseError) {
@@ -125,6 +123,7 @@ extension NodeServer {
             return nil
         }
         report.middle = middle.key
+        report.spread = middle.spread
         return report
     }
 }

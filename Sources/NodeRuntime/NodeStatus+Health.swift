@@ -39,7 +39,12 @@ extension NodeStatus {
             }
         }
         let data = snapshot.disks.reduce(0) { $0 + $1.dataBytes }
-        let free = snapshot.disks.reduce(0) { $0 + $1.freeBytes }
+        // Directories that share a file system share what is free of it.
+        var free: UInt64 = 0
+        for (number, disk) in snapshot.disks.enumerated()
+        where !snapshot.disks[..<number].contains(where: { $0.fileSystem == disk.fileSystem }) {
+            free += disk.freeBytes
+        }
         parts.append("\(Self.amount(data)) of data, \(Self.amount(free)) free")
         return parts.joined(separator: ", ")
     }

@@ -87,6 +87,7 @@ final class NodeStatus: Sendable {
         /// What a write of the log and a read through an engine cost now.
         var logDelay: Nanoseconds
         var engineDelay: Nanoseconds
+        var fileSystem: UInt64
         var totalBytes: UInt64
         var freeBytes: UInt64
         var dataBytes: UInt64
@@ -372,7 +373,7 @@ extension NodeServer {
             NodeStatus.DiskStatus(
                 path: disk.path, isFailed: disk.failure != nil, isSlow: disk.probes.isSlow,
                 logDelay: disk.probes.logDelay, engineDelay: disk.probes.engineDelay,
-                totalBytes: disk.size.totalBytes,
+                fileSystem: disk.size.fileSystem, totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
                 logBytes: disk.log.totalBytes, log: disk.log.statistics,
                 engines: disk.engineFigures, scrub: disk.scrub)

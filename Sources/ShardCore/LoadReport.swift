@@ -33,10 +33,12 @@ public struct ShardLoad: Hashable, Sendable {
     public var hottest: Bytes?
     /// The share of `hottest`, in percent.
     public var hottestPercent: UInt8
+    /// Of the requests, by the samples.
+    public var spread: KeySpread
 
     public init(
         shard: ShardID, epoch: Epoch, reads: UInt32, writes: UInt32, median: Bytes? = nil,
-        hottest: Bytes? = nil, hottestPercent: UInt8 = 0
+        hottest: Bytes? = nil, hottestPercent: UInt8 = 0, spread: KeySpread = KeySpread()
     ) {
         self.shard = shard
         self.epoch = epoch
@@ -45,6 +47,7 @@ public struct ShardLoad: Hashable, Sendable {
         self.median = median
         self.hottest = hottest
         self.hottestPercent = hottestPercent
+        self.spread = spread
     }
 
     public var operations: UInt64 { UInt64(reads) + UInt64(writes) }
@@ -78,6 +81,7 @@ public struct LoadReport: Hashable, Sendable {
             writer.write(load.median)
             writer.write(load.hottest)
             writer.write(load.hottestPercent)
+            load.spread.encode(into: &writer)
         }
     }
 
@@ -87,12 +91,12 @@ public struct LoadReport: Hashable, Sendable {
                 group: try reader.read(), reads: try reader.readUInt32(),
                 writes: try reader.readUInt32())
         }
-        shards = try reader.readList(elementBytesMin: 19) { (reader) throws(DatabaseError) in
+        shards = try reader.readList(elementBytesMin: 23) { (reader) throws(DatabaseError) in
             ShardLoad(
                 shard: try reader.read(), epoch: try reader.read(),
                 reads: try reader.readUInt32(), writes: try reader.readUInt32(),
                 median: try reader.readOptionalBytes(), hottest: try reader.readOptionalBytes(),
-                hottestPercent: try reader.readUInt8())
+                hottestPercent: try reader.readUInt8(), spread: try KeySpread(from: &reader))
         }
     }
 }

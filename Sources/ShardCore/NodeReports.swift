@@ -97,6 +97,8 @@ public struct DiskReport: Hashable, Sendable {
 
     public var path: String
     public var state: State
+    /// Equal for directories of a node that share a file system; 0 when it is not known.
+    public var fileSystem: UInt64
     /// Of the file system.
     public var totalBytes: UInt64
     public var freeBytes: UInt64
@@ -108,11 +110,12 @@ public struct DiskReport: Hashable, Sendable {
     public var engineDelay: Nanoseconds
 
     public init(
-        path: String, state: State, totalBytes: UInt64, freeBytes: UInt64, dataBytes: UInt64,
-        logDelay: Nanoseconds = .zero, engineDelay: Nanoseconds = .zero
+        path: String, state: State, fileSystem: UInt64 = 0, totalBytes: UInt64, freeBytes: UInt64,
+        dataBytes: UInt64, logDelay: Nanoseconds = .zero, engineDelay: Nanoseconds = .zero
     ) {
         self.path = path
         self.state = state
+        self.fileSystem = fileSystem
         self.totalBytes = totalBytes
         self.freeBytes = freeBytes
         self.dataBytes = dataBytes
@@ -225,15 +228,19 @@ public struct ShardReport: Hashable, Sendable {
     public var records: UInt64
     /// A routed key that halves the bytes; inside the shard and not its start. Nil when there is none.
     public var middle: Bytes?
+    /// Of the bytes.
+    public var spread: KeySpread
 
     public init(
-        shard: ShardID, epoch: Epoch, bytes: UInt64, records: UInt64, middle: Bytes? = nil
+        shard: ShardID, epoch: Epoch, bytes: UInt64, records: UInt64, middle: Bytes? = nil,
+        spread: KeySpread = KeySpread()
     ) {
         self.shard = shard
         self.epoch = epoch
         self.bytes = bytes
         self.records = records
         self.middle = middle
+        self.spread = spread
     }
 }
 
@@ -283,6 +290,7 @@ public struct NodeHeartbeat: Hashable, Sendable {
         writer.write(list: disks) { writer, disk in
             writer.write(disk.path)
             writer.write(disk.state.rawValue)
+            writer.write(disk.fileSystem)
             writer.write(disk.totalBytes)
             writer.write(disk.freeBytes)
             writer.write(disk.dataBytes)
@@ -309,6 +317,7 @@ public struct NodeHeartbeat: Hashable, Sendable {
             writer.write(shard.bytes)
             writer.write(shard.records)
             writer.write(shard.middle)
+            shard.spread.encode(into: &writer)
         }
         writer.write(load != nil)
         load?.encode(into: &writer)
@@ -322,10 +331,11 @@ public struct NodeHeartbeat: Hashable, Sendable {
         sequence = try reader.readUInt64()
         mapRevision = try reader.read()
         loopDelay = Nanoseconds(try reader.readUInt64())
-        disks = try reader.readList(elementBytesMin: 45) { (reader) throws(DatabaseError) in
+        disks = try reader.readList(elementBytesMin: 53) { (reader) throws(DatabaseError) in
             DiskReport(
                 path: try reader.readString(), state: try reader.readEnum(),
-                totalBytes: try reader.readUInt64(), freeBytes: try reader.readUInt64(),
+                fileSystem: try reader.readUInt64(), totalBytes: try reader.readUInt64(),
+                freeBytes: try reader.readUInt64(),
                 dataBytes: try reader.readUInt64(),
                 logDelay: Nanoseconds(try reader.readUInt64()),
                 engineDelay: Nanoseconds(try reader.readUInt64()))
@@ -341,11 +351,11 @@ public struct NodeHeartbeat: Hashable, Sendable {
                     (reader) throws(DatabaseError) in try MemberReport(from: &reader)
                 })
         }
-        shards = try reader.readList(elementBytesMin: 25) { (reader) throws(DatabaseError) in
+        shards = try reader.readList(elementBytesMin: 29) { (reader) throws(DatabaseError) in
             ShardReport(
                 shard: try reader.read(), epoch: try reader.read(),
                 bytes: try reader.readUInt64(), records: try reader.readUInt64(),
-                middle: try reader.readOptionalBytes())
+                middle: try reader.readOptionalBytes(), spread: try KeySpread(from: &reader))
         }
         load = try reader.readBool() ? try LoadReport(from: &reader) : nil
         copies = try reader.readList(elementBytesMin: 26) { (reader) throws(DatabaseError) in

@@ -43,6 +43,7 @@ enum OperationReport {
                     + (entry["throttled"].bool == true && entry["paused"].bool != true
                         ? ", rests for the sake of requests" : ""))
         }
+        if let pace = pace(entry) { lines.append("  pace     \(pace.rate), \(pace.left)") }
         if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
             lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
@@ -54,6 +55,15 @@ enum OperationReport {
             lines.append("  to do it kvctl apply \(id); to drop it: kvctl ops cancel \(id)")
         }
         return lines
+    }
+
+    /// `80.0 MiB/s` and `14 s left`, while a copy goes on.
+    static func pace(_ entry: JSONValue) -> (rate: String, left: String)? {
+        guard let rate = entry["bytesPerSecond"].int else { return nil }
+        let left = entry["secondsLeft"].int.map {
+            "\(Quantity.duration(seconds: Double($0))) left"
+        }
+        return ("\(Quantity.bytes(rate))/s", left ?? "time left unknown")
     }
 
     /// `group 1 keeps its copy for 42 s more`.

@@ -23,7 +23,6 @@ struct OperationWatch {
     /// The operation as it ended. Ctrl-C ends the watching, not the operation.
     func run() throws(Failure) -> JSONValue {
         let signals = SignalWatch()
-        var rate = CopyRate()
         var lastWords = ""
         var absentSince: UInt64?
         while true {
@@ -33,16 +32,14 @@ struct OperationWatch {
                 let operation = answer["operation"]
                 absentSince = nil
                 let words = OperationReport.words(operation)
-                if words != lastWords { rate = CopyRate() }
-                if let bytes = operation["bytesDone"].int { rate.add(bytes: bytes, at: now) }
                 if operation["finished"].bool == true {
                     if Terminal.errorIsTTY { Terminal.redrawMessage("") }
                     return operation
                 }
                 if Terminal.errorIsTTY {
-                    Terminal.redrawMessage(line(operation, rate.bytesPerSecond))
+                    Terminal.redrawMessage(line(operation))
                 } else if words != lastWords {
-                    Terminal.say(line(operation, nil))
+                    Terminal.say(line(operation))
                 }
                 lastWords = words
             } catch {
@@ -67,7 +64,7 @@ struct OperationWatch {
 
     /// `operation 7: copying [##########..........] 52 %  1.2 GiB of 2.3 GiB, 80.0 MiB/s, 14 s left`.
     /// Where that is too long for the terminal the bar gives way, and then the note at the end is cut.
-    private func line(_ operation: JSONValue, _ rate: Double?) -> String {
+    private func line(_ operation: JSONValue) -> String {
         let percent = operation["percent"].int ?? 0
         let head = "operation \(id): \(OperationReport.words(operation)) "
         var line = "\(percent) %"
@@ -75,7 +72,7 @@ struct OperationWatch {
             total > 0
         {
             line += "  \(Quantity.bytes(done)) of \(Quantity.bytes(total))"
-            if Terminal.errorIsTTY, let text = pace(operation, rate, left: total - done) {
+            if Terminal.errorIsTTY, let text = pace(operation, left: total - done) {
                 line += ", " + text
             }
         }
@@ -96,40 +93,14 @@ struct OperationWatch {
 
     /// Rate and time left, or why there is none. Without a rate there is nothing honest to say about
     /// the end, and in steps that copy nothing there is nothing to say.
-    private func pace(_ operation: JSONValue, _ rate: Double?, left: Int) -> String? {
+    private func pace(_ operation: JSONValue, left: Int) -> String? {
         if operation["paused"].bool == true { return "paused" }
         let copies = ["copying", "catchingUp", "moving"].contains(operation["step"].text)
         guard copies, left > 0 else { return nil }
         let isThrottled = operation["throttled"].bool == true
-        guard let rate else { return isThrottled ? "throttled" : "time left unknown" }
-        let pace = "\(Quantity.bytes(Int(rate)))/s"
-        let seconds = (Double(left) / rate).rounded(.up)
-        return isThrottled
-            ? "\(pace), throttled" : "\(pace), \(Quantity.duration(seconds: seconds)) left"
-    }
-}
-
-/// The pace of a copy over the last ten seconds.
-struct CopyRate {
-    private static let window: UInt64 = 10_000_000_000
-    /// A shorter look tells nothing.
-    private static let spanMin: UInt64 = 900_000_000
-
-    private var samples: [(at: UInt64, bytes: Int)] = []
-
-    /// `at`: nanoseconds on a clock that never goes back.
-    mutating func add(bytes: Int, at: UInt64) {
-        // A copy that begins anew has no pace yet.
-        if let last = samples.last, bytes < last.bytes { samples = [] }
-        samples.append((at, bytes))
-        while let first = samples.first, at - first.at > Self.window { samples.removeFirst() }
-    }
-
-    /// Nil while nothing was copied, or it was not watched long enough.
-    var bytesPerSecond: Double? {
-        guard let first = samples.first, let last = samples.last, last.bytes > first.bytes,
-            last.at - first.at >= Self.spanMin
-        else { return nil }
-        return Double(last.bytes - first.bytes) / (Double(last.at - first.at) / 1e9)
+        guard let pace = OperationReport.pace(operation) else {
+            return isThrottled ? "throttled" : "time left unknown"
+        }
+        return isThrottled ? "\(pace.rate), throttled" : "\(pace.rate), \(pace.left)"
     }
 }

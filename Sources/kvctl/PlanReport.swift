@@ -9,10 +9,7 @@ enum PlanReport {
         if let grounds = plan["grounds"].string, !grounds.isEmpty {
             lines.append("  because  \(grounds)")
         }
-        if let bytes = plan["bytes"].int {
-            let records = plan["records"].int.map { ", \(Quantity.grouped($0)) records" } ?? ""
-            lines.append("  copies   " + (bytes == 0 ? "nothing" : Quantity.bytes(bytes) + records))
-        }
+        lines += copies(plan)
         if let pause = plan["pause"].string { lines.append("  pause    \(pause)") }
         for (number, step) in plan["steps"].elements.enumerated() {
             lines.append("  \(number == 0 ? "steps  " : "       ")  \(number + 1). \(step.text)")
@@ -32,6 +29,22 @@ enum PlanReport {
             lines.append("\(what): \(entry["reason"].text)")
         }
         return lines
+    }
+
+    /// What is copied, and about how long that takes.
+    private static func copies(_ plan: JSONValue) -> [String] {
+        guard let bytes = plan["bytes"].int else {
+            return ["  copies   how much is not known: it was not counted yet"]
+        }
+        guard bytes > 0 else { return ["  copies   nothing"] }
+        let records = plan["records"].int.map { ", \(Quantity.grouped($0)) records" } ?? ""
+        let time = plan["seconds"].int.map {
+            "about \(Quantity.duration(seconds: Double($0))), at the pace of the last copy"
+        }
+        return [
+            "  copies   \(Quantity.bytes(bytes))\(records)",
+            "  takes    " + (time ?? "not known: no copy was timed yet"),
+        ]
     }
 
     private static func replacements(_ entries: [JSONValue], _ palette: Palette) -> [String] {
@@ -65,8 +78,8 @@ enum PlanReport {
         var table = TextTable(columns)
         for entry in entries {
             func change(_ field: String, _ words: (Int?) -> String) -> String {
-                let before = words(entry["before"][field].int ?? 0)
-                let after = words(entry["after"][field].int ?? 0)
+                let before = words(entry["before"][field].int)
+                let after = words(entry["after"][field].int)
                 return before == after ? after : "\(before) -> \(after)"
             }
             let name = title == "GROUP" ? entry["group"].int.map(String.init) : entry["node"].string

@@ -86,7 +86,7 @@ struct StatusReport {
                     node["replicas"].text, node["leaders"].text,
                     Quantity.milliseconds(node["heartbeatAgeMillis"].int),
                     Quantity.bytes(Self.sum("dataBytes", disks)),
-                    Quantity.bytes(Self.sum("freeBytes", disks)),
+                    Quantity.bytes(Self.sum("freeBytes", Self.fileSystems(of: disks))),
                     node["rpc"].text, node["admin"].text,
                 ])
         }
@@ -158,6 +158,15 @@ struct StatusReport {
                 ])
         }
         return table.lines(palette)
+    }
+
+    /// One disk of each file system: directories that share one share what is free of it.
+    private static func fileSystems(of disks: [JSONValue]) -> [JSONValue] {
+        var seen: Set<Int> = []
+        return disks.filter { disk in
+            guard let id = disk["fileSystem"].int, id != 0 else { return true }
+            return seen.insert(id).inserted
+        }
     }
 
     /// The sum of a field over objects; nil when none has it.

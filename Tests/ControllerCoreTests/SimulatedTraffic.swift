@@ -49,6 +49,16 @@ struct SimulatedTraffic {
         return best?.key
     }
 
+    private func spread(of inside: ArraySlice<Key>, _ weight: (Key) -> UInt64) -> KeySpread {
+        var total: UInt64 = 0
+        let candidates = inside.map { key in
+            defer { total += weight(key) }
+            return (key: key.key, below: total)
+        }
+        guard let last = inside.last else { return KeySpread() }
+        return KeySpread(candidates, greatest: last.key, own: weight(last), of: total)
+    }
+
     private func inside(_ range: KeyRange) -> ArraySlice<Key> {
         let first = keys.firstIndex { range.contains($0.key) } ?? keys.endIndex
         let end = keys[first...].firstIndex { !range.contains($0.key) } ?? keys.endIndex
@@ -65,14 +75,16 @@ struct SimulatedTraffic {
         return ShardLoad(
             shard: shard.id, epoch: shard.epoch, reads: UInt32(rate), writes: 0,
             median: half(of: inside) { $0.rate }, hottest: percent >= 10 ? hottest?.key : nil,
-            hottestPercent: percent >= 10 ? UInt8(percent) : 0)
+            hottestPercent: percent >= 10 ? UInt8(percent) : 0,
+            spread: spread(of: inside) { $0.rate })
     }
 
     private func size(of shard: Shard) -> ShardReport {
         let inside = inside(shard.range)
         return ShardReport(
             shard: shard.id, epoch: shard.epoch, bytes: inside.reduce(0) { $0 + $1.bytes },
-            records: UInt64(inside.count), middle: half(of: inside) { $0.bytes })
+            records: UInt64(inside.count), middle: half(of: inside) { $0.bytes },
+            spread: spread(of: inside) { $0.bytes })
     }
 
     /// The shards that a group answers for.
@@ -81,6 +93,11 @@ struct SimulatedTraffic {
             if case .fenced = owned.phase { return nil }
             return owned.shard
         }
+    }
+
+    /// As nodes do: a shard on the move is not counted.
+    private static func counted(_ group: SimulatedGroup?) -> [Shard] {
+        (group?.state.shards.elements ?? []).filter { $0.phase == .owned }.map(\.shard)
     }
 
     func load(of node: ClusterSimulation.SimNode, _ states: [GroupID: SimulatedGroup])
@@ -102,7 +119,7 @@ struct SimulatedTraffic {
         -> [ShardReport]
     {
         node.leads.keys.sorted().flatMap { group in
-            Self.serving(states[group]).map { size(of: $0) }
+            Self.counted(states[group]).map { size(of: $0) }
         }
     }
 }

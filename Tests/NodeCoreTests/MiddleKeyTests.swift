@@ -47,6 +47,21 @@ import Testing
             "seed \(seed): \(below) of \(total) bytes below, records up to \(bytesMax)")
     }
 
+    @Test func theSpreadTellsAboutHowMuchLiesBelowAKey() {
+        var middle = MiddleKey(.range)
+        for number in 0..<2_000 {
+            key(number).withUnsafeBytes { middle.add($0, bytes: 50) }
+        }
+        let spread = middle.spread
+        #expect(UInt64(spread.marks.count) == KeySpread.parts)
+        #expect(spread.below(key(1_999) + [0]) == KeySpread.whole)
+        for number in stride(from: 0, to: 2_000, by: 37) {
+            let below = Int(spread.below(key(number)) ?? 0)
+            #expect(abs(below - number / 2) <= 130, "\(below) of 1000 below record \(number)")
+        }
+        #expect(MiddleKey(.range).spread.below(key(1)) == nil)
+    }
+
     @Test func aLargeRecordIsNotCutThrough() {
         #expect(middle([(key(1), 1), (key(2), 1_000), (key(3), 1)]) == key(2))
     }

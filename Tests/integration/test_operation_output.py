@@ -26,7 +26,8 @@ def operation(step="copying", **changes):
         "group": 1, "paused": False, "cancelled": False, "percent": 0,
         "work": {"table": "stocks", "shard": 3, "moving": 3, "source": 1, "target": 2,
                  "turned": False},
-        "bytesDone": 0, "bytesTotal": 100 * MIB, "startedAt": 1_700_000_000_000,
+        "bytesDone": 0, "bytesTotal": 100 * MIB, "bytesPerSecond": None, "secondsLeft": None,
+        "startedAt": 1_700_000_000_000,
         "changedAt": 1_700_000_000_000}
     return entry | changes
 
@@ -46,9 +47,12 @@ class Progress:
 
 
 def copying(bytes_per_second, **changes):
+    """The controller knows the pace after a second."""
     def entry(passed):
         done = int(passed * bytes_per_second)
-        return operation(bytesDone=done, percent=done // MIB, **changes)
+        pace = {"bytesPerSecond": bytes_per_second,
+                "secondsLeft": -(-(100 * MIB - done) // bytes_per_second)} if passed > 1 else {}
+        return operation(bytesDone=done, percent=done // MIB, **pace, **changes)
     return entry
 
 
@@ -203,7 +207,7 @@ PLAN = {
     "basis": {"cluster": "00", "shards": [], "groups": [], "places": []},
     "summary": "cuts shard 3 of stocks at m and moves the upper half from group 1 to a new group",
     "grounds": "the key halves 4310 requests/s", "steps": ["a group is formed", "the shard is cut"],
-    "pause": "under 50 ms", "bytes": 12 * MIB, "records": 123456,
+    "pause": "under 50 ms", "bytes": 12 * MIB, "records": 123456, "seconds": 90,
     "groups": [
         {"group": 1, "before": {"operations": 4310, "bytes": 24 * MIB, "shards": 3},
          "after": {"operations": 2155, "bytes": 12 * MIB, "shards": 3}},
@@ -234,9 +238,30 @@ def test_a_plan_as_text_and_as_a_file(tmp_path):
     lines = text.stdout.splitlines()
     assert lines[0] == "plan: " + PLAN["summary"]
     assert "  copies   12.0 MiB, 123,456 records" in lines
+    assert "  takes    about 1 min 30 s, at the pace of the last copy" in lines
     assert any(re.fullmatch(r"1 +4310 -> 2155 +24\.0 MiB -> 12\.0 MiB +3", line) for line in lines)
     assert any(re.fullmatch(r"new +0 -> 2155 +0 B -> 12\.0 MiB +0 -> 1", line) for line in lines)
     assert lines[-1] == "group 2: takes part in operation 5"
+
+
+def test_what_is_not_known_of_a_plan_is_not_made_up():
+    plan = PLAN | {"bytes": 12 * MIB, "seconds": None}
+    with FakeController(split=plan) as fake:
+        lines = run("kvctl", "split", "stocks", "--dry-run", *fake.flags).stdout.splitlines()
+    assert "  takes    not known: no copy was timed yet" in lines
+    unknown = {"operations": None, "bytes": None, "shards": 3}
+    plan = PLAN | {"bytes": None, "groups": [PLAN["groups"][0] | {"after": unknown}], "seconds": None}
+    with FakeController(split=plan) as fake:
+        lines = run("kvctl", "split", "stocks", "--dry-run", *fake.flags).stdout.splitlines()
+    assert "  copies   how much is not known: it was not counted yet" in lines
+    assert any(re.fullmatch(r"1 +4310 -> - +24\.0 MiB -> - +3", line) for line in lines), lines
+
+
+def test_an_operation_shows_its_pace():
+    entry = operation(bytesDone=5 * MIB, bytesPerSecond=10 * MIB, secondsLeft=10)
+    with FakeController(ops_show={"operation": entry}) as fake:
+        shown = run("kvctl", "ops", "show", 7, *fake.flags).stdout
+    assert "  pace     10.0 MiB/s, 10 s left" in shown
 
 
 @pytest.mark.parametrize("contents, code, message", [

@@ -183,7 +183,7 @@ def test_record_overhead_is_within_thirty_bytes(cluster, partition, overhead):
 
     def counted():
         shards = cluster.json("shards", table)["shards"]
-        return (sum(shard["records"] for shard in shards) == len(records)
-                and sum(shard["bytes"] for shard in shards))
+        return (sum(shard["records"] or 0 for shard in shards) == len(records)
+                and sum(shard["bytes"] or 0 for shard in shards))
     total = wait_for(counted, what="the count of all records")
     assert (total - payload) / len(records) == overhead <= 30
