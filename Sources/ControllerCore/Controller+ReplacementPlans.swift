@@ -35,17 +35,23 @@ extension Controller {
     /// The first node with a replica that no other one could take over now, and why; nil when each
     /// replica has somewhere to go.
     public func firstWithoutHeir(now: Instant) -> (node: NodeID, reason: String)? {
-        // For look-up only.
-        var bytes: [GroupID: UInt64] = [:]
-        for shard in shards.elements {
-            bytes[shard.group, default: 0] += shardReports[shard.id]?.bytes ?? 0
+        let bytes = bytesOfGroups()
+        func heir(of old: Placement, in id: GroupID) -> Result<Replacement, DatabaseError> {
+            choose(id, replacing: old, bytes: bytes[id] ?? 0, now: now)
+        }
+        // A node that holds nothing and has room for the largest group can take anything over.
+        let largest = groups.elements.max { bytes[$0.record.id] ?? 0 < bytes[$1.record.id] ?? 0 }
+        if let group = largest?.record, let placement = group.placements.first,
+            case .success(let plan) = heir(of: placement, in: group.id),
+            nodes[plan.node]?.replicas == 0
+        {
+            return nil
         }
         for group in groups.elements {
             for placement in group.record.placements {
-                let choice = choose(
-                    group.record.id, replacing: placement, bytes: bytes[group.record.id] ?? 0,
-                    now: now)
-                if case .failure(let error) = choice { return (placement.node, error.message) }
+                if case .failure(let error) = heir(of: placement, in: group.record.id) {
+                    return (placement.node, error.message)
+                }
             }
         }
         return nil

@@ -23,17 +23,26 @@ extension Controller {
     /// Records in a group: of its own shards, as last counted, and of those that it holds though another
     /// group owns them.
     public func bytes(of group: GroupID) -> UInt64 {
-        let owned = shards.elements.reduce(0) { total, shard in
-            shard.group == group ? total + (shardReports[shard.id]?.bytes ?? 0) : total
-        }
-        let left = former.elements.reduce(0) { total, status in
-            status.record.group == group ? total + status.record.bytes : total
-        }
-        return openOperations.reduce(owned + left) { total, status in
+        var total: UInt64 = 0
+        addUp { if $0 == group { total += $1 } }
+        return total
+    }
+
+    /// The same of all groups. For look-up only.
+    func bytesOfGroups() -> [GroupID: UInt64] {
+        var totals: [GroupID: UInt64] = [:]
+        addUp { totals[$0, default: 0] += $1 }
+        return totals
+    }
+
+    private func addUp(_ take: (GroupID, UInt64) -> Void) {
+        for shard in shards.elements { take(shard.group, shardReports[shard.id]?.bytes ?? 0) }
+        for status in former.elements { take(status.record.group, status.record.bytes) }
+        for status in openOperations {
             guard former[status.record.id] == nil, hasBegun(status), let work = status.record.work,
-                let shard = shards[work.moving], secondHolder(of: shard, work) == group
-            else { return total }
-            return total + (shardReports[shard.id]?.bytes ?? 0)
+                let shard = shards[work.moving], let group = secondHolder(of: shard, work)
+            else { continue }
+            take(group, shardReports[shard.id]?.bytes ?? 0)
         }
     }
 

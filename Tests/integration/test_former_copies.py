@@ -2,9 +2,11 @@
 
 import json
 import signal
+import struct
 
 import pytest
 from conftest import _running, wait_for
+from fake_cluster import crc32c
 from test_split import RECORDS, SLOW, Traffic, shards, shown
 from test_storage import fill
 
@@ -73,14 +75,21 @@ def test_the_way_back_needs_no_waiting(fresh_cluster):
     traffic.assert_no_errors()
 
 
-def corrupt(cluster, node, value):
-    """Changes a byte of a value in a node's B+ tree, while the node does not run."""
+#: Before a client's key in the tree: store and table; before its value: sequencer and flags.
+KEY_PREFIX, VALUE_PREFIX = 8, 17
+
+
+def corrupt(cluster, node, key, value):
+    """Changes a byte of a record in a node's B+ tree, while the node does not run, in such a way that only
+    the comparison of replicas can tell: the checksum behind it is right."""
     changed = 0
     for file in cluster.directory.glob(f"{node}/data*/btree/data.mdb"):
         content = bytearray(file.read_bytes())
         at = content.find(value)
         while at >= 0:
             content[at + len(value) // 2] ^= 0x20
+            begin, end = at - VALUE_PREFIX - len(key) - KEY_PREFIX, at + len(value)
+            content[end:end + 4] = struct.pack("<I", crc32c(bytes(content[begin:end])))
             changed += 1
             at = content.find(value, at + 1)
         file.write_bytes(content)
@@ -127,7 +136,7 @@ def damage_a_follower(cluster, group):
     """Changes the marked record on one replica of the group; the name of its node."""
     node = followers(cluster, group)[0]
     cluster.kill(node, signal_number=signal.SIGTERM)
-    corrupt(cluster, node, MARKED)
+    corrupt(cluster, node, b"a000000", MARKED)
     cluster.start(node)
     cluster.wait_until_equal()
     return node
