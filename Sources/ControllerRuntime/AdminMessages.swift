@@ -210,6 +210,8 @@ struct StatusView: Encodable {
     var routers: [RouterView]
     var verdict: String
     var findings: [String]
+    /// Findings that leave the verdict as it is.
+    var notices: [String]
 }
 
 /// Encodes nil as null instead of leaving the key out.

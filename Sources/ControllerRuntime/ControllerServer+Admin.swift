@@ -129,7 +129,8 @@ extension ControllerServer {
                     admin: router.addresses.count > 1 ? router.addresses[1] : "")
             }.sorted { ($0.name, $0.resp) < ($1.name, $1.resp) },
             verdict: doctor.verdict,
-            findings: doctor.findings.filter { $0.severity != "notice" }.map(\.text))
+            findings: doctor.findings.filter { !$0.isNotice }.map(\.text),
+            notices: doctor.findings.filter(\.isNotice).map(\.text))
     }
 
     private func name(_ arguments: AdminRequest.Arguments?) throws(DatabaseError) -> String {

@@ -22,6 +22,8 @@ struct FindingView: Encodable {
         self.advice = advice
         runbook = "Runbooks/\(code).md"
     }
+
+    var isNotice: Bool { severity == "notice" }
 }
 
 struct DoctorView: Encodable {

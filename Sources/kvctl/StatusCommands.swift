@@ -43,6 +43,7 @@ extension Command {
             let palette = Palette(invocation)
             let report = StatusReport(status)
             Terminal.data(report.verdictLine(palette))
+            for notice in report.notices { Terminal.data("notice: " + notice) }
             for section in [
                 report.controllers(palette), report.routers(palette), report.nodes(palette),
                 report.groups(palette),

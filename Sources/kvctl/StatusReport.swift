@@ -16,6 +16,9 @@ struct StatusReport {
         return palette.state(verdict) + ": " + facts.joined(separator: "; ")
     }
 
+    /// What leaves the verdict as it is.
+    var notices: [String] { status["notices"].elements.map(\.text) }
+
     /// `4 nodes (1 spare), 2 groups, 3 tables`.
     var summary: String {
         let nodes = status["nodes"].elements
