@@ -71,6 +71,9 @@ extension Controller {
             if status.isConfirmed || extraReports[record.new.replica] != nil {
                 advance(record, to: .adding, now: now, into: &effects)
             } else if now >= status.sendAgainAt {
+                let obstacle = wait(for: record)
+                operations.update(record.id) { $0.note = obstacle ?? "" }
+                guard obstacle == nil else { return }
                 send(
                     record.id, to: record.new.node, .createLearner(group.record, record.new),
                     now: now)
@@ -98,6 +101,23 @@ extension Controller {
             }
         default: break
         }
+    }
+
+    /// What an operation has to wait for before its new replica is created, whoever asked for it: each disk
+    /// takes in one at a time, the cluster `replacements.max`. Older ones go first; those that get nothing
+    /// now, for want of a leader or because an operator holds them, keep nobody waiting.
+    private func wait(for record: OperationRecord) -> String? {
+        let before = openOperations.map(\.record).filter {
+            $0.kind.bringsReplica && $0.id < record.id && $0.step != .proposed && !$0.isPaused
+                && leaderView(of: $0) != nil
+        }
+        if let other = before.first(where: {
+            ($0.new.node, $0.new.disk) == (record.new.node, record.new.disk)
+        }) {
+            return "waits for operation \(other.id), which brings a replica to the same disk"
+        }
+        return before.count < runtime[.replacementsMax]
+            ? nil : "waits for its turn: \(plural(before.count, "new replica")) under way"
     }
 
     /// Waits until the new replica has nearly everything; gives its node up when nothing moves.

@@ -89,6 +89,51 @@ import Testing
         #expect(simulation.store.durable.operations.contains { $0.step == .done })
     }
 
+    @Test func aDiskTakesInOneReplicaAtATime() throws {
+        let simulation = ClusterSimulation(seed: 12, options())
+        simulation.run(for: .seconds(4))
+        for (number, group) in [UInt64(1): GroupID(1), 2: GroupID(2)].sorted(by: { $0.key < $1.key })
+        {
+            simulation.operate(number, .replace(node: "node-2", group: group, with: "node-4"))
+        }
+        var notes: Set<String> = []
+        for _ in 0..<400 {
+            simulation.run(for: .milliseconds(20))
+            let open = try #require(simulation.controller).openOperations
+            notes.formUnion(open.map(\.note))
+            let arriving = open.filter {
+                [.adding, .catchingUp, .swapping].contains($0.record.step)
+            }
+            #expect(Set(arriving.map(\.record.new.disk)).count == arriving.count)
+        }
+        #expect(notes.contains("waits for operation 1, which brings a replica to the same disk"))
+        #expect(simulation.store.durable.operations.map(\.step) == [.done, .done])
+        #expect(placed(simulation, on: 3).count == 2)
+        ControllerSimulationTests.expectConverged(simulation, "\(simulation.log.suffix(20))")
+    }
+
+    @Test func operatorsReplacementsAreBoundedTogether() throws {
+        var options = options(nodes: 6, spares: 4)
+        options.settings.replacementsMax = 1
+        let simulation = ClusterSimulation(seed: 13, options)
+        simulation.run(for: .seconds(4))
+        for (index, group) in simulation.store.durable.groups.prefix(2).enumerated() {
+            let node = try #require(
+                simulation.nodes.first { $0.id == group.group.placements[0].node })
+            simulation.operate(
+                UInt64(index + 1),
+                .replace(node: node.name, group: group.group.id, with: "node-\(7 + index)"))
+        }
+        for _ in 0..<400 {
+            simulation.run(for: .milliseconds(20))
+            let arriving = try #require(simulation.controller).openOperations.count {
+                [.adding, .catchingUp, .swapping].contains($0.record.step)
+            }
+            #expect(arriving <= 1)
+        }
+        #expect(simulation.store.durable.operations.map(\.step) == [.done, .done])
+    }
+
     @Test func cancelsAtEveryMoment() {
         let moments = Array(0..<40) + stride(from: UInt64(40), to: 1_500, by: 20)
         let seen = EveryMoment.cancel(at: moments, settling: .seconds(8)) { moment in
