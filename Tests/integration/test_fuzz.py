@@ -98,11 +98,13 @@ def registration(name, node=0):
 
 
 def heartbeat(node, term=1):
-    disk = wire.blob("/nowhere") + b"\x01" + struct.pack("<QQQ", 1, 1, 1)
+    disk = wire.blob("/nowhere") + b"\x01" + struct.pack("<QQQQQQ", 1, 1, 1, 1, 1, 1)
     replica = (struct.pack("<IIBB", 1, 1, 1, 1) + struct.pack("<QQQQQ", term, term, 1, 1, 1)
-               + struct.pack("<IB", 1, 1))
+               + struct.pack("<IB", 1, 1) + wire.sequence([]))
+    shard = struct.pack("<IIQQ", 1, 1, 1, 1) + b"\0" + wire.sequence([])
     return (struct.pack("<IQQQQ", node, 4711, 1, 0, 0) + wire.sequence([disk])
-            + wire.sequence([replica]) + wire.sequence([struct.pack("<IIQQ", 1, 1, 1, 1)]))
+            + wire.sequence([replica]) + wire.sequence([shard]) + b"\0" + wire.sequence([])
+            + wire.sequence([]))
 
 
 def controller_bodies():

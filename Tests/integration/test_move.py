@@ -25,6 +25,11 @@ SHARD = 10_000
 VALUE_BYTES = 500
 
 
+def spread(reader):
+    """Keys, and how much lies below each."""
+    return [(reader.blob(), reader.take("H")) for _ in range(reader.take("I"))]
+
+
 class ScriptedCluster(FakeCluster):
     """A controller of three kvnode processes with two groups on all of them, and their router.
     It follows the script of its test and decides nothing."""
@@ -164,7 +169,7 @@ class ScriptedCluster(FakeCluster):
         reader.take("IQQQQ")
         for _ in range(reader.take("I")):
             reader.blob()
-            reader.take("BQQQQQ")
+            reader.take("BQQQQQQ")
         for _ in range(reader.take("I")):
             reader.take("IIBBQQQQQIB")
             for _ in range(reader.take("I")):
@@ -174,6 +179,7 @@ class ScriptedCluster(FakeCluster):
             shard, epoch, _, records = reader.take("IIQQ")
             self.records[shard, epoch] = records
             self.middles[shard] = reader.optional()
+            spread(reader)
         if reader.take("B"):
             for _ in range(reader.take("I")):
                 group, reads, writes = reader.take("III")
@@ -183,6 +189,7 @@ class ScriptedCluster(FakeCluster):
                 median, hottest = reader.optional(), reader.optional()
                 self.shard_loads[shard, epoch] = (
                     reads, writes, median, hottest, reader.take("B"))
+                spread(reader)
         copies = [reader.take("IIBQQB") for _ in range(reader.take("I"))]
         self.copies[node] = {
             (shard, epoch): (whole, copied, records)
