@@ -160,7 +160,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeCold: "join shards that a split made and that nearly nobody uses"
         case .rebalance: "even out load and bytes of groups, and replicas of nodes"
         case .repairAfter: "how long a node is down before repair begins"
-        case .replacementsMax: "new replicas under way at a time, and one per disk; others wait for their turn"
+        case .replacementsMax:
+            "new replicas under way at a time, one per disk; others wait their turn"
         case .replicasMin:
             "replicas with which a group is formed when there are too few nodes for all that its "
                 + "table asks for; repair adds the others"

@@ -92,8 +92,8 @@ import Testing
     @Test func aDiskTakesInOneReplicaAtATime() throws {
         let simulation = ClusterSimulation(seed: 12, options())
         simulation.run(for: .seconds(4))
-        for (number, group) in [UInt64(1): GroupID(1), 2: GroupID(2)].sorted(by: { $0.key < $1.key })
-        {
+        for (number, group) in [UInt64(1): GroupID(1), 2: GroupID(2)].sorted(by: { $0.key < $1.key }
+        ) {
             simulation.operate(number, .replace(node: "node-2", group: group, with: "node-4"))
         }
         var notes: Set<String> = []
