@@ -333,8 +333,10 @@ def test_an_addition_that_does_not_get_on_says_why(controllers):
         wait_for(lambda: any(c["name"] == "another" and "refused" in c.get("problem", "")
                              for c in controllers.json("status")["controllers"]),
                  what="the reason")
-        assert "or: kvctl controller remove another" in \
+        assert "controller another is joining and does not answer" in \
             " ".join(controllers.json("status")["findings"])
+        assert "or: kvctl controller remove another" in \
+            " ".join(finding["advice"] for finding in controllers.json("doctor")["findings"])
         time.sleep(1)
         adding.send_signal(signal.SIGINT)
         _, said = adding.communicate(timeout=30)

@@ -318,7 +318,7 @@ def slow_cluster(tmp_path):
 
 def start_slow_move(cluster):
     table = make(cluster, "slow", records=4000, size=500)
-    shard = table.only()
+    shard = wait_for(lambda: (one := table.only())["bytes"] and one, what="a first count")
     operation = begin(cluster, "move", shard["id"], "--to", other_group(cluster, shard))
     wait_for(lambda: show(cluster, operation)["step"] == "copying", what="the copy")
     return table, shard, operation
