@@ -65,9 +65,10 @@ struct DaemonProcess: Codable, Hashable {
     func isRunning(_ plan: DaemonPlan) -> Bool {
         ProcessTable.reap(pid)
         guard let ticks = ProcessTable.startTicks(pid), ticks == startTicks else { return false }
-        // The program's path is left out: a rebuilt tree may have been moved.
+        // The program's path is left out: a rebuilt tree may have been moved. A daemon that begins anew in
+        // its process has no command line for a moment.
         return ProcessTable.commandLine(pid).map { $0.dropFirst().elementsEqual(plan.arguments) }
-            ?? false
+            ?? true
     }
 
     /// Sends `signal`. Precondition: `isRunning` was true a moment ago.
