@@ -134,7 +134,8 @@ extension Controller {
         }
         if refusals.count >= Self.refusalsMax { refusals.removeAll() }
         refusals[registration.name] = text
-        decide(text, nodes: [registration.node], now: now, into: &effects)
+        decide(
+            text, nodes: [registration.node].filter { $0 != .none }, now: now, into: &effects)
     }
 
     private func node(named name: String) -> NodeStatus? {

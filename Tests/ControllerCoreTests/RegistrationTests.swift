@@ -48,6 +48,8 @@ import Testing
         #expect(code(Bench.registration("b", node: NodeID(1), cluster: 0xC1)) == .fenced)
         #expect(code(Bench.registration("a~1")) == .invalidRequest)
         #expect(code(Bench.registration("")) == .invalidRequest)
+        let refused = bench.store.durable.decisions.filter { $0.text.hasPrefix("refused node") }
+        #expect(refused.map(\.nodes) == [[NodeID(1)], [NodeID(7)], [NodeID(1)], [], []])
         #expect(bench.store.durable.nodes.count == 1)
     }
 
