@@ -6,7 +6,7 @@ import KVBase
 public struct BackupCatalog: Hashable, Sendable {
     /// In order.
     public let objects: [BackupName]
-    /// Names that are not those of objects: half-written files, or not ours.
+    /// Names that are not those of objects.
     public let strangers: [String]
 
     public init(listing: [String]) {

@@ -193,8 +193,8 @@ public struct BackupWriter: Sendable {
             && now >= max(prunedAt, status.snapshotAt) + settings.snapshotEvery
     }
 
-    /// Deletes what retention does not want any more, as of the wall clock `now`, and plans what can be
-    /// put together. Answers how many objects went.
+    /// Deletes what retention does not want any more, as of the wall clock `now`, and what interrupted
+    /// writes left, and plans what can be put together. Answers how many objects went.
     @discardableResult
     public mutating func prune(now: UInt64) throws(DatabaseError) -> Int {
         try attempt { (writer) throws(DatabaseError) in
@@ -204,6 +204,7 @@ public struct BackupWriter: Sendable {
             for name in surplus.sorted().reversed() {
                 try writer.archive.destination.delete(name.text)
             }
+            try writer.archive.destination.sweep()
             let rest = catalog.without(surplus)
             writer.merge = BackupMerge(rest.mergeable(above: writer.mergedThrough))
             writer.mergedThrough = rest.snapshots.last?.to ?? .none

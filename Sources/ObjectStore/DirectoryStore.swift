@@ -8,6 +8,9 @@ public final class DirectoryStore: ObjectStore {
     public var description: String { path }
 
     private let creates: Bool
+    private static let partialSuffix = ".partial"
+    /// Seconds without a change after which nobody writes a partial file any more: its writer died.
+    private static let abandonedAfter = 3_600
 
     /// Does not look at it yet: a directory that is not there now may be there later. With `creates`
     /// it is made when it is first used, if its parent exists.
@@ -25,7 +28,7 @@ public final class DirectoryStore: ObjectStore {
     public func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
         try prepare()
         let final = "\(path)/\(name)"
-        let partial = "\(final).partial"
+        let partial = final + Self.partialSuffix
         let descriptor = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o640)
         guard descriptor >= 0 else { throw Self.failure("create \(partial)") }
         do throws(DatabaseError) {
@@ -62,7 +65,33 @@ public final class DirectoryStore: ObjectStore {
         }
     }
 
+    /// Without the files that are being written: they are no objects yet.
     public func list() throws(DatabaseError) -> [String] {
+        try files().filter { !$0.hasSuffix(Self.partialSuffix) }
+    }
+
+    public func sweep() throws(DatabaseError) {
+        for name in try files() where name.hasSuffix(Self.partialSuffix) {
+            var status = stat()
+            // One that is gone was finished meanwhile.
+            guard stat("\(path)/\(name)", &status) == 0,
+                status.st_mtim.tv_sec + Self.abandonedAfter < time(nil)
+            else { continue }
+            try delete(name)
+        }
+    }
+
+    public func delete(_ name: String) throws(DatabaseError) {
+        guard unlink("\(path)/\(name)") == 0 || errno == ENOENT else {
+            throw Self.failure("delete \(path)/\(name)")
+        }
+        try syncDirectory()
+    }
+
+    // MARK: Helpers
+
+    /// Every name in the directory, in order.
+    private func files() throws(DatabaseError) -> [String] {
         try prepare()
         guard let stream = opendir(path) else { throw Self.failure("read directory \(path)") }
         defer { closedir(stream) }
@@ -75,15 +104,6 @@ public final class DirectoryStore: ObjectStore {
         }
         return names.sorted()
     }
-
-    public func delete(_ name: String) throws(DatabaseError) {
-        guard unlink("\(path)/\(name)") == 0 || errno == ENOENT else {
-            throw Self.failure("delete \(path)/\(name)")
-        }
-        try syncDirectory()
-    }
-
-    // MARK: Helpers
 
     private func write(
         _ bytes: Bytes, to descriptor: Int32, _ name: String

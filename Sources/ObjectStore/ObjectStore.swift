@@ -13,10 +13,13 @@ public protocol ObjectStore: AnyObject, Sendable {
     func list() throws(DatabaseError) -> [String]
     /// No error when there is none of that name.
     func delete(_ name: String) throws(DatabaseError)
+    /// Removes what puts that were interrupted left behind; never that of one under way.
+    func sweep() throws(DatabaseError)
     /// From another thread: ends the call under way, as far as it can, and refuses later ones.
     func abort()
 }
 
 extension ObjectStore {
+    public func sweep() {}
     public func abort() {}
 }

@@ -46,7 +46,7 @@ class Restored(Cluster):
 
     def work(self, *words):
         result = self.kvctl(*words, timeout=120)
-        assert result.returncode == 0, f"{words}: {result.stderr}"
+        assert result.returncode == 0, f"{words}: {result.stderr}{result.stdout}"
 
     def lose_controllers(self, *names):
         self.kill(*names)
