@@ -140,6 +140,8 @@ extension ControllerServer {
                         at: EventLoop.wallClockNanoseconds() / 1_000_000, changes: event.changes))
             case .failure:
                 backup.watch = nil
+                // A store ends what follows it when the metadata leaves it.
+                guard !moves.isFrozen else { return }
                 watchForBackup(backup, from: nil)
             }
         }
@@ -150,6 +152,24 @@ extension ControllerServer {
         // What lies between is forgotten: a snapshot takes its place.
         backup.service.loseEvents(before: next)
         backup.watch = try? store.watch(prefix: [], from: next, handler)
+    }
+
+    // MARK: Moves of the metadata
+
+    /// Why the backup fails; nil when it does not, or there is none.
+    var backupProblem: String? {
+        guard let backup, let problem = backup.service.status.problem else { return nil }
+        return "the backup in \(backup.service.destination.description) fails: \(problem)"
+    }
+
+    /// What the backup lacks below `revision`; nil for nothing, or when there is no backup.
+    func backupObstacle(before revision: Revision) -> String? {
+        guard let backup else { return nil }
+        let held = backup.service.status.writer.revision
+        guard held.next() < revision else { return nil }
+        return backupProblem
+            ?? "the backup in \(backup.service.destination.description) holds revision \(held) and is "
+            + "late with \(revision.rawValue - 1)"
     }
 
     // MARK: What operators see

@@ -159,6 +159,16 @@ class Migrating(Controllers):
         return self.kvctl("audit", "--limit", "5000").stdout
 
 
+def check_backup(cluster, place):
+    """Every revision since the first snapshot is in the backup, and nothing else."""
+    done = cluster.kvctl("backup", "now")
+    assert done.returncode == 0, done.stderr
+    verdict = cluster.kvctl("backup", "verify", "--from", place, "-o", "json")
+    stored = json.loads(verdict.stdout)
+    assert verdict.returncode == 0 and not stored["gaps"], (stored, cluster.homes()[0]["move"])
+    assert len(stored["spans"]) == 1, stored
+
+
 @contextmanager
 def running(tmp_path, kind=Migrating, count=3, flags=(), **options):
     cluster = kind(tmp_path / "cluster", "--controllers", str(count), *flags, **options)
@@ -203,12 +213,7 @@ def test_there_and_back_under_load(tmp_path):
             assert "RK061" in cluster.kvctl("doctor").stdout
             made = len(creator.created)
             wait_for(lambda: len(creator.created) > made + 3, what="tables in etcd")
-            # Nothing is missing in the backup but what lies between the move and the first snapshot behind it.
-            stored = json.loads(cluster.kvctl("backup", "verify", "--from", backup, "-o", "json").stdout)
-            assert not stored["findings"], stored
-            mark = cluster.homes()[0]["move"]["revision"]
-            assert len(stored["gaps"]) <= 1, stored
-            assert all(mark <= gap["from"] <= mark + 1 for gap in stored["gaps"]), (mark, stored)
+            check_backup(cluster, backup)
             again = cluster.kvctl("metadata", "migrate", "--to", "etcd", *where)
             assert again.returncode != 0 and "in etcd already" in again.stderr, again.stderr
             run("kvctl", "playground", "stop", "controller-1", "--dir", cluster.directory)
@@ -230,10 +235,7 @@ def test_there_and_back_under_load(tmp_path):
             assert set(tables) <= {"t", "many"} | set(creator.created + creator.uncertain)
             assert tables["many"]["id"] == before["many"]["id"] and tables["many"]["shards"] == 300
             # The backup goes on over both moves.
-            done = cluster.kvctl("backup", "now")
-            assert done.returncode == 0, done.stderr
-            whole = cluster.kvctl("backup", "verify", "--from", backup)
-            assert whole.returncode == 0, whole.stdout + whole.stderr
+            check_backup(cluster, backup)
             log = cluster.audit()
             assert "moved to etcd" in log and "moved to embedded" in log
             terms = cluster.terms_acted()
@@ -302,8 +304,9 @@ def test_settings_follow_when_the_operator_comes_to_it(tmp_path, etcd):
 def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends):
     proxy = Proxy(etcd.clients[0])
     where = ["--etcd-endpoints", proxy.endpoint]
+    backup = tmp_path / "backup"
     try:
-        with running(tmp_path) as cluster:
+        with running(tmp_path, environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
             create(cluster, "t")
             if to == "embedded":
                 cluster.migrate("etcd", *where)
@@ -337,8 +340,35 @@ def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends
             assert {"t", "without", "with"} <= set(cluster.tables())
             assert f"moved to {to}" in cluster.audit()
             cluster.check_nothing_was_decided_twice()
+            check_backup(cluster, backup)
     finally:
         proxy.close()
+
+
+def test_a_move_waits_for_the_backup(tmp_path, etcd):
+    """One that fails is told before anything stops, and one that hangs before the move counts."""
+    backup = tmp_path / "backup"
+    with running(tmp_path, count=1,
+                 environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
+        create(cluster, "t")
+        check_backup(cluster, backup)
+        backup.rename(tmp_path / "away")
+        backup.write_text("in its place")
+        create(cluster, "late")
+        wait_for(lambda: cluster.json("backup", "status")["problem"], what="that it fails")
+        term = cluster.json("status")["controllers"][0]["term"]
+        refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                                etcd.endpoints)
+        assert refused.returncode == 7, refused.stderr
+        assert f"nothing is moved: the backup in {backup} fails" in refused.stderr, refused.stderr
+        assert cluster.json("status")["controllers"][0]["term"] == term
+        backup.unlink()
+        (tmp_path / "away").rename(backup)
+        wait_for(lambda: not cluster.json("backup", "status")["problem"], what="its return")
+        cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+        cluster.wait_for_form("etcd", count=1)
+        create(cluster, "there")
+        check_backup(cluster, backup)
 
 
 def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
