@@ -178,6 +178,12 @@ let package = Package(
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
         tests(
+            "ControllerRuntimeTests",
+            [
+                "KVBase", "Threads", "EventLoop", "Metrics", "SystemdSupport", "ObjectStore",
+                "MetadataBackup", "ControllerRuntime",
+            ]),
+        tests(
             "ShellTests",
             [
                 "KVBase", "Threads", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport",

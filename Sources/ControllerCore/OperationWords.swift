@@ -7,7 +7,8 @@ extension OperationRecord.Kind {
         case .replaceReplica: "replace replica"
         case .replaceNode: "replace node"
         case .addReplica: "add replica"
-        case .drain, .transfer, .split, .move, .merge, .rebalance, .backup: "\(self)"
+        case .verifyBackup: "verify backup"
+        case .drain, .transfer, .split, .move, .merge, .rebalance, .backup, .restore: "\(self)"
         }
     }
 
@@ -33,7 +34,7 @@ extension OperationRecord.Step {
         case .verifying: "comparing replicas"
         case .finishing: "ending the copy"
         case .merging: "joining"
-        case .moving, .done, .cancelled, .failed, .proposed, .copying, .writing: "\(self)"
+        case .moving, .done, .cancelled, .failed, .proposed, .copying, .writing, .reading: "\(self)"
         }
     }
 

@@ -79,7 +79,8 @@ enum OperationReport {
     /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
         if entry["kind"].string == "rebalance" { return "the cluster" }
-        if entry["kind"].string == "backup" { return "the metadata" }
+        if ["backup", "restore"].contains(entry["kind"].string) { return "the metadata" }
+        if entry["kind"].string == "verifyBackup" { return "the backup" }
         let work = entry["work"]
         guard let shard = work["shard"].int else {
             let places = [entry["from"].string, entry["to"].string].compactMap { $0 }
