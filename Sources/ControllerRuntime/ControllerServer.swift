@@ -239,6 +239,8 @@ final class ControllerServer: LoopService {
         } _: { [unowned self] result in
             guard number == attempt, !isStopping else { return }
             switch result {
+            // No thread for it: that passes.
+            case .failure(let error) where error.code == .unavailable: resigned(error)
             case .failure(let error): fail(error)
             case .success(let read):
                 guard home.state?.revision == state.revision else {

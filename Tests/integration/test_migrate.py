@@ -401,6 +401,64 @@ def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
         proxy.close()
 
 
+@pytest.fixture(scope="session")
+def refused_threads(tmp_path_factory):
+    """The environment that preloads refused_threads.c, and the file that names the thread to refuse."""
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the library that refuses threads")
+    directory = tmp_path_factory.mktemp("preload")
+    library, refused = directory / "refused_threads.so", directory / "refused"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library,
+                    Path(__file__).with_name("refused_threads.c"), "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "REFUSE_THREAD": str(refused)}, refused
+
+
+@pytest.mark.parametrize("to", ["etcd", "embedded"])
+def test_without_a_thread_nothing_is_moved(tmp_path, etcd, refused_threads, to):
+    """At every step that needs one: it is told, in the audit log too, and the old store goes on."""
+    environment, refused = refused_threads
+    where = ["--etcd-endpoints", etcd.endpoints]
+    with running(tmp_path, count=1, environment=environment) as cluster:
+        create(cluster, "t")
+        if to == "embedded":
+            cluster.migrate("etcd", *where)
+            cluster.wait_for_form("etcd", count=1)
+        before, flags = cluster.form(), where if to == "etcd" else []
+        threads = {"etcd": ["etcd-check", "meta-move"],
+                   "embedded": ["meta-digest", "meta-prepare", "meta-mark"]}[to]
+        for number, thread in enumerate(threads):
+            refused.write_text(thread)
+            try:
+                failed = cluster.kvctl("metadata", "migrate", "--to", to, *flags, timeout=150)
+            finally:
+                refused.unlink()
+            said = f"thread {thread}: Resource temporarily unavailable"
+            assert failed.returncode == 7 and said in failed.stderr, failed.stderr
+            cluster.wait_for_form(before, count=1)
+            create(cluster, f"goes_on{number}")
+            assert re.search(rf"metadata.migrate .*{said}", cluster.audit()), cluster.audit()
+        cluster.migrate(to, *flags)
+        cluster.wait_for_form(to, count=1)
+        create(cluster, "moved")
+        assert set(cluster.tables()) == {"t", "moved"} | {
+            f"goes_on{number}" for number in range(len(threads))}
+
+
+def test_a_controller_without_a_thread_to_take_over_tries_again(tmp_path, refused_threads):
+    environment, refused = refused_threads
+    with running(tmp_path, count=1, environment=environment) as cluster:
+        cluster.kill("controller-1")
+        refused.write_text("take-over")
+        try:
+            cluster.start("controller-1")
+            wait_for(lambda: cluster.log_of("controller-1").count("thread take-over") >= 2,
+                     what="a second attempt")
+        finally:
+            refused.unlink()
+        cluster.wait_for_acting()
+
+
 def test_a_controller_that_was_away_follows(tmp_path, etcd):
     with running(tmp_path) as cluster:
         create(cluster, "t")
