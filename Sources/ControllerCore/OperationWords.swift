@@ -7,7 +7,7 @@ extension OperationRecord.Kind {
         case .replaceReplica: "replace replica"
         case .replaceNode: "replace node"
         case .addReplica: "add replica"
-        case .verifyBackup: "verify backup"
+        case .verifyBackup: "verify"
         case .drain, .transfer, .split, .move, .merge, .rebalance, .backup, .restore: "\(self)"
         }
     }

@@ -171,7 +171,9 @@ extension ClusterViews {
         case .split, .move, .merge: addCopy(status, to: &view)
         case .backup: if !record.isFinished, let storing { view.show(storing) }
         case .verifyBackup:
-            if !record.isFinished, let verifying, verifying.operation == record.id {
+            if !record.isFinished, let verifying, verifying.operation == record.id,
+                verifying.total > 0
+            {
                 view.note = "\(verifying.done) of \(verifying.total) objects"
                 view.percent = percent(
                     UInt64(verifying.done), of: UInt64(verifying.total), below: 100)

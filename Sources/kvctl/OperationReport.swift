@@ -44,7 +44,10 @@ enum OperationReport {
                         ? ", rests for the sake of requests" : ""))
         }
         if let pace = pace(entry) { lines.append("  pace     \(pace.rate), \(pace.left)") }
-        if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
+        if let note = entry["note"].string, !note.isEmpty {
+            let isOfBackup = ["backup", "verifyBackup"].contains(entry["kind"].string)
+            lines.append("  \(isOfBackup ? "now  " : "waits")    \(note)")
+        }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
             lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
         }
