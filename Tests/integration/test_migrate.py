@@ -14,6 +14,7 @@ import fake_cluster
 import pytest
 
 from conftest import BINARIES, is_alive, run, wait_for
+from s3_double import S3Double
 from test_backup import create as create_on
 from test_controllers import NAMES, Controllers, Creator
 from test_etcd import ETCD, Client, Etcd, close, create
@@ -159,11 +160,11 @@ class Migrating(Controllers):
         return self.kvctl("audit", "--limit", "5000").stdout
 
 
-def check_backup(cluster, place):
+def check_backup(cluster, place, **options):
     """Every revision since the first snapshot is in the backup, and nothing else."""
     done = cluster.kvctl("backup", "now")
     assert done.returncode == 0, done.stderr
-    verdict = cluster.kvctl("backup", "verify", "--from", place, "-o", "json")
+    verdict = cluster.kvctl("backup", "verify", "--from", place, "-o", "json", **options)
     stored = json.loads(verdict.stdout)
     assert verdict.returncode == 0 and not stored["gaps"], (stored, cluster.homes()[0]["move"])
     assert len(stored["spans"]) == 1, stored
@@ -345,8 +346,8 @@ def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends
         proxy.close()
 
 
-def test_a_move_waits_for_the_backup(tmp_path, etcd):
-    """One that fails is told before anything stops, and one that hangs before the move counts."""
+def test_while_the_backup_fails_nothing_is_moved(tmp_path, etcd):
+    """It is told before anything stops."""
     backup = tmp_path / "backup"
     with running(tmp_path, count=1,
                  environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
@@ -369,6 +370,33 @@ def test_a_move_waits_for_the_backup(tmp_path, etcd):
         cluster.wait_for_form("etcd", count=1)
         create(cluster, "there")
         check_backup(cluster, backup)
+
+
+@pytest.mark.parametrize("to", ["etcd", "embedded"])
+def test_a_move_waits_for_a_backup_that_hangs(tmp_path, etcd, to):
+    """For a while; then the old store goes on. What it did meanwhile is in the backup, and so is the move that follows."""
+    double, where = S3Double(), ["--etcd-endpoints", etcd.endpoints]
+    try:
+        with running(tmp_path, count=1, environment={
+                "KVCONTROLLERD_BACKUP_TO": double.place(), **double.environment}) as cluster:
+            create(cluster, "t")
+            if to == "embedded":
+                cluster.migrate("etcd", *where)
+                cluster.wait_for_form("etcd", count=1)
+            before, flags = cluster.form(), where if to == "etcd" else []
+            with double.holding("PUT", "log-"):
+                create(cluster, "late")
+                failed = cluster.kvctl("metadata", "migrate", "--to", to, *flags, timeout=150)
+                assert failed.returncode == 7 and "is late with" in failed.stderr, failed.stderr
+                cluster.wait_for_form(before, count=1)
+                create(cluster, "goes_on")
+            cluster.migrate(to, *flags)
+            cluster.wait_for_form(to, count=1)
+            create(cluster, "there")
+            check_backup(cluster, double.place(), env=double.environment)
+            assert set(cluster.tables()) == {"t", "late", "goes_on", "there"}
+    finally:
+        double.close()
 
 
 def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
