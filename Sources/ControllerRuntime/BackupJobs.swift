@@ -19,7 +19,7 @@ final class JobProgress: Sendable {
     func goOn(done: Int, total: Int) throws(DatabaseError) {
         set(done: done, total: total)
         guard !state.withLock({ $0.isStopped }) else {
-            throw DatabaseError(.unavailable, "it was stopped")
+            throw DatabaseError(.notLeader, "nobody waits for it any more")
         }
     }
 

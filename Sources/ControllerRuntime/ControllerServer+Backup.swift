@@ -142,12 +142,15 @@ extension ControllerServer {
                 try progress.goOn(done: done, total: total)
             }
         } _: { [unowned self] result in
-            if case .success(let found) = result {
+            switch result {
+            case .success(let found):
                 backup.service.metrics.verified(found)
                 if backup.verification?.operation == id {
                     backup.verification?.result = BackupVerificationView(
                         found, destination: destination.description)
                 }
+            // Cancelled, or the next controller to act asks for it anew; that may be this one.
+            case .failure(let error): guard error.code != .notLeader else { return }
             }
             step(.backupEnded(id, result.flatMap(\.summary)))
         }
