@@ -13,8 +13,7 @@ extension Controller {
         }
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .backup, step: .writing,
-            origin: "operator", reason: "asked for by the operator", group: .none, old: .nowhere,
-            new: .nowhere)
+            group: .none, old: .nowhere, new: .nowhere)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             "stores the metadata and a snapshot of it in the backup", now: now, into: &effects)

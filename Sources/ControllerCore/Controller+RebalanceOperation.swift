@@ -203,8 +203,7 @@ extension Controller {
         let plan = try planRebalance(now: now)
         var record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .rebalance, step: .moving,
-            origin: "operator", reason: "asked for by the operator", group: .none, old: .nowhere,
-            new: .nowhere)
+            group: .none, old: .nowhere, new: .nowhere)
         record.outcome = "before: \(describe(plan.before))"
         begin(
             OperationChange(record: record, usesIDs: true), request: request,

@@ -36,9 +36,10 @@ extension Controller {
     // MARK: Starting
 
     /// Stores what was planned as an operation under way. `isProposal`: it waits to be applied.
-    /// `origin`: `operator`, or the name of the rule. Refused when the world moved since it was planned.
+    /// Refused when the world moved since it was planned.
     mutating func start(
-        _ plan: ShardPlan, origin: String, reason: String, isProposal: Bool = false,
+        _ plan: ShardPlan, origin: String = OperationRecord.operatorOrigin,
+        reason: String = OperationRecord.operatorReason, isProposal: Bool = false,
         parent: OperationID = .none, request: RequestID? = nil, now: Instant,
         into effects: inout ControllerEffects
     ) {
