@@ -152,6 +152,8 @@ let package = Package(
             name: "SimulationKit",
             dependencies: ["KVBase", "ReplicationCore", "ShardCore", "NodeCore"],
             path: "Tests/SimulationKit", swiftSettings: settings),
+        .target(
+            name: "TestKit", dependencies: [], path: "Tests/TestKit", swiftSettings: settings),
         tests("KVBaseTests", ["KVBase"]),
         tests("ThreadsTests", ["KVBase", "Threads"]),
         tests(
@@ -165,18 +167,20 @@ let package = Package(
         tests(
             "ControllerCoreTests",
             ["KVBase", "ReplicationCore", "ShardCore", "NodeCore", "ControllerCore", "Digest"]),
-        tests("ReplicatedLogTests", ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog"]),
-        tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine"]),
+        tests(
+            "ReplicatedLogTests",
+            ["KVBase", "Checksum", "ReplicationCore", "ReplicatedLog", "TestKit"]),
+        tests("StorageTests", ["KVBase", "StorageAPI", "LSMEngine", "BTreeEngine", "TestKit"]),
         tests("WireProtocolTests", ["KVBase", "ReplicationCore", "ShardCore", "WireProtocol"]),
         tests("RESPTests", ["KVBase", "RESP"]),
         tests(
             "MetadataStoreTests",
             [
                 "KVBase", "ReplicationCore", "MetadataCore", "ReplicatedLog", "MetadataStore",
-                "EtcdMetadata",
+                "EtcdMetadata", "TestKit",
             ]),
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
-        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup"]),
+        tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup", "TestKit"]),
         tests(
             "ControllerRuntimeTests",
             [

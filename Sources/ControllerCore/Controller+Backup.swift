@@ -15,8 +15,7 @@ extension Controller {
         let writes = kind == .backup
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: kind, step: writes ? .writing : .reading,
-            origin: "operator", reason: "asked for by the operator", group: .none, old: .nowhere,
-            new: .nowhere)
+            group: .none, old: .nowhere, new: .nowhere)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             writes

@@ -60,6 +60,7 @@ extension Controller {
         rules.empty.remove(id)
         rules.hot.remove(id)
         shardCounts[id] = nil
+        ownedBytes[id] = nil
         repairRefusedAt[id] = nil
         attention.removeAll { $0 == id }
         decide(

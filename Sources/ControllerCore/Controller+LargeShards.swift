@@ -86,7 +86,6 @@ extension Controller {
     private func roomierGroup(
         for table: Table, than source: GroupID, half: UInt64, now: Instant
     ) -> MoveTarget? {
-        let held = heldBytes()
         var best: (bytes: UInt64, group: GroupID)?
         for group in groups.elements
         where group.record.id != source && group.record.state == .active
@@ -95,10 +94,10 @@ extension Controller {
         {
             let id = group.record.id
             guard serving(id) != nil, !isBusy(id) else { continue }
-            let bytes = held[id] ?? 0
+            let bytes = ownedBytes[id] ?? 0
             if best.map({ bytes < $0.bytes }) ?? true { best = (bytes, id) }
         }
-        guard let best, best.bytes + half <= (held[source] ?? 0) / 4 * 3 else { return nil }
+        guard let best, best.bytes + half <= (ownedBytes[source] ?? 0) / 4 * 3 else { return nil }
         return .group(best.group)
     }
 }

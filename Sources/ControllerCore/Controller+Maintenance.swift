@@ -26,7 +26,8 @@ extension Controller {
         var transaction = MetadataTransaction()
         transaction.put(StoreKey.maintenance(id)) { $0.write(until) }
         decide(
-            "\(name) is in maintenance for \(RuntimeSetting.written(time)): asked for by the operator; "
+            "\(name) is in maintenance for \(RuntimeSetting.written(time)): "
+                + "\(OperationRecord.operatorReason); "
                 + "leaders that leave: \(node.leaders)", nodes: [id], now: now, into: &effects)
         store(
             transaction, then: .nodeChanged(.maintenance(id, until: until), request),
@@ -40,7 +41,7 @@ extension Controller {
         guard node.isInMaintenance else {
             throw DatabaseError(.refused, "\(name) is not in maintenance")
         }
-        end(maintenanceOf: node, "asked for by the operator", request, now: now, into: &effects)
+        end(maintenanceOf: node, OperationRecord.operatorReason, request, now: now, into: &effects)
     }
 
     /// Ends what has expired, and moves leaders off the nodes that remain.

@@ -62,7 +62,8 @@ extension Controller {
         // From now on nobody counts on it; a later decision is stored behind this.
         nodes.update(id) { $0.record.isSpare = isSpare }
         decide(
-            "\(name) is \(isSpare ? "a spare" : "no spare any more"): asked for by the operator",
+            "\(name) is \(isSpare ? "a spare" : "no spare any more"): "
+                + OperationRecord.operatorReason,
             nodes: [id], now: now, into: &effects)
         store(transaction, then: .nodeChanged(.pool(record), request), into: &effects)
     }
@@ -89,7 +90,7 @@ extension Controller {
         }
         nodes.update(id) { $0.isHeld = true }
         decide(
-            "\(name) (node \(id)) is forgotten: asked for by the operator"
+            "\(name) (node \(id)) is forgotten: \(OperationRecord.operatorReason)"
                 + (left.isEmpty
                     ? ""
                     : "; not deleted from its disks: \(plural(left.count, "replaced replica"))"),

@@ -100,8 +100,7 @@ extension Controller {
         _ groups: [GroupID], _ effects: inout ControllerEffects
     ) {
         let record = OperationRecord(
-            id: IDAllocators.take(&nextOperation), kind: kind, step: .moving, origin: "operator",
-            reason: "asked for by the operator", group: .none,
+            id: IDAllocators.take(&nextOperation), kind: kind, step: .moving, group: .none,
             old: Placement(replica: .none, node: node, disk: 0),
             new: Placement(replica: .none, node: target, disk: 0))
         let list = groups.map { "\($0)" }.joined(separator: ", ")
@@ -127,7 +126,8 @@ extension Controller {
         var transaction = MetadataTransaction()
         transaction.changes.append(.delete(key: StoreKey.held(id)))
         decide(
-            "\(name) may hold replicas again: asked for by the operator", nodes: [id], now: now,
+            "\(name) may hold replicas again: \(OperationRecord.operatorReason)", nodes: [id],
+            now: now,
             into: &effects)
         store(
             transaction,

@@ -17,14 +17,10 @@ extension Controller {
                 try replaceNode(node, with: with, request, now: now, into: &effects)
             case .replace(let node, let group?, let with):
                 let plan = try planReplacement(of: node, in: group, with: with, now: now)
-                start(
-                    plan, origin: "operator", reason: "asked for by the operator",
-                    request: request, now: now, into: &effects)
+                start(plan, request: request, now: now, into: &effects)
             case .addReplica(let group, let node):
                 let plan = try planAddition(to: group, on: node, now: now)
-                start(
-                    plan, origin: "operator", reason: "asked for by the operator",
-                    request: request, now: now, into: &effects)
+                start(plan, request: request, now: now, into: &effects)
             case .drain(let node): try drain(node, request, now: now, into: &effects)
             case .endDrain(let node): try endDrain(node, request, now: now, into: &effects)
             case .transfer(let group, let node):
@@ -34,19 +30,13 @@ extension Controller {
             case .verifyBackup: try beginBackup(.verifyBackup, request, now: now, into: &effects)
             case .split(let split):
                 let plan = try plan(split: split, now: now)
-                start(
-                    plan, origin: "operator", reason: "asked for by the operator",
-                    request: request, now: now, into: &effects)
+                start(plan, request: request, now: now, into: &effects)
             case .move(let shard, let target):
                 let plan = try plan(moveOf: shard, to: target, now: now)
-                start(
-                    plan, origin: "operator", reason: "asked for by the operator",
-                    request: request, now: now, into: &effects)
+                start(plan, request: request, now: now, into: &effects)
             case .merge(let shard):
                 let plan = try plan(mergeOf: shard, now: now)
-                start(
-                    plan, origin: "operator", reason: "asked for by the operator",
-                    request: request, now: now, into: &effects)
+                start(plan, request: request, now: now, into: &effects)
             case .cancel(let id): try cancel(id, request)
             case .pause(let id): try pause(id, true, request)
             case .resume(let id): try pause(id, false, request)

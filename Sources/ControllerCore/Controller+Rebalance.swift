@@ -236,8 +236,7 @@ extension Controller {
     /// The group with most bytes, and the one of its kind with fewest, when they are more than half
     /// of `split.bytes` apart.
     func bytesGap() -> Gap? {
-        let held = heldBytes()
-        let all = groups.elements.map { (bytes: held[$0.record.id] ?? 0, group: $0) }
+        let all = groups.elements.map { (bytes: ownedBytes[$0.record.id] ?? 0, group: $0) }
         guard let full = all.max(by: { $0.bytes < $1.bytes }) else { return nil }
         let alike = all.filter {
             $0.group.record.id != full.group.record.id && $0.group.lacking == 0

@@ -127,6 +127,7 @@ extension Controller {
             shards.update(plan.work.moving) { $0.group = plan.work.target }
             shardCounts[plan.work.source, default: 0] -= 1
             shardCounts[plan.work.target, default: 0] += 1
+            moveSize(of: plan.work.moving, from: plan.work.source, to: plan.work.target)
             guard let load else { return }
             groupLoads.update(plan.work.source) { group in
                 group.reads -= min(load.reads, group.reads)
@@ -151,7 +152,6 @@ extension Controller {
 
     /// As last reported.
     public var balance: ClusterBalance {
-        let held = heldBytes()
         var balances = SortedRecords<NodeID, NodeBalance>()
         for node in nodes.elements where !node.groups.isEmpty || node.isEligible {
             balances.set(
@@ -163,7 +163,7 @@ extension Controller {
         for group in groups.elements {
             let id = group.record.id
             let forecast = GroupForecast(
-                group: id, operations: groupLoads[id]?.operations ?? 0, bytes: held[id] ?? 0,
+                group: id, operations: groupLoads[id]?.operations ?? 0, bytes: ownedBytes[id] ?? 0,
                 shards: shardCount(of: id))
             forecasts.append(forecast)
             for placement in group.record.placements {
@@ -203,8 +203,7 @@ extension Controller {
         let plan = try planRebalance(now: now)
         var record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .rebalance, step: .moving,
-            origin: "operator", reason: "asked for by the operator", group: .none, old: .nowhere,
-            new: .nowhere)
+            group: .none, old: .nowhere, new: .nowhere)
         record.outcome = "before: \(describe(plan.before))"
         begin(
             OperationChange(record: record, usesIDs: true), request: request,

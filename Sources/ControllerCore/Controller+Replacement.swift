@@ -16,7 +16,8 @@ extension Controller {
     // MARK: Starting
 
     mutating func start(
-        _ plan: Replacement, origin: String, reason: String, parent: OperationID = .none,
+        _ plan: Replacement, origin: String = OperationRecord.operatorOrigin,
+        reason: String = OperationRecord.operatorReason, parent: OperationID = .none,
         request: RequestID? = nil, now: Instant, into effects: inout ControllerEffects
     ) {
         guard let node = nodes[plan.node] else { return }

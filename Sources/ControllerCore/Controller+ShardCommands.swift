@@ -118,23 +118,31 @@ extension Controller {
     mutating func take(_ changed: [Shard], removed: [Shard]) {
         estimateSizes(of: changed, removed: removed)
         for shard in removed {
-            shards.remove(shard.id)
-            shardCounts[shard.group, default: 0] -= 1
-            shardReports.remove(shard.id)
-            estimatedShards.remove(shard.id)
-            shardLoads.remove(shard.id)
-            copyReports.remove(shard.id)
-            digests.remove(shard.id)
+            forget(shard)
             changes.append(.shardRemoved(shard.id, shard.table))
         }
         for shard in changed {
-            if let before = shards[shard.id] { shardCounts[before.group, default: 0] -= 1 }
+            let before = shards[shard.id]
+            if let before { shardCounts[before.group, default: 0] -= 1 }
             shardCounts[shard.group, default: 0] += 1
             shards.set(shard, for: shard.id)
+            moveSize(of: shard.id, from: before?.group, to: shard.group)
             copyReports.remove(shard.id)
             digests.remove(shard.id)
             changes.append(.shard(shard))
         }
+    }
+
+    /// A shard that is there no more, and everything known of it.
+    mutating func forget(_ shard: Shard) {
+        moveSize(of: shard.id, from: shards[shard.id]?.group, to: nil)
+        shards.remove(shard.id)
+        shardCounts[shard.group, default: 0] -= 1
+        shardReports.remove(shard.id)
+        estimatedShards.remove(shard.id)
+        shardLoads.remove(shard.id)
+        copyReports.remove(shard.id)
+        digests.remove(shard.id)
     }
 }
 

@@ -159,7 +159,7 @@ extension Controller {
         }
         let plan = try plan(moveOf: work.moving, to: .group(work.source), now: now)
         start(
-            plan, origin: "operator", reason: "takes back operation \(id)", request: request,
+            plan, reason: "takes back operation \(id)", request: request,
             now: now, into: &effects)
     }
 

@@ -36,9 +36,10 @@ extension Controller {
     // MARK: Starting
 
     /// Stores what was planned as an operation under way. `isProposal`: it waits to be applied.
-    /// `origin`: `operator`, or the name of the rule. Refused when the world moved since it was planned.
+    /// Refused when the world moved since it was planned.
     mutating func start(
-        _ plan: ShardPlan, origin: String, reason: String, isProposal: Bool = false,
+        _ plan: ShardPlan, origin: String = OperationRecord.operatorOrigin,
+        reason: String = OperationRecord.operatorReason, isProposal: Bool = false,
         parent: OperationID = .none, request: RequestID? = nil, now: Instant,
         into effects: inout ControllerEffects
     ) {
@@ -272,46 +273,6 @@ extension Controller {
         next.step = step
         effects.append(.decided("operation \(record.id) goes on: \(step.words)"))
         save(OperationChange(record: next), now: now, into: &effects)
-    }
-
-    /// What a waiting operation waits for.
-    private func obstacle(to record: OperationRecord, _ work: ShardWork) -> String? {
-        guard let owner = shards[work.shard] else { return "there is no shard \(work.shard)" }
-        guard serving(owner.group) != nil else {
-            return "group \(owner.group) has no serving leader"
-        }
-        guard work.moving != .none else { return nil }
-        if let former = formerShard(inTheWayOf: work) {
-            return "group \(former.group) gives up its former copy of shard \(former.shard) first"
-        }
-        for group in [work.source, work.target] where serving(group) == nil {
-            if groups[group]?.record.state != .active { return "group \(group) is being formed" }
-            return "group \(group) has no serving leader"
-        }
-        let moving = operations.elements.filter { status in
-            status.record.id != record.id && !status.record.isFinished && hasBegun(status)
-                && status.record.work.map { $0.moving != .none } == true
-        }
-        guard moving.count < runtime[.movesMax] else {
-            return "\(moving.count) shards move already, at most \(runtime[.movesMax]) at a time"
-        }
-        for group in [work.source, work.target] {
-            let busy = moving.filter {
-                $0.record.work?.source == group || $0.record.work?.target == group
-            }
-            if busy.count >= settings.movesPerGroupMax, let first = busy.first {
-                return "group \(group) takes part in operation \(first.record.id)"
-            }
-        }
-        return nil
-    }
-
-    /// Whether an operation on shards has left its first step, or is leaving it.
-    func hasBegun(_ status: OperationStatus) -> Bool {
-        switch status.isStoring ? status.storing : status.record.step {
-        case .proposed, .forming, .done, .cancelled, .failed: false
-        default: true
-        }
     }
 
     private mutating func pumpSplitting(

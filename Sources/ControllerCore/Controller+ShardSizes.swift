@@ -23,20 +23,20 @@ extension Controller {
     /// Records in a group: of its own shards, as last counted, and of those that it holds though another
     /// group owns them.
     public func bytes(of group: GroupID) -> UInt64 {
-        var total: UInt64 = 0
-        addUp { if $0 == group { total += $1 } }
+        var total = ownedBytes[group] ?? 0
+        addUpFormer { if $0 == group { total += $1 } }
         return total
     }
 
     /// The same of all groups. For look-up only.
     func bytesOfGroups() -> [GroupID: UInt64] {
-        var totals: [GroupID: UInt64] = [:]
-        addUp { totals[$0, default: 0] += $1 }
+        var totals = ownedBytes
+        addUpFormer { totals[$0, default: 0] += $1 }
         return totals
     }
 
-    private func addUp(_ take: (GroupID, UInt64) -> Void) {
-        for shard in shards.elements { take(shard.group, shardReports[shard.id]?.bytes ?? 0) }
+    /// What groups hold of shards that others own.
+    private func addUpFormer(_ take: (GroupID, UInt64) -> Void) {
         for status in former.elements { take(status.record.group, status.record.bytes) }
         for status in openOperations {
             guard former[status.record.id] == nil, hasBegun(status), let work = status.record.work,
@@ -72,7 +72,7 @@ extension Controller {
         guard shards[report.shard] != nil || operation(onShard: report.shard) != nil,
             report.epoch >= shardReports[report.shard]?.epoch ?? .none
         else { return }
-        shardReports.set(report, for: report.shard)
+        keep(report)
         estimatedShards.remove(report.shard)
         note(report)
     }
@@ -99,10 +99,22 @@ extension Controller {
     private mutating func estimate(_ shard: Shard, bytes: UInt64, records: UInt64) {
         // Its leader may have told of the new shard already.
         guard shardReports[shard.id]?.epoch ?? .none < shard.epoch else { return }
-        shardReports.set(
-            ShardReport(shard: shard.id, epoch: shard.epoch, bytes: bytes, records: records),
-            for: shard.id)
+        keep(ShardReport(shard: shard.id, epoch: shard.epoch, bytes: bytes, records: records))
         estimatedShards.insert(shard.id)
+    }
+
+    private mutating func keep(_ report: ShardReport) {
+        let group = shards[report.shard]?.group
+        moveSize(of: report.shard, from: group, to: nil)
+        shardReports.set(report, for: report.shard)
+        moveSize(of: report.shard, from: nil, to: group)
+    }
+
+    /// Keeps `ownedBytes`: a shard, as it is reported, leaves a group or comes to one.
+    mutating func moveSize(of shard: ShardID, from old: GroupID?, to new: GroupID?) {
+        guard old != new, let bytes = shardReports[shard]?.bytes else { return }
+        if let old { ownedBytes[old, default: 0] -= bytes }
+        if let new { ownedBytes[new, default: 0] += bytes }
     }
 
     // MARK: How long copies take

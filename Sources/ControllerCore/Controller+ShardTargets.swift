@@ -101,7 +101,6 @@ extension Controller {
         for table: Table, from source: GroupID, bytes: UInt64, operations moved: UInt64,
         isForRelief: Bool
     ) throws(DatabaseError) -> TargetChoice {
-        let held = heldBytes()
         let sourceLoad = groupLoads[source]?.operations ?? 0
         var skipped: [SkippedGroup] = []
         var relief: (rank: [UInt64], group: GroupID)?
@@ -121,7 +120,7 @@ extension Controller {
                 return work.source == id || work.target == id
             }
             let rank: [UInt64] = [
-                isBusy ? 1 : 0, load, held[id] ?? 0, UInt64(shardCount(of: id)),
+                isBusy ? 1 : 0, load, ownedBytes[id] ?? 0, UInt64(shardCount(of: id)),
                 UInt64(id.rawValue),
             ]
             if moved > 0, load + moved >= sourceLoad {
@@ -178,15 +177,6 @@ extension Controller {
         return lackOfRoom(group, bytes: bytes)
     }
 
-    /// Records in each group, as last counted. For look-up only.
-    func heldBytes() -> [GroupID: UInt64] {
-        var held: [GroupID: UInt64] = [:]
-        for shard in shards.elements {
-            held[shard.group, default: 0] += shardReports[shard.id]?.bytes ?? 0
-        }
-        return held
-    }
-
     /// Nodes and disks for a group formed for a shard: nodes that are not spares, and spares as far
     /// as enough of them are left.
     private func placesOfNewGroup(
@@ -219,10 +209,9 @@ extension Controller {
     /// Fills in the load and size of the groups and nodes that take part, before and after.
     /// What is not known to move is left where it is.
     func forecast(_ plan: inout ShardPlan) {
-        let held = heldBytes()
         func group(_ id: GroupID) -> GroupForecast {
             GroupForecast(
-                group: id, operations: groupLoads[id]?.operations ?? 0, bytes: held[id] ?? 0,
+                group: id, operations: groupLoads[id]?.operations ?? 0, bytes: ownedBytes[id] ?? 0,
                 shards: shardCount(of: id))
         }
         let source = plan.work.source

@@ -58,15 +58,7 @@ extension Controller {
             touch(id)
         case (true, .finishing):
             tables.remove(id)
-            for shard in procedure.shards {
-                shards.remove(shard.id)
-                shardReports.remove(shard.id)
-                estimatedShards.remove(shard.id)
-                shardLoads.remove(shard.id)
-                copyReports.remove(shard.id)
-                digests.remove(shard.id)
-                shardCounts[shard.group, default: 0] -= 1
-            }
+            for shard in procedure.shards { forget(shard) }
             procedures.remove(id)
             effects.append(.decided("dropped table \(procedure.table.name) (\(id))"))
         case (_, .commanding): preconditionFailure("nothing is stored while commands are out")

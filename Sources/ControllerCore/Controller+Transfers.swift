@@ -42,8 +42,7 @@ extension Controller {
         let (leader, next) = try planTransfer(of: id, to: name)
         let record = OperationRecord(
             id: IDAllocators.take(&nextOperation), kind: .transfer, step: .moving,
-            origin: "operator", reason: "asked for by the operator", group: id, old: leader,
-            new: next)
+            group: id, old: leader, new: next)
         begin(
             OperationChange(record: record, usesIDs: true), request: request,
             "moves the leader of group \(id) from \(self.name(leader.node)) to \(name)", now: now,

@@ -83,6 +83,8 @@ public struct Controller: Sendable {
     var plannedGroups: [GroupRecord] = []
     /// Shards per group, those of procedures included. For look-up only.
     var shardCounts: [GroupID: Int] = [:]
+    /// Sum of what `shardReports` tell of the shards of each group. For look-up only.
+    var ownedBytes: [GroupID: UInt64] = [:]
     /// Groups that want a leader, replicas or an activation; sorted.
     var attention: [GroupID] = []
     var procedures = SortedRecords<TableID, TableProcedure>()

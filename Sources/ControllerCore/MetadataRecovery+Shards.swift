@@ -250,7 +250,7 @@ extension MetadataRecovery {
     /// The restore itself, as the last thing that happened.
     mutating func noteRestore() {
         var record = OperationRecord(
-            id: IDAllocators.take(&nextOperation), kind: .restore, step: .done, origin: "operator",
+            id: IDAllocators.take(&nextOperation), kind: .restore, step: .done,
             reason: "no controller was left", group: .none, old: .nowhere, new: .nowhere)
         record.outcome = summary
         record.startedAt = clock

@@ -119,8 +119,13 @@ public struct OperationRecord: Hashable, Sendable {
     public var changedAt: UInt64
     public var endedAt: UInt64
 
+    /// What operations have as origin and reason that an operator asked for.
+    static let operatorOrigin = "operator"
+    static let operatorReason = "asked for by the operator"
+
     init(
-        id: OperationID, kind: Kind, step: Step, origin: String, reason: String,
+        id: OperationID, kind: Kind, step: Step, origin: String = operatorOrigin,
+        reason: String = operatorReason,
         parent: OperationID = .none, group: GroupID, old: Placement, new: Placement,
         wasSpare: Bool = false, work: ShardWork? = nil
     ) {

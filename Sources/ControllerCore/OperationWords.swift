@@ -1,6 +1,17 @@
 // Kinds and steps of operations in words for people; programs get the names of the cases.
 
-extension OperationRecord.Kind {
+public protocol Worded: CaseIterable {
+    var words: String { get }
+}
+
+extension Worded {
+    /// Of a case as programs get it; one of a later version stays as it is.
+    public static func words(for name: String) -> String {
+        allCases.first { "\($0)" == name }?.words ?? name
+    }
+}
+
+extension OperationRecord.Kind: Worded {
     /// `replace replica`, `move`.
     public var words: String {
         switch self {
@@ -11,14 +22,9 @@ extension OperationRecord.Kind {
         case .drain, .transfer, .split, .move, .merge, .rebalance, .backup, .restore: "\(self)"
         }
     }
-
-    /// Of a kind as programs get it; one of a later version stays as it is.
-    public static func words(for name: String) -> String {
-        allCases.first { "\($0)" == name }?.words ?? name
-    }
 }
 
-extension OperationRecord.Step {
+extension OperationRecord.Step: Worded {
     /// `catching up`, `handing over`.
     public var words: String {
         switch self {
@@ -36,10 +42,5 @@ extension OperationRecord.Step {
         case .merging: "joining"
         case .moving, .done, .cancelled, .failed, .proposed, .copying, .writing, .reading: "\(self)"
         }
-    }
-
-    /// Of a step as programs get it; one of a later version stays as it is.
-    public static func words(for name: String) -> String {
-        allCases.first { "\($0)" == name }?.words ?? name
     }
 }

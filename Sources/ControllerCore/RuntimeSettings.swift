@@ -54,7 +54,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
     case repair, splitHot, splitLarge, mergeCold, rebalance, repairAfter, replacementsMax,
         replicasMin, lagAfter, lagEntries, groupsEmptyAfter,
         splitRate, splitSustain, splitBytes, splitQuiet, mergeBytes, mergeQuiet,
-        mergeSustain, movesMax, releaseAfter, sparesReserved, rebalanceQuiet, rebalanceSustain,
+        mergeSustain, movesMax, movesPerNodeMax, movesPerDiskMax, releaseAfter, sparesReserved,
+        rebalanceQuiet, rebalanceSustain,
         holdAfterCancel, holdAfterTransfer
 
     enum Form: Sendable {
@@ -90,6 +91,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "merge.quiet"
         case .mergeSustain: "merge.sustain"
         case .movesMax: "moves.max"
+        case .movesPerNodeMax: "moves.node.max"
+        case .movesPerDiskMax: "moves.disk.max"
         case .releaseAfter: "release.after"
         case .sparesReserved: "spares.reserved"
         case .rebalanceQuiet: "rebalance.quiet"
@@ -108,7 +111,7 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .lagAfter: return .duration(.seconds(1)...day)
         case .lagEntries: return .count(1...1_000_000_000)
         case .groupsEmptyAfter: return .duration(.seconds(1)...day * 365)
-        case .movesMax: return .count(1...64)
+        case .movesMax, .movesPerNodeMax, .movesPerDiskMax: return .count(1...64)
         case .sparesReserved: return .count(0...1_000)
         case .splitRate: return .count(1...10_000_000)
         case .splitBytes, .mergeBytes: return .bytes((1 << 20)...(16 << 40))
@@ -142,6 +145,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: Nanoseconds.seconds(3_600).count
         case .mergeSustain: Nanoseconds.seconds(86_400).count
         case .movesMax: UInt64(settings.movesMax)
+        case .movesPerNodeMax: 3
+        case .movesPerDiskMax: 2
         case .releaseAfter: settings.releaseAfter.count
         case .sparesReserved: UInt64(settings.sparesReserved)
         case .rebalanceQuiet: Nanoseconds.seconds(60).count
@@ -179,6 +184,8 @@ enum RuntimeSetting: Int, CaseIterable, Sendable {
         case .mergeQuiet: "how long rules do not join a shard after a split, move or merge of it"
         case .mergeSustain: "how long two shards must be cold, without a break"
         case .movesMax: "moves of shards under way at a time"
+        case .movesPerNodeMax: "moves of shards in which a node takes part at a time"
+        case .movesPerDiskMax: "moves of shards that read from or write to a disk at a time"
         case .releaseAfter: "how long a group keeps its copy of a shard that has moved away"
         case .sparesReserved:
             "spares that no new group takes, whoever asks for it: they are kept for repair"

@@ -24,6 +24,8 @@ final class BenchRun {
     let loop: EventLoop
     private let encoder: RequestEncoder
     private var keys: KeyChooser
+    /// Keys that were asked for in vain, no more than requests are in flight: they come first.
+    private var failed: [UInt64] = []
     private var lanes: [BenchLane] = []
     private var sent = 0
     /// Of the mixed workload: reads that are due.
@@ -75,7 +77,7 @@ final class BenchRun {
         if isEnding { return nil }
         if let requests = options.requests, sent >= requests { return nil }
         sent += 1
-        let key = keys.choose()
+        let key = failed.popLast() ?? keys.choose()
         switch options.workload {
         case .put, .load: encoder.appendPut(key, to: &bytes)
         case .get, .list: encoder.appendGet(key, to: &bytes)
@@ -107,7 +109,7 @@ final class BenchRun {
         case .error(let kind):
             counters.refused += 1
             counters.errors[kind, default: 0] += 1
-            counters.stalls.failed(request.key, askedAt: request.sentAt)
+            didFail(request)
             return
         }
         counters.stalls.served(request.key, askedAt: request.sentAt, now: now)
@@ -115,12 +117,16 @@ final class BenchRun {
 
     fileprivate func laneDidClose(inFlight: [BenchLane.Request], reason: DatabaseError?) {
         if !inFlight.isEmpty { counters.errors["closed", default: 0] += inFlight.count }
-        for request in inFlight {
-            counters.stalls.failed(request.key, askedAt: request.sentAt)
-        }
+        for request in inFlight { didFail(request) }
         if !wasConnected {
             end(cutOff: reason?.message ?? "cannot connect")
         }
+    }
+
+    /// The next request asks for the key again, as a client would.
+    private func didFail(_ request: BenchLane.Request) {
+        counters.stalls.failed(request.key, askedAt: request.sentAt)
+        failed.append(request.key)
     }
 
     /// Ends the run once nothing is in flight any more.

@@ -10,10 +10,13 @@ struct StatusReport {
 
     /// `degraded: group 2 has no leader; node-3 is down`.
     func verdictLine(_ palette: Palette) -> String {
-        let verdict = status["verdict"].text
-        var facts = status["findings"].elements.map(\.text)
-        if facts.isEmpty { facts = [summary] }
-        return palette.state(verdict) + ": " + facts.joined(separator: "; ")
+        palette.state(status["verdict"].text) + ": " + facts
+    }
+
+    /// What the verdict rests on.
+    var facts: String {
+        let findings = status["findings"].elements.map(\.text)
+        return findings.isEmpty ? summary : findings.joined(separator: "; ")
     }
 
     /// What leaves the verdict as it is.

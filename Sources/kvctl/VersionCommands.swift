@@ -6,10 +6,10 @@ import OperatorClient
 extension Command {
     /// Every command, in the order of the help text.
     static let all: [Command] =
-        statusCommands + controllerCommands + backupCommands + restoreCommands
+        statusCommands + waitCommands + controllerCommands + backupCommands + restoreCommands
         + metadataCommands + loadCommands
         + shardCommands + operationCommands + nodeCommands + settingCommands + auditCommands
-        + tableCommands + recordCommands + playgroundCommands + toolCommands
+        + tableCommands + recordCommands + playgroundCommands + debugCommands + toolCommands
 
     private static let toolCommands: [Command] = [
         Command(

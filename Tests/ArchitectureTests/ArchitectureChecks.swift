@@ -36,7 +36,8 @@ enum ArchitectureChecks {
                     ? "\(line): \(target) is pure and must do without \(module)" : nil
             }
             guard
-                LayerTable.layerIndex(of: module) != nil || module == LayerTable.simulationKit
+                LayerTable.layerIndex(of: module) != nil
+                    || [LayerTable.simulationKit, LayerTable.testKit].contains(module)
             else { return "\(line): unknown module \(module)" }
             guard LayerTable.allows(target, toUse: module) else {
                 return "\(line): the layers do not let \(target) import \(module)"

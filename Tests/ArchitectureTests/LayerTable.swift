@@ -36,6 +36,8 @@ enum LayerTable {
 
     /// Beside the layers: the simulator's world, which sees cores and below only.
     static let simulationKit = "SimulationKit"
+    /// What tests of several targets need, of nothing but the toolchain's own modules.
+    static let testKit = "TestKit"
 
     /// Each C module and the one target that imports it.
     static let ownerOfCModule = [
@@ -51,7 +53,7 @@ enum LayerTable {
     /// Foundation costs start-up time and memory: only tools and the controller may have it.
     static let foundationModules: Set<String> = ["Foundation", "FoundationEssentials"]
     static let foundationUsers: Set<String> = [
-        "kvctl", "OperatorClient", "ControllerRuntime", "kvbench",
+        "kvctl", "OperatorClient", "ControllerRuntime", "kvbench", testKit,
     ]
 
     /// What a core must not contain, as whole words in code: clocks, threads, randomness, floating
@@ -90,7 +92,9 @@ enum LayerTable {
     static func allows(_ target: String, toUse module: String) -> Bool {
         guard let moduleLayer = layerIndex(of: module) else {
             // The simulator and the tests.
-            return module == simulationKit && (target == "kvsim" || target.hasSuffix("Tests"))
+            let isTest = target.hasSuffix("Tests")
+            return module == simulationKit && (target == "kvsim" || isTest)
+                || module == testKit && isTest
         }
         if target == simulationKit {
             return layers[moduleLayer].name == "cores" || moduleLayer == 0

@@ -54,6 +54,13 @@ import Testing
         #expect(simulation.follower.shardCount == state.shards.count, comment)
         #expect(simulation.follower.nodes.count == state.nodes.count, comment)
         #expect(simulation.controller?.mapRevision == simulation.follower.revision, comment)
+        for (group, bytes) in simulation.controller?.ownedBytes ?? [:] {
+            let counted = state.shards.reduce(0) {
+                $1.group == group
+                    ? $0 + (simulation.controller?.shardReports[$1.id]?.bytes ?? 0) : $0
+            }
+            #expect(bytes == counted, comment)
+        }
     }
 
     @Test func formsGroupsAndSpreadsLeaders() {

@@ -110,6 +110,67 @@ import Testing
         ControllerSimulationTests.expectConverged(simulation, "turns")
     }
 
+    @Test(arguments: [
+        // Every node has two disks, and a replica of each group.
+        ("moves.node.max", "1", "takes part in 1 move, at most 1 at a time"),
+        ("moves.node.max", "2", "takes part in 2 moves, at most 2 at a time"),
+        ("moves.max", "2", "2 shards move already, at most 2 at a time"),
+    ])
+    func movesOfOneNodeTakeTurns(setting: String, most: String, note: String) {
+        let simulation = Self.threeMoves(seed: 15, (setting, most))
+        let copying = Int(most) ?? 0
+        #expect(
+            Self.steps(simulation) == (0..<3).map { $0 < copying ? .copying : .forming })
+        let waiting = simulation.controller?.operations.last?.note ?? ""
+        #expect(waiting.hasSuffix(note), "\(waiting)")
+        simulation.holdsCopies = false
+        simulation.run(for: .seconds(5))
+        #expect(Self.steps(simulation) == [.done, .done, .done])
+        ControllerSimulationTests.expectConverged(simulation, "turns of nodes")
+    }
+
+    @Test func movesOfOneDiskTakeTurns() {
+        let simulation = Self.threeMoves(seed: 16, ("moves.disk.max", "1"))
+        let operations = simulation.store.durable.operations
+        let begun = operations.filter { $0.step == .copying }
+        #expect(!begun.isEmpty && begun.count < 3)
+        let groups = simulation.store.durable.groups.map(\.group)
+        let written = begun.compactMap(\.work).flatMap { work in
+            (groups.first { $0.id == work.target }?.placements ?? [])
+                .map { "\($0.node) \($0.disk)" }
+        }
+        #expect(Set(written).count == written.count)
+        let waiting = simulation.controller?.operations.last?.note ?? ""
+        #expect(waiting.contains("takes part in 1 move on disk"), "\(waiting)")
+        simulation.holdsCopies = false
+        simulation.run(for: .seconds(5))
+        #expect(Self.steps(simulation) == [.done, .done, .done])
+        ControllerSimulationTests.expectConverged(simulation, "turns of disks")
+    }
+
+    /// Six groups on three nodes, and as many moves as they have pairs, under a limit.
+    private static func threeMoves(
+        seed: UInt64, _ limit: (String, String)
+    ) -> ClusterSimulation {
+        var options = options()
+        options.settings.groupsInitial = 6
+        let simulation = ClusterSimulation(seed: seed, options)
+        simulation.run(for: .seconds(3))
+        simulation.request(
+            1_000, ControllerSimulationTests.create("t", splits: ["c", "f", "i", "m", "p"]))
+        simulation.operate(2_000, .configure(name: limit.0, value: limit.1))
+        simulation.run(for: .milliseconds(500))
+        simulation.holdsCopies = true
+        for (number, group) in ([1, 3, 5] as [UInt32]).enumerated() {
+            let shard = shards(simulation).first { $0.group == GroupID(group) }
+            simulation.operate(
+                UInt64(number + 1),
+                .move(shard?.id ?? .none, to: .group(GroupID(group + 1))))
+        }
+        simulation.run(for: .seconds(1))
+        return simulation
+    }
+
     @Test func repairGoesOnDuringAMove() {
         var options = Self.options(spares: 1)
         options.settings.repairAfter = .seconds(1)

@@ -1,6 +1,7 @@
 import Foundation
 import KVBase
 import ObjectStore
+import TestKit
 import Testing
 
 @testable import MetadataBackup
@@ -61,11 +62,10 @@ private struct Model {
 }
 
 @Suite struct BackupArchiveTests {
-    private let directory = FileManager.default.temporaryDirectory
-        .appendingPathComponent("rangekeeper-backup-\(UUID().uuidString)").path
+    private let directory = TemporaryDirectory()
 
     private func archive() throws -> BackupArchive {
-        BackupArchive(DirectoryStore(path: directory))
+        BackupArchive(DirectoryStore(path: directory.path))
     }
 
     /// Snapshots at 10 and 60, logs in pieces of up to 9 revisions to 100.
@@ -86,7 +86,6 @@ private struct Model {
 
     @Test(arguments: [1, 2, 3] as [UInt64])
     func everyRevisionComesBack(seed: UInt64) throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: seed)
         #expect(try archive.catalog().spans == [Revision(10)...Revision(100)])
@@ -99,7 +98,6 @@ private struct Model {
 
     @Test(arguments: [4, 5] as [UInt64])
     func everyTimeComesBack(seed: UInt64) throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: seed)
         for index in 10...100 {
@@ -112,7 +110,6 @@ private struct Model {
     }
 
     @Test func damageAndGapsAreNamed() throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         _ = try fill(archive, seed: 6)
         #expect(try archive.verify().findings.isEmpty)
@@ -184,7 +181,6 @@ private struct Model {
     /// What verify says can be restored is what can be restored, whatever is damaged.
     @Test(arguments: 20...27 as ClosedRange<UInt64>)
     func verifyAndRestoreAgree(seed: UInt64) throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: seed)
         var random = SeededRandom(seed: seed)
@@ -223,7 +219,6 @@ private struct Model {
     }
 
     @Test func damagedSnapshotIsPassedOver() throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: 10)
         let damaged = try #require(try archive.catalog().snapshots.last).text
@@ -245,7 +240,6 @@ private struct Model {
     }
 
     @Test func missingObjectsAreNamed() throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         var model = Model(seed: 11)
         for _ in 0..<60 { model.step() }
@@ -272,7 +266,6 @@ private struct Model {
     }
 
     @Test func surplusLeavesEveryKeptRevision() throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         let model = try fill(archive, seed: 8)
         for name in try archive.catalog().surplus(keepingSince: model.states[59].at) {
@@ -290,7 +283,6 @@ private struct Model {
     }
 
     @Test func overlappingLogsAreRead() throws {
-        defer { try? FileManager.default.removeItem(atPath: directory) }
         let archive = try archive()
         var model = Model(seed: 9)
         for _ in 0..<30 { model.step() }

@@ -6,6 +6,7 @@ import Glibc
 import KVBase
 import MetadataStore
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import MetadataCore

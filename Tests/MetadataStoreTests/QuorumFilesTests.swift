@@ -6,6 +6,7 @@ import MetadataCore
 import MetadataStore
 import ReplicatedLog
 import ReplicationCore
+import TestKit
 import Testing
 
 @Suite struct QuorumFilesTests {

@@ -4,6 +4,7 @@ import Glibc
 import KVBase
 import MetadataStore
 import Synchronization
+import TestKit
 import Testing
 
 @Suite struct RecoveryTests {

@@ -4,6 +4,7 @@ import EtcdMetadata
 import Glibc
 import KVBase
 import MetadataStore
+import TestKit
 
 enum StoreForm: CaseIterable, Sendable {
     case memory
@@ -30,63 +31,6 @@ enum StoreForm: CaseIterable, Sendable {
         case .quorumOfThree: 3
         default: nil
         }
-    }
-}
-
-/// A directory that is removed at the end.
-final class TemporaryDirectory {
-    let path: String
-
-    init() {
-        var template = Array("/tmp/rangekeeper-metadata-XXXXXX".utf8CString)
-        guard mkdtemp(&template) != nil else { fatalError("mkdtemp: errno \(errno)") }
-        path = String(decoding: template.dropLast().map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-
-    deinit {
-        Self.empty(path)
-        rmdir(path)
-    }
-
-    private static func empty(_ path: String) {
-        for name in names(in: path) {
-            let entry = "\(path)/\(name)"
-            if unlink(entry) != 0 {
-                empty(entry)
-                rmdir(entry)
-            }
-        }
-    }
-
-    var files: [String] { Self.names(in: path) }
-
-    private static func names(in path: String) -> [String] {
-        guard let stream = opendir(path) else { return [] }
-        defer { closedir(stream) }
-        var names: [String] = []
-        while let entry = readdir(stream) {
-            let name = withUnsafePointer(to: &entry.pointee.d_name) {
-                $0.withMemoryRebound(to: CChar.self, capacity: 256) { String(cString: $0) }
-            }
-            if name != ".", name != ".." { names.append(name) }
-        }
-        return names.sorted()
-    }
-
-    func read(_ name: String) -> Bytes {
-        guard let file = fopen("\(path)/\(name)", "r") else { return [] }
-        defer { fclose(file) }
-        fseek(file, 0, SEEK_END)
-        var bytes = Bytes(repeating: 0, count: ftell(file))
-        rewind(file)
-        let count = fread(&bytes, 1, bytes.count, file)
-        return Bytes(bytes[..<count])
-    }
-
-    func write(_ name: String, _ bytes: Bytes) {
-        guard let file = fopen("\(path)/\(name)", "w") else { return }
-        fwrite(bytes, 1, bytes.count, file)
-        fclose(file)
     }
 }
 

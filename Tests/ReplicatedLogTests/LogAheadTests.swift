@@ -4,6 +4,7 @@ import Foundation
 import KVBase
 import ReplicationCore
 import Synchronization
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

@@ -4,6 +4,7 @@ import Glibc
 import KVBase
 import ReplicationCore
 import Synchronization
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

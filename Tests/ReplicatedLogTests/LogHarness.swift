@@ -3,35 +3,13 @@
 import Foundation
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog
 
-/// A directory that is removed with its content when the test ends.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init() {
-        path = NSTemporaryDirectory() + "/rangekeeper-log-" + UUID().uuidString
-        try! FileManager.default.createDirectory(
-            atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
-
-    func copy() -> TemporaryDirectory {
-        let target = TemporaryDirectory()
-        for name in try! FileManager.default.contentsOfDirectory(atPath: path) {
-            try! FileManager.default.copyItem(
-                atPath: path + "/" + name, toPath: target.path + "/" + name)
-        }
-        return target
-    }
-
-    var segments: [String] {
-        try! FileManager.default.contentsOfDirectory(atPath: path)
-            .filter { $0.hasSuffix(".log") }.sorted()
-    }
+extension TemporaryDirectory {
+    var segments: [String] { files.filter { $0.hasSuffix(".log") } }
 }
 
 /// Collects what the writer thread reports, for a test thread that waits.

@@ -3,6 +3,7 @@
 import Foundation
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog
@@ -35,7 +36,7 @@ import Testing
                     entries: [entry(1, last, bytes: Int(last * 37 % 900))]))
             if let number = try log.submit(), last % 3 == 0 { try completion.wait(for: number) }
             if last % 3 == 0 {
-                FileHandle.standardError.write(Data("durable \(last)\n".utf8))
+                WritingChild.report(durable: last)
                 if last > 30 { log.release(group: GroupID(1), upTo: position(1, last - 30)) }
             }
         }
@@ -48,33 +49,11 @@ import Testing
         var options = LogOptions()
         options.segmentBytes = 8 << 10
         var durable: UInt64 = 0
+        let child = WritingChild(
+            test: "LogKillTests/childWrites",
+            environment: [Self.directoryVariable: directory.path])
         for round in 1...12 {
-            let child = Process()
-            child.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath()
-            child.arguments = [
-                "--testing-library", "swift-testing", "--filter", "LogKillTests/childWrites",
-            ]
-            var environment = ProcessInfo.processInfo.environment
-            environment[Self.directoryVariable] = directory.path
-            child.environment = environment
-            let pipe = Pipe()
-            child.standardError = pipe
-            child.standardOutput = FileHandle.nullDevice
-            try child.run()
-            let target = durable + 1 + random.below(200)
-            var text = ""
-            while durable < target {
-                let data = pipe.fileHandleForReading.availableData
-                try #require(!data.isEmpty, "the child ended by itself in round \(round)")
-                text += String(decoding: data, as: UTF8.self)
-                var lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-                text = String(lines.removeLast())
-                for line in lines where line.hasPrefix("durable ") {
-                    durable = max(durable, UInt64(line.dropFirst(8)) ?? 0)
-                }
-            }
-            kill(child.processIdentifier, SIGKILL)
-            child.waitUntilExit()
+            durable = try child.runAndKill(atDurable: durable + 1 + random.below(200))
             let harness = try LogHarness(directory, options)
             let group = try #require(harness.group(1))
             let last = group.entries.last?.index.rawValue ?? 0

@@ -4,6 +4,7 @@ import Foundation
 import Glibc
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

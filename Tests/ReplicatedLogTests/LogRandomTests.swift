@@ -3,6 +3,7 @@
 import Glibc
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

@@ -3,6 +3,7 @@
 import Foundation
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

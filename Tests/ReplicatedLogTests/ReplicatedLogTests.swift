@@ -4,6 +4,7 @@ import Checksum
 import Glibc
 import KVBase
 import ReplicationCore
+import TestKit
 import Testing
 
 @testable import ReplicatedLog

@@ -3,6 +3,7 @@
 import Foundation
 import KVBase
 import StorageAPI
+import TestKit
 import Testing
 
 @testable import BTreeEngine
@@ -140,7 +141,7 @@ enum NumberedBatches {
             while true {
                 let before = reached.value
                 guard (try? engine.checkpoint()) != nil else { return }
-                FileHandle.standardError.write(Data("durable \(before)\n".utf8))
+                WritingChild.report(durable: before)
             }
         }
         thread.start()
@@ -159,33 +160,11 @@ enum NumberedBatches {
         let path = directory.path + "/engine"
         var random = SeededRandom(seed: 17)
         var durable: UInt64 = 0
+        let child = WritingChild(
+            test: "CrashTests/childApplies",
+            environment: [Self.childVariable: "\(kind.rawValue):\(path)"])
         for round in 1...6 {
-            let child = Process()
-            child.executableURL = URL(filePath: "/proc/self/exe").resolvingSymlinksInPath()
-            child.arguments = [
-                "--testing-library", "swift-testing", "--filter", "CrashTests/childApplies",
-            ]
-            var environment = ProcessInfo.processInfo.environment
-            environment[Self.childVariable] = "\(kind.rawValue):\(path)"
-            child.environment = environment
-            let pipe = Pipe()
-            child.standardError = pipe
-            child.standardOutput = FileHandle.nullDevice
-            try child.run()
-            let target = durable + 1 + random.below(400)
-            var text = ""
-            while durable < target {
-                let data = pipe.fileHandleForReading.availableData
-                try #require(!data.isEmpty, "the child ended by itself in round \(round)")
-                text += String(decoding: data, as: UTF8.self)
-                var lines = text.split(separator: "\n", omittingEmptySubsequences: false)
-                text = String(lines.removeLast())
-                for line in lines where line.hasPrefix("durable ") {
-                    durable = max(durable, UInt64(line.dropFirst(8)) ?? 0)
-                }
-            }
-            kill(child.processIdentifier, SIGKILL)
-            child.waitUntilExit()
+            durable = try child.runAndKill(atDurable: durable + 1 + random.below(400))
             let engine = try kind.open(path, expectExisting: true)
             let applied = try NumberedBatches.check(engine, "\(kind), round \(round)")
             #expect(applied >= durable, "\(kind), round \(round)")

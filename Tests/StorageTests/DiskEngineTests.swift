@@ -3,6 +3,7 @@
 import Foundation
 import KVBase
 import StorageAPI
+import TestKit
 import Testing
 
 @testable import BTreeEngine

@@ -5,6 +5,7 @@ import Foundation
 import KVBase
 import LSMEngine
 import StorageAPI
+import TestKit
 import Testing
 
 enum EngineKind: String, CaseIterable, Sendable {
@@ -28,18 +29,6 @@ enum EngineKind: String, CaseIterable, Sendable {
             return try BTreeEngine(path: path, options: options)
         }
     }
-}
-
-/// A directory that is removed with its content when the test ends.
-final class TemporaryDirectory: Sendable {
-    let path: String
-
-    init() {
-        path = NSTemporaryDirectory() + "/rangekeeper-engine-" + UUID().uuidString
-        try! FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
-    }
-
-    deinit { try? FileManager.default.removeItem(atPath: path) }
 }
 
 final class EngineFixture {

@@ -2,6 +2,7 @@
 
 import KVBase
 import StorageAPI
+import TestKit
 import Testing
 
 @testable import BTreeEngine

@@ -4,6 +4,7 @@ import Foundation
 import KVBase
 import StorageAPI
 import Synchronization
+import TestKit
 import Testing
 
 @testable import LSMEngine

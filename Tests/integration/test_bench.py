@@ -95,6 +95,22 @@ def test_the_stall_of_a_key_goes_on_until_it_is_served(bench):
     assert report["requests"] == sum(server.keys.values())
 
 
+def test_a_key_that_was_refused_is_asked_for_again_at_once(bench):
+    """Else its stall would last until chance asks for it, long after it is served again."""
+    refused = []
+
+    def verdict(key):
+        if not refused:
+            refused.append(key)
+            return b"-UNKNOWN try again\r\n"
+        return None
+
+    _, report = bench(verdict, "--duration", "2s", "--keys", "sequential", "--connections", "1",
+                      "--records", "1000000", code=1)
+    assert report["errors"] == {"UNKNOWN": 1}
+    assert report["stallMicros"]["max"] < 1_000_000
+
+
 def test_a_silent_server_is_told_from_a_slow_key(bench):
     waits = [0.4]
 
