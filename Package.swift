@@ -182,6 +182,12 @@ let package = Package(
         tests("HTTPClientTests", ["KVBase", "HTTPClient"]),
         tests("MetadataBackupTests", ["KVBase", "ObjectStore", "MetadataBackup", "TestKit"]),
         tests(
+            "ControllerRuntimeTests",
+            [
+                "KVBase", "Threads", "EventLoop", "Metrics", "SystemdSupport", "ObjectStore",
+                "MetadataBackup", "ControllerRuntime",
+            ]),
+        tests(
             "ShellTests",
             [
                 "KVBase", "Threads", "EventLoop", "Metrics", "AdminHTTP", "SystemdSupport",

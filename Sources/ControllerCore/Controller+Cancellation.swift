@@ -53,7 +53,9 @@ extension Controller {
                 group: record.group, operation: id, now: now, into: &effects)
         }
         switch record.kind {
-        case .transfer, .backup:
+        case .restore: break
+        case .transfer, .backup, .verifyBackup:
+            if record.kind == .verifyBackup { effects.append(.verifyNoMore(id)) }
             finish(
                 OperationChange(record: record), as: .cancelled, "stopped by the operator",
                 now: now, into: &effects)

@@ -26,7 +26,8 @@ extension Controller {
             case .transfer(let group, let node):
                 try transfer(group, to: node, request, now: now, into: &effects)
             case .rebalance: try beginRebalance(request, now: now, into: &effects)
-            case .backup: try beginBackup(request, now: now, into: &effects)
+            case .backup: try beginBackup(.backup, request, now: now, into: &effects)
+            case .verifyBackup: try beginBackup(.verifyBackup, request, now: now, into: &effects)
             case .split(let split):
                 let plan = try plan(split: split, now: now)
                 start(plan, request: request, now: now, into: &effects)

@@ -66,7 +66,8 @@ extension Controller {
             pumpReplacement(status, now: now, into: &effects)
         case .replaceNode, .drain: pumpNode(status, now: now, into: &effects)
         case .rebalance: pumpRebalance(status, now: now, into: &effects)
-        case .backup: pumpBackup(status, into: &effects)
+        case .backup, .verifyBackup: pumpBackup(status, into: &effects)
+        case .restore: break
         case .transfer: pumpTransfer(status, now: now, into: &effects)
         case .split, .move, .merge: pumpShards(status, now: now, into: &effects)
         }

@@ -86,10 +86,10 @@ extension Controller {
                     "operation \(id) is only proposed: start it with kvctl apply \(id), or "
                         + "withdraw it with kvctl ops cancel \(id)")
             }
-            guard record.kind != .transfer, record.kind != .backup else {
+            guard ![.transfer, .backup, .verifyBackup].contains(record.kind) else {
                 throw DatabaseError(
                     .refused,
-                    "operation \(id) takes some seconds at most; stop it with: kvctl ops cancel \(id)"
+                    "operation \(id) has no place to rest; stop it with: kvctl ops cancel \(id)"
                 )
             }
             guard !record.isCancelled else {
@@ -186,6 +186,8 @@ extension Controller {
             "handed over the leadership; hand it back with: kvctl transfer \(record.group) "
                 + name(record.old.node)
         case .backup: "wrote a backup: there is nothing to take back"
+        case .verifyBackup: "read a backup: there is nothing to take back"
+        case .restore: "is the restore of all metadata: there is nothing to go back to"
         case .rebalance:
             "took several steps; take back one of its moves with its own number: kvctl ops list"
         case .split, .move, .merge: "has nothing to undo"

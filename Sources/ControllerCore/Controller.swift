@@ -48,6 +48,8 @@ public struct Controller: Sendable {
     var ids: IDAllocators
     /// After a restore: nodes with an id below it may be known to metadata that was lost.
     let issuedBelow: NodeID
+    /// When the metadata was restored last, in milliseconds since 1970; 0 for never.
+    public let restoredAt: UInt64
     public internal(set) var nodes = SortedRecords<NodeID, NodeStatus>()
     public internal(set) var groups = SortedRecords<GroupID, GroupStatus>()
     /// As stored, whatever their state.
@@ -175,6 +177,7 @@ public struct Controller: Sendable {
         actingBefore = durable.acting
         ids = durable.ids
         issuedBelow = durable.issuedBelow
+        restoredAt = durable.restoredAt
         revision = snapshot.revision
         for node in durable.nodes {
             nodes.set(NodeStatus(record: node, lastHeard: now), for: node.id)

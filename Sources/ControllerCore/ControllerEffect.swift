@@ -26,6 +26,10 @@ public enum ControllerEffect: Hashable, Sendable {
     case operationAnswer(RequestID, Result<OperationID, DatabaseError>)
     /// Store everything, and a snapshot of it, in the backup of the metadata; `.backupEnded` follows.
     case backUp(OperationID)
+    /// Read every object of the backup; `.backupEnded` follows.
+    case verifyBackup(OperationID)
+    /// That verification is not wanted any more.
+    case verifyNoMore(OperationID)
     /// For the log: what was decided and on which grounds.
     case decided(String)
 }

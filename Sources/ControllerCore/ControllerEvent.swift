@@ -48,7 +48,7 @@ public enum ControllerEvent: Sendable {
     case connectionClosed(ConnectionID)
     case tableRequest(RequestID, TableRequest)
     case operationRequest(RequestID, OperationRequest)
-    /// What `.backUp` asked for has ended: what was written, or why it was not.
+    /// What `.backUp` or `.verifyBackup` asked for has ended: what was written or read, or what is wrong.
     case backupEnded(OperationID, Result<String, DatabaseError>)
     /// To be stored before what follows; made with the present `auditHead`.
     case audit(AuditEntry)

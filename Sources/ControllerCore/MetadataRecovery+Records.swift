@@ -111,15 +111,18 @@ extension MetadataRecovery {
         transaction.put(StoreKey.nomination(id)) { nomination.encode(into: &$0) }
     }
 
+    /// What was made of what.
+    var summary: String {
+        "restored from \(origin) and from what \(holdings.count) nodes hold: \(findings.count) findings"
+    }
+
     /// The restore itself, behind what the older state's audit log has.
     private func putAudit(into transaction: inout MetadataTransaction) {
         var head = auditHead
         let number = head.next
-        let said =
-            "from \(origin) and from what \(holdings.count) nodes hold: \(findings.count) findings"
         for event in [
             AuditEntry.Event.requested(arguments: request.arguments),
-            .answered(request: number, isDone: true, text: said),
+            .answered(request: number, isDone: true, text: summary),
         ] {
             let entry = AuditEntry(
                 after: head, at: clock, caller: request.caller, address: "no controller",
@@ -131,21 +134,13 @@ extension MetadataRecovery {
 
     private func putDecisions(into transaction: inout MetadataTransaction) {
         var number = base.decisions.last?.number ?? 0
-        func put(_ text: String, about operation: OperationRecord? = nil) {
+        for operation in operations where ended.contains(operation.id) {
             number += 1
             let decision = Decision(
-                number: number, at: clock, nodes: [], group: operation?.group ?? .none,
-                operation: operation?.id ?? .none, shard: operation?.work?.shard ?? .none,
-                text: text)
+                number: number, at: clock, nodes: [], group: operation.group,
+                operation: operation.id, shard: operation.work?.shard ?? .none,
+                text: "operation \(operation.id) is \(operation.step): \(operation.outcome)")
             transaction.put(StoreKey.decision(number)) { decision.encode(into: &$0) }
-        }
-        put(
-            "the metadata was restored from \(origin) and from what the nodes hold; findings: "
-                + "\(findings.count), nodes that answered: \(holdings.count)")
-        for operation in operations where ended.contains(operation.id) {
-            put(
-                "operation \(operation.id) is \(operation.step): \(operation.outcome)",
-                about: operation)
         }
     }
 }

@@ -247,6 +247,19 @@ extension MetadataRecovery {
 
     // MARK: Operations
 
+    /// The restore itself, as the last thing that happened.
+    mutating func noteRestore() {
+        var record = OperationRecord(
+            id: IDAllocators.take(&nextOperation), kind: .restore, step: .done,
+            reason: "no controller was left", group: .none, old: .nowhere, new: .nowhere)
+        record.outcome = summary
+        record.startedAt = clock
+        record.changedAt = clock
+        record.endedAt = clock
+        operations.append(record)
+        ended.append(record.id)
+    }
+
     /// What was under way in the older state ends; moves that the groups are in the midst of go on.
     mutating func settleOperations() {
         for var record in base.operations {

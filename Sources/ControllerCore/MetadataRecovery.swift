@@ -137,6 +137,7 @@ public struct MetadataRecovery {
         recovery.findTables()
         recovery.settleOperations()
         recovery.retireLeftovers()
+        recovery.noteRestore()
         return recovery.result(cluster, older, Revision(revision.rawValue + Self.revisionJump))
     }
 

@@ -34,6 +34,10 @@ public struct OperationRecord: Hashable, Sendable {
         case rebalance = 9
         /// Everything, and a snapshot of it, goes into the backup of the metadata.
         case backup = 10
+        /// Every object of that backup is read.
+        case verifyBackup = 11
+        /// The metadata was made anew from a backup or from the nodes: ended from the beginning.
+        case restore = 12
 
         /// Whether it brings one new replica into a group.
         var bringsReplica: Bool { self == .replaceReplica || self == .addReplica }
@@ -41,7 +45,7 @@ public struct OperationRecord: Hashable, Sendable {
 
     /// Raw values are in the store. `replaceReplica` and `addReplica` go from `creating` to `swapping`,
     /// operations on shards from `forming` to `merging` as far as their work asks for it; a backup has the
-    /// one step `writing`, every other kind `moving`.
+    /// one step `writing`, its verification `reading`, every other kind `moving`.
     public enum Step: UInt8, CaseIterable, Sendable {
         /// The new replica is being created, empty.
         case creating = 1
@@ -77,6 +81,8 @@ public struct OperationRecord: Hashable, Sendable {
         case merging = 29
         /// The backup is written and read back.
         case writing = 30
+        /// The backup's objects are read, one after the other.
+        case reading = 31
     }
 
     public var id: OperationID

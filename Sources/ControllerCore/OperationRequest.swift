@@ -17,6 +17,8 @@ public enum OperationRequest: Hashable, Sendable {
     case rebalance
     /// Stores everything, and a snapshot of it, in the backup of the metadata.
     case backup
+    /// Reads every object of the backup.
+    case verifyBackup
     case split(SplitRequest)
     case move(ShardID, to: MoveTarget)
     /// The shard takes in its right neighbour.
@@ -53,6 +55,7 @@ extension OperationRequest {
         case .transfer(let group, let node): "transfer of group \(group) to \(node)"
         case .rebalance: "rebalance"
         case .backup: "backup"
+        case .verifyBackup: "verification of the backup"
         case .split(let split): "split of table \(split.table)"
         case .move(let shard, _): "move of shard \(shard)"
         case .merge(let shard): "merge of shard \(shard)"

@@ -18,7 +18,8 @@ extension OperationRecord.Kind: Worded {
         case .replaceReplica: "replace replica"
         case .replaceNode: "replace node"
         case .addReplica: "add replica"
-        case .drain, .transfer, .split, .move, .merge, .rebalance, .backup: "\(self)"
+        case .verifyBackup: "verify"
+        case .drain, .transfer, .split, .move, .merge, .rebalance, .backup, .restore: "\(self)"
         }
     }
 }
@@ -39,7 +40,7 @@ extension OperationRecord.Step: Worded {
         case .verifying: "comparing replicas"
         case .finishing: "ending the copy"
         case .merging: "joining"
-        case .moving, .done, .cancelled, .failed, .proposed, .copying, .writing: "\(self)"
+        case .moving, .done, .cancelled, .failed, .proposed, .copying, .writing, .reading: "\(self)"
         }
     }
 }

@@ -182,6 +182,8 @@ struct DurableState {
     var ids = IDAllocators()
     /// Ids below it were issued, perhaps, by metadata that was lost; `.none` without a restore.
     var issuedBelow = NodeID.none
+    /// Of the last restore, milliseconds since 1970; 0 without one.
+    var restoredAt: UInt64 = 0
     var nodes: [Node] = []
     var groups: [GroupRecord] = []
     var tables: [Table] = []
@@ -235,10 +237,9 @@ struct DurableState {
                 try IDAllocators(from: &reader)
             }
         } else if key == StoreKey.restored {
-            issuedBelow = try ByteReader.decode(value) { (reader) throws(DatabaseError) in
-                let id: NodeID = try reader.read()
-                _ = try reader.readUInt64()
-                return id
+            (issuedBelow, restoredAt) = try ByteReader.decode(value) {
+                (reader) throws(DatabaseError) in
+                (try reader.read(), try reader.readUInt64())
             }
         } else if key.starts(with: StoreKey.nodePrefix) {
             nodes.append(

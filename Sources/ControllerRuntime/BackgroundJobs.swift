@@ -5,7 +5,8 @@ import KVBase
 import Threads
 
 /// Runs jobs one after the other, each on a thread of its own, and calls back on the loop. Made and
-/// used on the loop's thread. Snapshots are rare and at most a few wait, so no thread is kept.
+/// used on the loop's thread. Snapshots are rare and at most a few wait, so no thread is kept. A job
+/// whose thread does not start fails like any other, and the next one is tried.
 final class BackgroundJobs {
     typealias Outcome = Result<any Sendable, DatabaseError>
 
@@ -15,11 +16,23 @@ final class BackgroundJobs {
         var completion: (Outcome) -> Void
     }
 
+    typealias StartThread =
+        (String, sending @escaping () -> Void) throws(DatabaseError) -> NamedThread
+
     private var queue: [Job] = []
+    /// The first of the queue is under way.
+    private var isRunning = false
     private var thread: NamedThread?
+    private let startThread: StartThread
     private let mailbox: Mailbox<Outcome>
 
-    init(_ loop: EventLoop) {
+    init(
+        _ loop: EventLoop,
+        startThread: @escaping StartThread = { (name, body) throws(DatabaseError) in
+            try NamedThread(name: name, body)
+        }
+    ) {
+        self.startThread = startThread
         var finish: (Outcome) -> Void = { _ in }
         mailbox = loop.makeMailbox(capacity: 1) { for outcome in $0 { finish(outcome) } }
         finish = { [unowned self] in ended($0) }
@@ -54,25 +67,27 @@ final class BackgroundJobs {
     /// Waits for the job under way; the others are dropped.
     func close() {
         queue.removeAll()
+        isRunning = false
         thread?.join()
         thread = nil
     }
 
     private func start() {
-        guard thread == nil, let job = queue.first else { return }
+        guard !isRunning, let job = queue.first else { return }
+        isRunning = true
         let mailbox = mailbox
         let work = job.work
         do throws(DatabaseError) {
-            thread = try NamedThread(name: job.name) { _ = mailbox.post(work()) }
+            thread = try startThread(job.name) { _ = mailbox.post(work()) }
         } catch {
-            queue.removeFirst()
-            job.completion(.failure(error))
+            _ = mailbox.post(.failure(error))
         }
     }
 
     private func ended(_ outcome: Outcome) {
-        guard let running = thread, !queue.isEmpty else { return }
-        running.join()
+        guard isRunning else { return }
+        isRunning = false
+        thread?.join()
         thread = nil
         let job = queue.removeFirst()
         job.completion(outcome)

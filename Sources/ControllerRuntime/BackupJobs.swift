@@ -5,12 +5,25 @@ import EventLoop
 import KVBase
 import Synchronization
 
-/// How far a job has come; written by its thread, read by the loop.
-final class BackupProgress: Sendable {
-    private let counts = Mutex((done: 0, total: 0))
+/// How far a job has come, in objects; written by its thread, read by the loop.
+final class JobProgress: Sendable {
+    private let state = Mutex((done: 0, total: 0, isStopped: false))
 
-    func set(done: Int, total: Int) { counts.withLock { $0 = (done, total) } }
-    var value: (done: Int, total: Int) { counts.withLock { $0 } }
+    var value: (done: Int, total: Int) { state.withLock { ($0.done, $0.total) } }
+
+    func set(done: Int, total: Int) {
+        state.withLock { ($0.done, $0.total) = (done, total) }
+    }
+
+    /// Throws when nobody wants its result any more.
+    func goOn(done: Int, total: Int) throws(DatabaseError) {
+        set(done: done, total: total)
+        guard !state.withLock({ $0.isStopped }) else {
+            throw DatabaseError(.notLeader, "nobody waits for it any more")
+        }
+    }
+
+    func stop() { state.withLock { $0.isStopped = true } }
 }
 
 /// A view of any kind, as a part of another.
@@ -38,7 +51,7 @@ final class BackupJobs {
     private struct Job {
         var id: UInt64
         var verb: String
-        var progress = BackupProgress()
+        var progress = JobProgress()
         var outcome: Result<any Encodable & Sendable, DatabaseError>?
     }
 
@@ -49,7 +62,7 @@ final class BackupJobs {
     private var issued: UInt64 = 0
 
     /// Throws when too many run.
-    func add(_ verb: String) throws(DatabaseError) -> (id: UInt64, progress: BackupProgress) {
+    func add(_ verb: String) throws(DatabaseError) -> (id: UInt64, progress: JobProgress) {
         guard jobs.count(where: { $0.outcome == nil }) < Self.runningMax else {
             throw DatabaseError(
                 .overloaded, "\(Self.runningMax) jobs on the backup run already; wait for one")

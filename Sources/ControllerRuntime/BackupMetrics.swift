@@ -1,7 +1,9 @@
 // The figures of the metadata's backup. Its state is told only while this controller acts and has a
 // backup to keep.
 
+import EventLoop
 import KVBase
+import MetadataBackup
 import Metrics
 
 struct BackupMetrics: Sendable {
@@ -13,6 +15,9 @@ struct BackupMetrics: Sendable {
     let bytes: Counter
     let objects: Counter
     private let failures: [Counter]
+    private let lastVerify: Gauge
+    private let verifiedObjects: Gauge
+    private let findings: Gauge
     /// On while this controller keeps a backup.
     let keeping = MetricsSwitch()
 
@@ -32,11 +37,27 @@ struct BackupMetrics: Sendable {
             "kvcontroller_backup_bytes_total", "Written to the backup, compressed.")
         objects = registry.counter(
             "kvcontroller_backup_objects_total", "Objects written to the backup.")
+        lastVerify = registry.gauge(
+            "kvcontroller_backup_last_verify_timestamp_seconds",
+            "When the backup was last verified by this controller, in seconds since 1970; 0: not since the start.",
+            shownBy: keeping)
+        verifiedObjects = registry.gauge(
+            "kvcontroller_backup_verified_objects", "Objects that the last verification read.",
+            shownBy: keeping)
+        findings = registry.gauge(
+            "kvcontroller_backup_verify_findings",
+            "What the last verification found damaged or missing.", shownBy: keeping)
         failures = Self.reasons.map {
             registry.counter(
                 "kvcontroller_backup_failures_total", "Failed accesses to the backup.",
                 MetricLabel("reason", $0))
         }
+    }
+
+    func verified(_ result: BackupVerification) {
+        lastVerify.set(Int64(EventLoop.wallClockNanoseconds() / 1_000_000_000))
+        verifiedObjects.set(Int64(result.objects))
+        findings.set(Int64(result.findings.count))
     }
 
     func failed(_ error: DatabaseError) {

@@ -62,11 +62,12 @@ final class BackupService: Sendable {
     let destination: any ObjectStore
     private let wanted: Mutex<BackupSettings>
     private let log: ComponentLog
-    private let metrics: BackupMetrics
+    let metrics: BackupMetrics
     private let mailbox: Mailbox<Wish>
     private let inbox = Mutex(Inbox())
     private let wakeUp = TimedSignal()
     private let published = Mutex(Status())
+    private let storing = Mutex<BackupProgress?>(nil)
     private let thread: Mutex<NamedThread?> = Mutex(nil)
 
     /// `receive` is called on the loop's thread.
@@ -86,6 +87,9 @@ final class BackupService: Sendable {
     // MARK: The loop's side
 
     var status: Status { published.withLock { $0 } }
+
+    /// Of the snapshot that is being stored; nil when none is.
+    var progress: BackupProgress? { storing.withLock { $0 } }
 
     /// Changes take effect with whatever the thread does next.
     var settings: BackupSettings {
@@ -313,7 +317,8 @@ final class BackupService: Sendable {
             post(.watch(session: work.session, from: from))
         }
         if let make = work.snapshot {
-            try work.writer?.store(make(), at: Self.now)
+            defer { storing.withLock { $0 = nil } }
+            try work.writer?.store(make(), at: Self.now) { step in storing.withLock { $0 = step } }
             work.snapshot = nil
             work.isSnapshotAsked = false
             end(&work, nil)

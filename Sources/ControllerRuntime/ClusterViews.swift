@@ -3,11 +3,16 @@
 import ControllerCore
 import EventLoop
 import KVBase
+import MetadataBackup
 import ShardCore
 
 struct ClusterViews {
     let controller: Controller
     let now: Instant
+    /// Of the snapshot that is being stored in the backup.
+    var storing: BackupProgress?
+    /// Objects that the verification of the backup has read.
+    var verifying: (operation: OperationID, done: Int, total: Int)?
 
     /// In milliseconds since 1970.
     var wallClock: UInt64 { EventLoop.wallClockNanoseconds() / 1_000_000 }

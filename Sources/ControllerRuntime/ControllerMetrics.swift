@@ -28,6 +28,7 @@ struct ControllerMetrics: Sendable {
     let lastTick: Gauge
     let storeRecords: Gauge
     let storeBytes: Gauge
+    private let restored: Gauge
     private let operations: OperationMetrics
     private let nodes: [Gauge]
     private let shards: [Gauge]
@@ -75,6 +76,10 @@ struct ControllerMetrics: Sendable {
             "kvcontroller_metadata_records", "Records in the metadata store.")
         storeBytes = registry.gauge(
             "kvcontroller_metadata_memory_bytes", "Memory that the metadata store takes.")
+        restored = registry.gauge(
+            "kvcontroller_metadata_restored_timestamp_seconds",
+            "When the metadata was last restored from a backup or from the nodes, in seconds since 1970; 0: never.",
+            shownBy: acting)
         connections = registry.gauge(
             "kvcontroller_connections",
             "Open connections of nodes, routers, tools and controllers.")
@@ -99,7 +104,7 @@ struct ControllerMetrics: Sendable {
     }
 
     /// Takes the figures of the cluster over.
-    func update(_ controller: Controller) {
+    func update(_ controller: Controller, progress: [OperationRecord.Kind: Int]) {
         isLeader.set(controller.isActing ? 1 : 0)
         hasLeader.set(controller.isActing ? 1 : 0)
         isServing.set(controller.isActing ? 1 : 0)
@@ -108,7 +113,8 @@ struct ControllerMetrics: Sendable {
         raise(heartbeatsIgnored, to: controller.heartbeatsIgnoredCount)
         raise(leaderChanges, to: controller.leaderChangeCount)
         raise(nominations, to: controller.nominationCount)
-        operations.update(controller)
+        operations.update(controller, progress)
+        restored.set(Int64(controller.restoredAt / 1_000))
         retiredReplicas.set(Int64(controller.retired.count))
         proceduresInFlight.set(Int64(controller.proceduresInFlight))
         var nodeCounts = [Int64](repeating: 0, count: Self.nodeStates.count)

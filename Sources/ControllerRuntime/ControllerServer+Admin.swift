@@ -24,7 +24,7 @@ extension ControllerServer {
         guard let controller, isActing else {
             return session.adminFailure(token, notActing, acting: standing.address)
         }
-        let views = ClusterViews(controller: controller, now: loop.now)
+        let views = views(of: controller)
         do throws(DatabaseError) {
             if Self.backupVerbs.contains(request.verb) {
                 try serveBackup(request, token, session)
@@ -42,6 +42,14 @@ extension ControllerServer {
         }
     }
 
+    func views(of controller: Controller) -> ClusterViews {
+        ClusterViews(
+            controller: controller, now: loop.now, storing: backup?.service.progress,
+            verifying: backup?.verification.map {
+                ($0.operation, $0.progress.value.done, $0.progress.value.total)
+            })
+    }
+
     /// The answer of `table.create` and `table.drop`.
     func adminAnswer(
         _ error: DatabaseError?, table: String?, _ token: UInt32, of session: ControllerSession
@@ -49,7 +57,7 @@ extension ControllerServer {
         if let error { return session.adminFailure(token, error) }
         guard let table else { return session.adminSuccess(token, NothingView()) }
         guard let controller,
-            let view = ClusterViews(controller: controller, now: loop.now).tables()
+            let view = views(of: controller).tables()
                 .first(where: { $0.name == table && $0.state != "dropping" })
         else {
             return session.adminFailure(

@@ -36,7 +36,7 @@ extension ControllerServer {
     private static let readingVerbs: Set<String> = [
         "status", "nodes", "groups", "shards", "tables", "table.describe", "ops.list", "ops.show",
         "why", "doctor", "top", "config.list", "controller.list", "audit", "audit.verify",
-        "backup.status", "backup.list", "backup.show", "backup.verify", "backup.job",
+        "backup.status", "backup.list", "backup.show", "backup.verified", "backup.job",
     ]
     private static let textBytesMax = 4_096
 

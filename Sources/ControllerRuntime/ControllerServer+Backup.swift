@@ -33,6 +33,17 @@ final class BackupKeeper {
     let service: BackupService
     let jobs = BackupJobs()
     let threads: BackgroundJobs
+    /// One after the other; a long one delays no list.
+    let verifications: BackgroundJobs
+    /// The one under way, or the last.
+    var verification: Verification?
+
+    struct Verification {
+        var operation: OperationID
+        var progress = JobProgress()
+        var result: BackupVerificationView?
+    }
+
     /// Of the service; 0 while this controller does not act.
     var session: UInt64 = 0
     var watch: WatchID?
@@ -40,12 +51,21 @@ final class BackupKeeper {
     init(_ service: BackupService, _ loop: EventLoop) {
         self.service = service
         threads = BackgroundJobs(loop)
+        verifications = BackgroundJobs(loop)
+    }
+
+    func close() {
+        verification?.progress.stop()
+        service.close()
+        threads.close()
+        verifications.close()
     }
 }
 
 extension ControllerServer {
     static let backupVerbs = [
-        "backup.status", "backup.now", "backup.list", "backup.show", "backup.verify", "backup.job",
+        "backup.status", "backup.now", "backup.list", "backup.show", "backup.verify",
+        "backup.verified", "backup.job",
     ]
     /// A backup that is behind for longer is worth a finding.
     static let backupLagMillis: UInt64 = 10_000
@@ -70,6 +90,7 @@ extension ControllerServer {
         guard let backup, backup.session != 0 else { return }
         backup.session = 0
         backup.service.end()
+        backup.verification?.progress.stop()
         if let watch = backup.watch { home.metadata?.cancel(watch) }
         backup.watch = nil
     }
@@ -106,7 +127,41 @@ extension ControllerServer {
 
     /// An operator asked for a backup.
     func backUp(_ id: OperationID) {
-        if let backup { return backup.service.force(job: UInt64(id.rawValue)) }
+        guard let backup else { return endWithoutBackup(id) }
+        backup.service.force(job: UInt64(id.rawValue))
+    }
+
+    /// An operator asked what the backup is worth.
+    func verifyBackup(_ id: OperationID) {
+        guard let backup else { return endWithoutBackup(id) }
+        let verification = BackupKeeper.Verification(operation: id)
+        backup.verification = verification
+        let (destination, progress) = (backup.service.destination, verification.progress)
+        backup.verifications.run("backup-verify") { () throws(DatabaseError) in
+            try BackupArchive(destination).verify { (done, total) throws(DatabaseError) in
+                try progress.goOn(done: done, total: total)
+            }
+        } _: { [unowned self] result in
+            switch result {
+            case .success(let found):
+                backup.service.metrics.verified(found)
+                if backup.verification?.operation == id {
+                    backup.verification?.result = BackupVerificationView(
+                        found, destination: destination.description)
+                }
+            // Cancelled, or the next controller to act asks for it anew; that may be this one.
+            case .failure(let error): guard error.code != .notLeader else { return }
+            }
+            step(.backupEnded(id, result.flatMap(\.summary)))
+        }
+    }
+
+    func verifyNoMore(_ id: OperationID) {
+        guard backup?.verification?.operation == id else { return }
+        backup?.verification?.progress.stop()
+    }
+
+    private func endWithoutBackup(_ id: OperationID) {
         loop.schedule(after: .zero) { [unowned self] in
             step(.backupEnded(id, .failure(Self.hasNoBackup)))
         }
@@ -140,6 +195,8 @@ extension ControllerServer {
                         at: EventLoop.wallClockNanoseconds() / 1_000_000, changes: event.changes))
             case .failure:
                 backup.watch = nil
+                // A store ends what follows it when the metadata leaves it.
+                guard !moves.isFrozen else { return }
                 watchForBackup(backup, from: nil)
             }
         }
@@ -150,6 +207,24 @@ extension ControllerServer {
         // What lies between is forgotten: a snapshot takes its place.
         backup.service.loseEvents(before: next)
         backup.watch = try? store.watch(prefix: [], from: next, handler)
+    }
+
+    // MARK: Moves of the metadata
+
+    /// Why the backup fails; nil when it does not, or there is none.
+    var backupProblem: String? {
+        guard let backup, let problem = backup.service.status.problem else { return nil }
+        return "the backup in \(backup.service.destination.description) fails: \(problem)"
+    }
+
+    /// What the backup lacks below `revision`; nil for nothing, or when there is no backup.
+    func backupObstacle(before revision: Revision) -> String? {
+        guard let backup else { return nil }
+        let held = backup.service.status.writer.revision
+        guard held.next() < revision else { return nil }
+        return backupProblem
+            ?? "the backup in \(backup.service.destination.description) holds revision \(held) and is "
+            + "late with \(revision.rawValue - 1)"
     }
 
     // MARK: What operators see
@@ -218,29 +293,36 @@ extension ControllerServer {
             }
             session.adminSuccess(token, view)
         case "backup.now": submit(.backup, token, session)
+        case "backup.verify": submit(.verifyBackup, token, session)
+        case "backup.verified":
+            let id = try required(arguments.operation, "operation")
+            guard let verification = backup.verification, verification.operation.rawValue == id,
+                let result = verification.result
+            else {
+                throw DatabaseError(
+                    .refused,
+                    "this controller has no result of operation \(id): another one acted, or a later "
+                        + "verification was started; kvctl ops show \(id) tells how it ended")
+            }
+            session.adminSuccess(token, result)
         case "backup.list":
             try start(request.verb, backup, token, session) { (_) throws(DatabaseError) in
                 BackupListView(try archive.catalog(), destination: destination.description)
             }
-        case "backup.show":
-            try start(request.verb, backup, token, session) { (_) throws(DatabaseError) in
-                let state = try archive.state(at: moment)
+        default:
+            try start(request.verb, backup, token, session) { (progress) throws(DatabaseError) in
+                let state = try archive.state(at: moment) { progress.set(done: $0, total: $1) }
                 return MetadataSummary.InBackup(
                     destination: destination.description, revision: state.revision.rawValue,
                     at: state.at, damaged: state.findings.map(\.text),
                     summary: try MetadataSummary(state.records))
-            }
-        default:
-            try start(request.verb, backup, token, session) { (progress) throws(DatabaseError) in
-                let result = try archive.verify { progress.set(done: $0, total: $1) }
-                return BackupVerificationView(result, destination: destination.description)
             }
         }
     }
 
     private func start<View: Encodable & Sendable>(
         _ verb: String, _ backup: BackupKeeper, _ token: UInt32, _ session: ControllerSession,
-        _ work: @escaping @Sendable (BackupProgress) throws(DatabaseError) -> View
+        _ work: @escaping @Sendable (JobProgress) throws(DatabaseError) -> View
     ) throws(DatabaseError) {
         let (id, progress) = try backup.jobs.add(verb)
         backup.threads.run("backup-job") { () throws(DatabaseError) -> View in

@@ -182,7 +182,7 @@ extension ControllerServer {
         case .failure(let error): session.adminFailure(token, error)
         case .success(let id):
             guard let controller else { return }
-            let view = ClusterViews(controller: controller, now: loop.now).operation(id)
+            let view = views(of: controller).operation(id)
             session.adminSuccess(token, StartedView(operation: view))
         }
     }

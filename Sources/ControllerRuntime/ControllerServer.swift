@@ -157,8 +157,7 @@ final class ControllerServer: LoopService {
     }
 
     func close() {
-        backup?.service.close()
-        backup?.threads.close()
+        backup?.close()
         moves.migration?.close()
         moves.jobs?.close()
         jobs.close()
@@ -240,6 +239,8 @@ final class ControllerServer: LoopService {
         } _: { [unowned self] result in
             guard number == attempt, !isStopping else { return }
             switch result {
+            // No thread for it: that passes.
+            case .failure(let error) where error.code == .unavailable: resigned(error)
             case .failure(let error): fail(error)
             case .success(let read):
                 guard home.state?.revision == state.revision else {
@@ -328,6 +329,8 @@ final class ControllerServer: LoopService {
         case .answer(let request, let error): answer(request, error)
         case .operationAnswer(let request, let result): answer(request, result)
         case .backUp(let id): backUp(id)
+        case .verifyBackup(let id): verifyBackup(id)
+        case .verifyNoMore(let id): verifyNoMore(id)
         case .decided(let text): log.info(text, event: .decision)
         }
     }
@@ -375,7 +378,7 @@ final class ControllerServer: LoopService {
         }
         guard let controller else { return }
         tellClock()
-        metrics.update(controller)
+        metrics.update(controller, progress: views(of: controller).percents())
     }
 
     // MARK: Connections

@@ -3,7 +3,7 @@
 // check: every controller that answers can use the target.
 // freeze: this controller acts no more, though it is the only one that may; nothing changes any more.
 // copy: the frozen state with the mark of the move goes to the target, where it does not count yet, and
-//       is read back.
+//       is read back. The backup gets the last revisions of the old store, whose history stays there.
 // mark: the same mark is the last mutation of the old store. This is the moment of the move: before it
 //       the old store goes on, after it every controller follows the mark.
 // Whoever follows makes the target count. See docs/decisions/0013-moving-the-metadata-of-a-live-cluster.md.
@@ -26,6 +26,7 @@ final class MetadataMigration {
 
     private static let checkTimeout = Nanoseconds.seconds(15)
     private static let prepareTimeout = Nanoseconds.seconds(300)
+    private static let backupPatience = Nanoseconds.seconds(5)
 
     let id = UInt64.random(in: 1...UInt64.max)
     let to: MetadataForm
@@ -86,6 +87,10 @@ final class MetadataMigration {
         checked = completion
         let own = server.settings.core.name
         let others = server.controllerViews().filter { $0.name != own }
+        if let problem = server.backupProblem {
+            objections.append(
+                "\(problem); see to it first, for what it lacks could not be had later")
+        }
         waiting = others.count + 1
         server.checkTarget(to, endpoints, prefix) { [weak self] result in
             if case .failure(let error) = result {
@@ -234,19 +239,23 @@ final class MetadataMigration {
         } _: { [weak self] (result: Result<Void, DatabaseError>) in
             guard let self, self.failure == nil else { return }
             if case .failure(let error) = result { return fail(error) }
-            guard let store = server.home.metadata else {
-                return fail(DatabaseError(.unavailable, "the metadata cannot be read"))
-            }
-            phase = .mark
-            store.commit(transaction) { [weak self] result in
-                guard let self, self.failure == nil else { return }
-                switch result {
-                case .success(let revision):
-                    precondition(revision == move.revision, "nothing came in between")
-                    server.moved(move)
-                case .failure(.failed(let error)): fail(error)
-                case .failure(let error): fail(DatabaseError(.fenced, error.description))
-                }
+            awaitBackup(before: move) { $0.commit(transaction, move) }
+        }
+    }
+
+    private func commit(_ transaction: MetadataTransaction, _ move: MetadataMove) {
+        guard let store = server.home.metadata else {
+            return fail(DatabaseError(.unavailable, "the metadata cannot be read"))
+        }
+        phase = .mark
+        store.commit(transaction) { [weak self] result in
+            guard let self, self.failure == nil else { return }
+            switch result {
+            case .success(let revision):
+                precondition(revision == move.revision, "nothing came in between")
+                server.moved(move)
+            case .failure(.failed(let error)): fail(error)
+            case .failure(let error): fail(DatabaseError(.fenced, error.description))
             }
         }
     }
@@ -305,17 +314,39 @@ final class MetadataMigration {
         waiting -= 1
         progress.count.add(records / (present.count + 1), ordering: .relaxed)
         guard waiting == 0 else { return }
+        let marked = transaction.changes.compactMap { state.get($0.key) }
+        awaitBackup(before: move) { $0.close(with: marked, move) }
+    }
+
+    private func close(with marked: [MetadataRecord], _ move: MetadataMove) {
         guard let election = (server.home as? EtcdNode)?.election, election != 0 else {
             return fail(DatabaseError(.unavailable, "this controller is not elected any more"))
         }
         phase = .mark
-        let marked = transaction.changes.compactMap { state.get($0.key) }
         jobs.run("meta-mark") { [transfer] () throws(DatabaseError) in
             try transfer.close(with: marked, move: move, election: election)
         } _: { [weak self] (result: Result<Void, DatabaseError>) in
             guard let self, self.failure == nil else { return }
             if case .failure(let error) = result { return fail(error) }
             server.moved(move)
+        }
+    }
+
+    // MARK: The backup
+
+    /// The new store's history begins with the mark: goes on when the backup holds everything before it.
+    private func awaitBackup(
+        before move: MetadataMove, since: Instant? = nil,
+        _ goOn: @escaping (MetadataMigration) -> Void
+    ) {
+        guard failure == nil else { return }
+        guard let obstacle = server.backupObstacle(before: move.revision) else { return goOn(self) }
+        let began = since ?? server.loop.now
+        guard server.loop.now - began < Self.backupPatience else {
+            return fail(DatabaseError(.refused, obstacle))
+        }
+        server.loop.schedule(after: .milliseconds(20)) { [weak self] in
+            self?.awaitBackup(before: move, since: began, goOn)
         }
     }
 

@@ -10,7 +10,7 @@ import Synchronization
 struct OperationMetrics: Sendable {
     static let kinds: [OperationRecord.Kind] = [
         .replaceReplica, .addReplica, .replaceNode, .drain, .transfer, .split, .move, .merge,
-        .rebalance, .backup,
+        .rebalance, .backup, .verifyBackup,
     ]
     static let results: [OperationRecord.Step] = [.done, .cancelled, .failed]
     /// Groups and shards whose load is told.
@@ -25,6 +25,7 @@ struct OperationMetrics: Sendable {
 
     /// In order of `kinds`.
     private let inFlight: [Gauge]
+    private let percents: [Gauge]
     private let paused: Gauge
     private let proposals: [Gauge]
     /// In order of `kinds`, and of `results`.
@@ -46,6 +47,12 @@ struct OperationMetrics: Sendable {
         inFlight = Self.kinds.map { kind in
             registry.gauge(
                 "kvcontroller_operations_in_flight", "Operations under way.",
+                MetricLabel("kind", "\(kind)"), shownBy: acting)
+        }
+        percents = Self.kinds.map { kind in
+            registry.gauge(
+                "kvcontroller_operation_progress_percent",
+                "How far the oldest operation under way has come; 0 without one.",
                 MetricLabel("kind", "\(kind)"), shownBy: acting)
         }
         paused = registry.gauge(
@@ -90,7 +97,7 @@ struct OperationMetrics: Sendable {
         }
     }
 
-    func update(_ controller: Controller) {
+    func update(_ controller: Controller, _ progress: [OperationRecord.Kind: Int]) {
         let operations = controller.storedOperations.map(\.record)
         let open = operations.filter { !$0.isFinished }
         for (kind, (gauge, proposed)) in zip(Self.kinds, zip(inFlight, proposals)) {
@@ -99,6 +106,7 @@ struct OperationMetrics: Sendable {
             gauge.set(Int64(ofKind.count - waiting))
             proposed.set(Int64(waiting))
         }
+        for (kind, gauge) in zip(Self.kinds, percents) { gauge.set(Int64(progress[kind] ?? 0)) }
         paused.set(Int64(open.count { $0.isPaused }))
         let reports = Array(controller.copyReports.elements)
         copies.set(Int64(reports.count { !$0.isWhole }))

@@ -2,6 +2,7 @@
 
 import ControllerCore
 import KVBase
+import MetadataBackup
 import ShardCore
 
 struct OperationView: Encodable {
@@ -24,7 +25,7 @@ struct OperationView: Encodable {
     var paused: Bool
     /// It ends, or ended, by taking back what it did.
     var cancelled: Bool
-    /// Of the records to copy, as far as they are counted.
+    /// Of the records to copy, as far as they are counted; of a backup: of the bytes to store and to read back.
     var bytesDone: UInt64?
     var bytesTotal: UInt64?
     var recordsDone: UInt64?
@@ -41,6 +42,29 @@ struct OperationView: Encodable {
     var changedAt: UInt64
     var endedAt: UInt64?
     var formerCopy: FormerCopyView?
+}
+
+extension OperationView {
+    /// A third each: the records are encoded, the bytes stored, and read back.
+    mutating func show(_ storing: BackupProgress) {
+        let (third, done, total): (Int, Int, Int)
+        switch storing {
+        case .encoding(let records, let all):
+            (third, done, total) = (0, records, all)
+            note = "encoding \(all) records"
+            recordsDone = UInt64(records)
+        case .storing(let bytes, let all):
+            (third, done, total) = (1, bytes, all)
+            note = "storing"
+        case .readingBack(let bytes, let all):
+            (third, done, total) = (2, bytes, all)
+            note = "reading back"
+        }
+        percent = min(99, (third * 100 + done * 100 / max(total, 1)) / 3)
+        guard third > 0 else { return }
+        bytesDone = UInt64((third - 1) * total + done)
+        bytesTotal = UInt64(2 * total)
+    }
 }
 
 /// What the group that a shard came from still holds of it.
@@ -145,11 +169,31 @@ extension ClusterViews {
         case .replaceNode, .drain: addParts(record, to: &view)
         case .rebalance: addSteps(status, to: &view)
         case .split, .move, .merge: addCopy(status, to: &view)
-        default: break
+        case .backup: if !record.isFinished, let storing { view.show(storing) }
+        case .verifyBackup:
+            if !record.isFinished, let verifying, verifying.operation == record.id,
+                verifying.total > 0
+            {
+                view.note = "\(verifying.done) of \(verifying.total) objects"
+                view.percent = percent(
+                    UInt64(verifying.done), of: UInt64(verifying.total), below: 100)
+            }
+        case .transfer, .restore: break
         }
         // A copy that is held rests for the sake of nobody.
         if record.isPaused, view.throttled == true { view.throttled = false }
         return view
+    }
+
+    /// Of each kind with an operation under way: how far the oldest one is.
+    func percents() -> [OperationRecord.Kind: Int] {
+        var percents: [OperationRecord.Kind: Int] = [:]
+        for open in openOperations where open.record.step != .proposed {
+            if percents[open.record.kind] == nil {
+                percents[open.record.kind] = view(open).percent
+            }
+        }
+        return percents
     }
 
     private func addProgress(_ status: OperationStatus, to view: inout OperationView) {

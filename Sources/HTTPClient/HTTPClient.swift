@@ -20,11 +20,12 @@ public final class HTTPClient: Sendable {
     }
 
     /// Answers of any status are answers. `.unavailable`: there was none, or it was too long; whether
-    /// the server carried the request out is not known then.
+    /// the server carried the request out is not known then. `progress` is told how much of the body was sent,
+    /// or, of a request without one, how much of the answer came.
     public func perform(
-        _ request: HTTPRequest, abort: HTTPAbort? = nil
+        _ request: HTTPRequest, abort: HTTPAbort? = nil, progress: (Int) -> Void = { _ in }
     ) throws(DatabaseError) -> HTTPResponse {
-        try run(request, abort: abort, receive: nil)
+        try run(request, abort: abort, receive: nil, progress)
     }
 
     /// Gives each piece of an answer of status 200...299 to `receive` as it comes, on this thread;
@@ -35,7 +36,7 @@ public final class HTTPClient: Sendable {
         _ request: HTTPRequest, abort: HTTPAbort? = nil,
         receive: @escaping (UnsafeRawBufferPointer) -> Bool
     ) throws(DatabaseError) -> HTTPResponse {
-        try run(request, abort: abort, receive: receive)
+        try run(request, abort: abort, receive: receive) { _ in }
     }
 
     /// Percent escapes of RFC 3986, as signatures want them. ASCII that is in `kept` stays as it is.
@@ -61,7 +62,7 @@ public final class HTTPClient: Sendable {
 
     private func run(
         _ request: HTTPRequest, abort: HTTPAbort?,
-        receive: ((UnsafeRawBufferPointer) -> Bool)?
+        receive: ((UnsafeRawBufferPointer) -> Bool)?, _ progress: (Int) -> Void
     ) throws(DatabaseError) -> HTTPResponse {
         var kept = idle.withLock { $0.popLast() }
         if kept == nil { kept = TransferHandle() }
@@ -71,6 +72,6 @@ public final class HTTPClient: Sendable {
         defer {
             idle.withLock { if $0.count < Self.idleHandlesMax { $0.append(handle) } }
         }
-        return try handle.run(request, security, abort: abort, receive: receive)
+        return try handle.run(request, security, abort: abort, receive: receive, progress)
     }
 }

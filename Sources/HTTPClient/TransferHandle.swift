@@ -61,7 +61,7 @@ final class TransferHandle: @unchecked Sendable {
 
     func run(
         _ request: HTTPRequest, _ security: HTTPSecurity, abort: HTTPAbort?,
-        receive: ((UnsafeRawBufferPointer) -> Bool)?
+        receive: ((UnsafeRawBufferPointer) -> Bool)?, _ progress: (Int) -> Void
     ) throws(DatabaseError) -> HTTPResponse {
         let handle = UnsafeMutableRawPointer(easy)
         let answer = Answer(
@@ -94,10 +94,10 @@ final class TransferHandle: @unchecked Sendable {
                 // Nil would mean: ask a callback for the body.
                 let start = bytes.baseAddress ?? UnsafeRawPointer(handle)
                 _ = rk_curl_set_pointer(handle, CURLOPT_POSTFIELDS, start)
-                return transfer(abort)
+                return transfer(abort) { progress(Int(rk_curl_sent(handle))) }
             }
         } else {
-            ended = transfer(abort)
+            ended = transfer(abort) { progress(Int(rk_curl_received(handle))) }
         }
         return try withExtendedLifetime(answer) { () throws(DatabaseError) in
             guard let ended else {
@@ -158,8 +158,8 @@ final class TransferHandle: @unchecked Sendable {
         return codes
     }
 
-    /// Nil when aborted.
-    private func transfer(_ abort: HTTPAbort?) -> CURLcode? {
+    /// Nil when aborted. `step`: something may have been sent or received.
+    private func transfer(_ abort: HTTPAbort?, _ step: () -> Void) -> CURLcode? {
         let multiHandle = UnsafeMutableRawPointer(multi)
         let easyHandle = UnsafeMutableRawPointer(easy)
         let wakeable = Wakeable(multi: multi)
@@ -176,6 +176,7 @@ final class TransferHandle: @unchecked Sendable {
             guard curl_multi_perform(multiHandle, &running) == CURLM_OK else {
                 return CURLE_OUT_OF_MEMORY
             }
+            step()
             var result = CURLE_OK
             if rk_curl_is_done(multiHandle, &result) != 0 { return result }
             guard curl_multi_poll(multiHandle, nil, 0, 1_000, nil) == CURLM_OK else {

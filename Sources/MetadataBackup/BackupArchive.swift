@@ -15,6 +15,13 @@ public struct BackupState: Hashable, Sendable {
     public var findings: [BackupFinding] = []
 }
 
+/// How far the storing of a snapshot has come.
+public enum BackupProgress: Hashable, Sendable {
+    case encoding(records: Int, of: Int)
+    case storing(bytes: Int, of: Int)
+    case readingBack(bytes: Int, of: Int)
+}
+
 public struct BackupArchive: Sendable {
     public let destination: any ObjectStore
     /// Objects may go while they are read: how often to begin anew.
@@ -29,11 +36,17 @@ public struct BackupArchive: Sendable {
     /// Stores an object, then reads it back: what does not come back as it was is an error. Answers
     /// its size in bytes.
     @discardableResult
-    public func store(_ object: BackupObject) throws(DatabaseError) -> Int {
-        let bytes = try object.encoded()
-        let name = object.name.text
-        try destination.put(name, bytes)
-        guard try destination.get(name) == bytes else {
+    public func store(
+        _ object: BackupObject, progress: (BackupProgress) -> Void = { _ in }
+    ) throws(DatabaseError) -> Int {
+        let records = if case .snapshot(let records) = object.contents { records.count } else { 0 }
+        let bytes = try object.encoded { progress(.encoding(records: $0, of: records)) }
+        let (name, size) = (object.name.text, bytes.count)
+        progress(.storing(bytes: 0, of: size))
+        try destination.put(name, bytes) { progress(.storing(bytes: $0, of: size)) }
+        progress(.readingBack(bytes: 0, of: size))
+        let back = try destination.get(name) { progress(.readingBack(bytes: $0, of: size)) }
+        guard back == bytes else {
             throw DatabaseError(
                 .storageFailed, "\(destination.description) gives back \(name) with other bytes")
         }
@@ -56,8 +69,10 @@ public struct BackupArchive: Sendable {
         return nil
     }
 
-    /// The state at `revision`.
-    public func state(at revision: Revision) throws(DatabaseError) -> BackupState {
+    /// The state at `revision`. `progress` counts the objects on the way to it, here and below.
+    public func state(
+        at revision: Revision, progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
+    ) throws(DatabaseError) -> BackupState {
         try state { (catalog) throws(DatabaseError) in
             guard let path = catalog.path(to: revision) else {
                 throw DatabaseError(
@@ -68,11 +83,15 @@ public struct BackupArchive: Sendable {
             return path
         } through: {
             $0.revision <= revision
+        } progress: {
+            progress($0, $1)
         }
     }
 
     /// The newest state that was reached at the wall clock `time`, milliseconds since 1970, or before.
-    public func state(asOf time: UInt64) throws(DatabaseError) -> BackupState {
+    public func state(
+        asOf time: UInt64, progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
+    ) throws(DatabaseError) -> BackupState {
         var reach: Revision?
         return try state { (catalog) throws(DatabaseError) in
             guard let path = catalog.path(asOf: time), let last = path.last else {
@@ -90,6 +109,8 @@ public struct BackupArchive: Sendable {
             return path
         } through: {
             $0.at <= time
+        } progress: {
+            progress($0, $1)
         }
     }
 
@@ -107,7 +128,7 @@ public struct BackupArchive: Sendable {
     /// anew with what is there now.
     private func state(
         along path: (BackupCatalog) throws(DatabaseError) -> [BackupName],
-        through includes: (BackupEvent) -> Bool
+        through includes: (BackupEvent) -> Bool, progress: (_ done: Int, _ total: Int) -> Void
     ) throws(DatabaseError) -> BackupState {
         var catalog = try catalog()
         var damaged: [BackupName: DatabaseError] = [:]
@@ -116,7 +137,8 @@ public struct BackupArchive: Sendable {
             let rest = catalog.without(Set(damaged.keys))
             var reading: BackupName?
             do throws(DatabaseError) {
-                var state = try state(along: try path(rest), through: includes, &reading)
+                var state = try state(
+                    along: try path(rest), through: includes, progress, &reading)
                 state.findings = damaged.keys.sorted().compactMap { name in
                     damaged[name].map { BackupFinding(name, $0) }
                 }
@@ -145,9 +167,10 @@ public struct BackupArchive: Sendable {
     /// `reading` is the object that it came to.
     private func state(
         along path: [BackupName], through includes: (BackupEvent) -> Bool,
-        _ reading: inout BackupName?
+        _ progress: (_ done: Int, _ total: Int) -> Void, _ reading: inout BackupName?
     ) throws(DatabaseError) -> BackupState {
         reading = path[0]
+        progress(0, path.count)
         let first = try read(path[0])
         guard case .snapshot(let records) = first.contents else {
             preconditionFailure("a path begins with a snapshot")
@@ -158,8 +181,9 @@ public struct BackupArchive: Sendable {
         var changed: [Bytes: MetadataRecord?] = [:]
         var known: [Bytes: Revision] = [:]
         for record in records { known[record.key] = record.createRevision }
-        following: for name in path.dropFirst() {
+        following: for (index, name) in path.enumerated().dropFirst() {
             reading = name
+            progress(index, path.count)
             let object = try read(name)
             guard object.cluster == state.cluster, case .log(let events) = object.contents else {
                 throw DatabaseError(.storageFailed, "\(name.subject) is of another cluster")

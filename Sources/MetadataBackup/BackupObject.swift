@@ -99,6 +99,8 @@ public struct BackupObject: Hashable, Sendable {
     private static let magic: UInt64 = 0x3130_504B_4242_4B52  // "RKBBKP01"
     /// More than any snapshot of a metadata store: a damaged length must not exhaust the memory.
     static let bodyBytesMax: UInt64 = 16 << 30
+    /// Between two words on the progress.
+    private static let recordsPerStep = 4_096
 
     public var name: BackupName
     public var cluster: UInt64
@@ -112,12 +114,14 @@ public struct BackupObject: Hashable, Sendable {
         self.contents = contents
     }
 
-    public func encoded() throws(DatabaseError) -> Bytes {
+    /// `progress`: how many records of a snapshot were taken in.
+    public func encoded(progress: (Int) -> Void = { _ in }) throws(DatabaseError) -> Bytes {
         var body = ByteWriter()
         switch contents {
         case .snapshot(let records):
             body.write(UInt64(records.count))
-            for record in records {
+            for (index, record) in records.enumerated() {
+                if index % Self.recordsPerStep == 0 { progress(index) }
                 body.write(record.key)
                 body.write(record.value)
                 body.write(record.createRevision)

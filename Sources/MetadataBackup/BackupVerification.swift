@@ -34,12 +34,24 @@ public struct BackupVerification: Sendable {
     public var spans: [ClosedRange<Revision>] = []
     /// Revisions between them that were lost before they came into the backup, as it says itself.
     public var gaps: [ClosedRange<Revision>] = []
+
+    /// One line: `12 objects: all sound`, or what is wrong with it first of all.
+    public var summary: Result<String, DatabaseError> {
+        guard !spans.isEmpty else {
+            return .failure(DatabaseError(.storageFailed, "nothing can be restored"))
+        }
+        guard let first = findings.first else {
+            return .success("\(objects) objects: all sound")
+        }
+        let others = findings.count == 1 ? "" : ", and \(findings.count - 1) more"
+        return .failure(DatabaseError(.storageFailed, first.text + others))
+    }
 }
 
 extension BackupArchive {
-    /// Reads every object and names what is damaged and what is missing.
+    /// Reads every object and names what is damaged and what is missing. `progress` counts objects, and may end it.
     public func verify(
-        progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
+        progress: (_ done: Int, _ total: Int) throws(DatabaseError) -> Void = { _, _ in }
     ) throws(DatabaseError) -> BackupVerification {
         var catalog = try catalog()
         for _ in 1..<Self.attemptsMax {
@@ -55,14 +67,15 @@ extension BackupArchive {
     }
 
     private func verify(
-        _ catalog: BackupCatalog, _ progress: (_ done: Int, _ total: Int) -> Void
+        _ catalog: BackupCatalog,
+        _ progress: (_ done: Int, _ total: Int) throws(DatabaseError) -> Void
     ) throws(DatabaseError) -> BackupVerification {
         var result = BackupVerification()
         var unsound: Set<BackupName> = []
         var gapStarts: [Revision: Revision] = [:]
         var cluster: UInt64?
         for (index, name) in catalog.objects.enumerated() {
-            progress(index, catalog.objects.count)
+            try progress(index, catalog.objects.count)
             do throws(DatabaseError) {
                 let bytes = try destination.get(name.text)
                 result.objects += 1
@@ -78,7 +91,7 @@ extension BackupArchive {
                 unsound.insert(name)
             }
         }
-        progress(catalog.objects.count, catalog.objects.count)
+        try progress(catalog.objects.count, catalog.objects.count)
         for stranger in catalog.strangers {
             result.findings.append(
                 BackupFinding(name: stranger, problem: "is not a backup object"))

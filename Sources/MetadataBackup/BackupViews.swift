@@ -115,16 +115,18 @@ public enum BackupMoment: Hashable, Sendable {
 }
 
 extension BackupArchive {
-    public func state(at moment: BackupMoment) throws(DatabaseError) -> BackupState {
+    public func state(
+        at moment: BackupMoment, progress: (_ done: Int, _ total: Int) -> Void = { _, _ in }
+    ) throws(DatabaseError) -> BackupState {
         switch moment {
-        case .revision(let revision): return try state(at: revision)
-        case .time(let time): return try state(asOf: time)
+        case .revision(let revision): return try state(at: revision, progress: progress)
+        case .time(let time): return try state(asOf: time, progress: progress)
         case .newest:
             guard let newest = try catalog().newest else {
                 throw DatabaseError(
                     .refused, "\(destination.description) holds no snapshot")
             }
-            return try state(at: newest)
+            return try state(at: newest, progress: progress)
         }
     }
 }

@@ -144,7 +144,9 @@ public struct BackupWriter: Sendable {
     }
 
     /// Stores everything as of one revision, taken at the wall clock `at`.
-    public mutating func store(_ snapshot: MetadataSnapshot, at: UInt64) throws(DatabaseError) {
+    public mutating func store(
+        _ snapshot: MetadataSnapshot, at: UInt64, progress: (BackupProgress) -> Void = { _ in }
+    ) throws(DatabaseError) {
         // Logs go on from whatever was stored before, so that no revision in between is lost.
         try flush()
         var records = snapshot.records
@@ -153,7 +155,7 @@ public struct BackupWriter: Sendable {
             name: BackupName(snapshotAt: snapshot.revision, at: at), cluster: cluster,
             contents: .snapshot(records))
         if status.revision < snapshot.revision { object.gapFrom = status.revision.next() }
-        try store(object)
+        try store(object, progress)
         status.snapshot = snapshot.revision
         status.snapshotAt = at
         logsSinceSnapshot = 0
@@ -230,9 +232,11 @@ public struct BackupWriter: Sendable {
 
     // MARK: Helpers
 
-    private mutating func store(_ object: BackupObject) throws(DatabaseError) {
+    private mutating func store(
+        _ object: BackupObject, _ progress: (BackupProgress) -> Void = { _ in }
+    ) throws(DatabaseError) {
         try attempt { (writer) throws(DatabaseError) in
-            writer.status.bytes += UInt64(try writer.archive.store(object))
+            writer.status.bytes += UInt64(try writer.archive.store(object, progress: progress))
             writer.status.objects += 1
         }
     }

@@ -33,7 +33,9 @@ public struct RevisionedState: Sendable {
 
     public init() {}
 
-    /// The state of a snapshot: no history, leases running anew from `now`.
+    /// The state of a snapshot: no history, leases running anew from `now`. The state that a move of the
+    /// metadata brings begins with the event of its mark, so that whoever follows the old store's events to their
+    /// end can go on here.
     public init(
         revision: Revision, records: [MetadataRecord], leases: [(LeaseID, Nanoseconds)],
         leaseHighest: LeaseID, now: Instant
@@ -47,6 +49,18 @@ public struct RevisionedState: Sendable {
         for record in records {
             store(record)
             if record.lease != .none { attach(record.key, to: record.lease) }
+        }
+        // A mark puts records and deletes none: what was changed last is all of it.
+        if let move = try? move(), move.revision == revision {
+            history = [
+                MetadataEvent(
+                    revision: revision,
+                    changes: records.filter { $0.modRevision == revision }.map {
+                        .put(key: $0.key, value: $0.value, lease: $0.lease)
+                    })
+            ]
+            historyChanges = history[0].changes.count
+            historyStart = revision
         }
     }
 

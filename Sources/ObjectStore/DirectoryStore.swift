@@ -9,6 +9,8 @@ public final class DirectoryStore: ObjectStore {
 
     private let creates: Bool
     private static let partialSuffix = ".partial"
+    /// Of one system call.
+    private static let pieceBytes = 1 << 20
     /// Seconds without a change after which nobody writes a partial file any more: its writer died.
     private static let abandonedAfter = 3_600
 
@@ -25,7 +27,9 @@ public final class DirectoryStore: ObjectStore {
         }
     }
 
-    public func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
+    public func put(
+        _ name: String, _ bytes: Bytes, progress: (Int) -> Void
+    ) throws(DatabaseError) {
         try prepare()
         let final = "\(path)/\(name)"
         let partial = final + Self.partialSuffix
@@ -33,7 +37,7 @@ public final class DirectoryStore: ObjectStore {
         guard descriptor >= 0 else { throw Self.failure("create \(partial)") }
         do throws(DatabaseError) {
             defer { close(descriptor) }
-            try write(bytes, to: descriptor, partial)
+            try write(bytes, to: descriptor, partial, progress)
             guard fsync(descriptor) == 0 else { throw Self.failure("sync \(partial)") }
         } catch {
             unlink(partial)
@@ -43,17 +47,21 @@ public final class DirectoryStore: ObjectStore {
         try syncDirectory()
     }
 
-    public func get(_ name: String) throws(DatabaseError) -> Bytes {
-        try Self.read(file: "\(path)/\(name)")
+    public func get(
+        _ name: String, progress: (Int) -> Void
+    ) throws(DatabaseError) -> Bytes {
+        try Self.read(file: "\(path)/\(name)", progress)
     }
 
     /// The whole of a file.
-    static func read(file: String) throws(DatabaseError) -> Bytes {
+    static func read(
+        file: String, _ progress: (Int) -> Void = { _ in }
+    ) throws(DatabaseError) -> Bytes {
         let descriptor = open(file, O_RDONLY | O_CLOEXEC)
         guard descriptor >= 0 else { throw failure("open \(file)") }
         defer { close(descriptor) }
         var bytes: Bytes = []
-        var piece = Bytes(repeating: 0, count: 1 << 20)
+        var piece = Bytes(repeating: 0, count: pieceBytes)
         while true {
             let count = piece.withUnsafeMutableBytes {
                 Glibc.read(descriptor, $0.baseAddress, $0.count)
@@ -62,6 +70,7 @@ public final class DirectoryStore: ObjectStore {
             guard count >= 0 else { throw failure("read \(file)") }
             if count == 0 { return bytes }
             bytes += piece[..<count]
+            progress(bytes.count)
         }
     }
 
@@ -106,16 +115,18 @@ public final class DirectoryStore: ObjectStore {
     }
 
     private func write(
-        _ bytes: Bytes, to descriptor: Int32, _ name: String
+        _ bytes: Bytes, to descriptor: Int32, _ name: String, _ progress: (Int) -> Void
     ) throws(DatabaseError) {
         var offset = 0
         while offset < bytes.count {
+            let length = min(Self.pieceBytes, bytes.count - offset)
             let count = bytes.withUnsafeBytes {
-                Glibc.write(descriptor, $0.baseAddress! + offset, bytes.count - offset)
+                Glibc.write(descriptor, $0.baseAddress! + offset, length)
             }
             if count < 0, errno == EINTR { continue }
             guard count > 0 else { throw Self.failure("write \(name)") }
             offset += count
+            progress(offset)
         }
     }
 

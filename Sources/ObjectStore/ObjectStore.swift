@@ -6,9 +6,11 @@ import KVBase
 public protocol ObjectStore: AnyObject, Sendable {
     /// For messages: a path or a URL, without secrets.
     var description: String { get }
-    /// Durable when it returns. An object of that name is replaced.
-    func put(_ name: String, _ bytes: Bytes) throws(DatabaseError)
-    func get(_ name: String) throws(DatabaseError) -> Bytes
+    /// Durable when it returns. An object of that name is replaced. `progress` is told how many bytes went, as far
+    /// as that is known.
+    func put(_ name: String, _ bytes: Bytes, progress: (Int) -> Void) throws(DatabaseError)
+    /// `progress`: how many bytes came.
+    func get(_ name: String, progress: (Int) -> Void) throws(DatabaseError) -> Bytes
     /// Every name, in order.
     func list() throws(DatabaseError) -> [String]
     /// No error when there is none of that name.
@@ -20,6 +22,10 @@ public protocol ObjectStore: AnyObject, Sendable {
 }
 
 extension ObjectStore {
+    public func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
+        try put(name, bytes) { _ in }
+    }
+    public func get(_ name: String) throws(DatabaseError) -> Bytes { try get(name) { _ in } }
     public func sweep() {}
     public func abort() {}
 }

@@ -49,13 +49,19 @@ public final class S3Store: ObjectStore {
         client = try HTTPClient(security)
     }
 
-    public func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
-        let answer = try request("PUT", key: settings.prefix + name, query: "", body: bytes)
+    public func put(
+        _ name: String, _ bytes: Bytes, progress: (Int) -> Void
+    ) throws(DatabaseError) {
+        let answer = try request(
+            "PUT", key: settings.prefix + name, query: "", body: bytes, progress)
         try expect(answer, "store \(name)")
     }
 
-    public func get(_ name: String) throws(DatabaseError) -> Bytes {
-        let answer = try request("GET", key: settings.prefix + name, query: "", body: nil)
+    public func get(
+        _ name: String, progress: (Int) -> Void
+    ) throws(DatabaseError) -> Bytes {
+        let answer = try request(
+            "GET", key: settings.prefix + name, query: "", body: nil, progress)
         try expect(answer, "fetch \(name)")
         return answer.body
     }
@@ -90,7 +96,8 @@ public final class S3Store: ObjectStore {
     // MARK: Requests
 
     private func request(
-        _ method: String, key: String, query: String, body: Bytes?
+        _ method: String, key: String, query: String, body: Bytes?,
+        _ progress: (Int) -> Void = { _ in }
     ) throws(DatabaseError) -> HTTPResponse {
         let path = key.isEmpty ? "" : "/" + HTTPClient.escape(key, keeping: "/")
         let url =
@@ -102,7 +109,7 @@ public final class S3Store: ObjectStore {
         }
         var request = HTTPRequest(method, url, headers: headers, body: body)
         request.responseBytesMax = Self.objectBytesMax
-        return try client.perform(request, abort: aborting)
+        return try client.perform(request, abort: aborting, progress: progress)
     }
 
     private func expect(_ answer: HTTPResponse, _ what: String) throws(DatabaseError) {

@@ -35,9 +35,14 @@ extension Command {
             ], run: showBackup),
         Command(
             path: ["backup", "verify"], summary: "read every object and name what is damaged",
-            details:
-                "Exits 5 when something is damaged or missing, and 1 when nothing can be restored.",
-            flags: BackupSource.flags,
+            details: """
+                Without --from the acting controller reads it, as an operation (kvctl ops list) that the next one begins \
+                anew.
+                Exits 5 when something is damaged or missing, and 1 when nothing can be restored.
+                """,
+            flags: BackupSource.flags + [
+                .toggle("no-wait", "without --from: return when it is under way")
+            ],
             examples: [
                 "backup verify --dir /tmp/rk", "backup verify --from /var/backups/rangekeeper",
             ], run: verifyBackup),
@@ -62,9 +67,10 @@ extension Command {
     private static func showBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let moment = try invocation.moment()
         let contents =
-            if let source = try BackupSource(invocation) { try source.show(moment) } else {
-                try job("backup.show", ["at": .string(moment.text)], invocation)
-            }
+            if let source = try BackupSource(invocation) {
+                try source.show(moment) { progress($0, $1) }
+            } else { try job("backup.show", ["at": .string(moment.text)], invocation) }
+        endProgress()
         print(contents, invocation, BackupReport.contents)
         return .ok
     }
@@ -72,10 +78,24 @@ extension Command {
     private static func verifyBackup(_ invocation: Invocation) throws(Failure) -> ExitCode {
         let result: JSONValue
         if let source = try BackupSource(invocation) {
+            guard !invocation.has("no-wait") else {
+                throw invocation.usage("--no-wait is for a backup that a controller reads")
+            }
             result = try source.verify { progress($0, $1) }
             endProgress()
         } else {
-            result = try job("backup.verify", [:], invocation)
+            let cluster = try Cluster(invocation)
+            let operation = try cluster.call("backup.verify")["operation"]
+            guard let id = operation["id"].int, !invocation.has("no-wait") else {
+                return finish(operation, invocation, succeeds: true)
+            }
+            let end = try OperationWatch(cluster, id).run()
+            do throws(Failure) {
+                result = try cluster.call("backup.verified", ["operation": operation["id"]])
+            } catch {
+                throw end["step"].string == "done"
+                    ? error : Failure(.failure, "operation \(id): \(end["outcome"].text)")
+            }
         }
         print(result, invocation, BackupReport.verification)
         if result["spans"].elements.isEmpty { return .failure }

@@ -50,9 +50,11 @@ struct BackupSource {
         }
     }
 
-    func show(_ moment: BackupMoment) throws(Failure) -> JSONValue {
+    func show(
+        _ moment: BackupMoment, _ progress: (Int, Int) -> Void
+    ) throws(Failure) -> JSONValue {
         try failing { () throws(DatabaseError) in
-            let state = try archive.state(at: moment)
+            let state = try archive.state(at: moment, progress: progress)
             return JSONValue(
                 encoding: MetadataSummary.InBackup(
                     destination: place, revision: state.revision.rawValue, at: state.at,

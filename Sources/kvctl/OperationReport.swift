@@ -44,7 +44,10 @@ enum OperationReport {
                         ? ", rests for the sake of requests" : ""))
         }
         if let pace = pace(entry) { lines.append("  pace     \(pace.rate), \(pace.left)") }
-        if let note = entry["note"].string, !note.isEmpty { lines.append("  waits    \(note)") }
+        if let note = entry["note"].string, !note.isEmpty {
+            let isOfBackup = ["backup", "verifyBackup"].contains(entry["kind"].string)
+            lines.append("  \(isOfBackup ? "now  " : "waits")    \(note)")
+        }
         if let outcome = entry["outcome"].string, !outcome.isEmpty {
             lines.append((entry["finished"].bool == true ? "  outcome  " : "  so far   ") + outcome)
         }
@@ -79,7 +82,8 @@ enum OperationReport {
     /// What an operation works on: `group 1: node-2 to node-4`, `shard 3 of stocks: from group 1 to 2`.
     static func subject(_ entry: JSONValue) -> String {
         if entry["kind"].string == "rebalance" { return "the cluster" }
-        if entry["kind"].string == "backup" { return "the metadata" }
+        if ["backup", "restore"].contains(entry["kind"].string) { return "the metadata" }
+        if entry["kind"].string == "verifyBackup" { return "the backup" }
         let work = entry["work"]
         guard let shard = work["shard"].int else {
             let places = [entry["from"].string, entry["to"].string].compactMap { $0 }

@@ -79,7 +79,9 @@ extension Command {
         let target = try RestoreTarget(invocation)
         RestoreProgress.show("reads \(source.place)")
         let (state, newest) = try failing { () throws(DatabaseError) in
-            let state = try source.archive.state(at: moment)
+            let state = try source.archive.state(at: moment) {
+                RestoreProgress.show("reads \(source.place): \($0) of \($1) objects")
+            }
             return (state, try source.archive.catalog().objects.last?.to ?? state.revision)
         }
         let addresses = try failing { () throws(DatabaseError) in
@@ -288,7 +290,10 @@ struct RestoreTarget {
                 let state = RevisionedState(
                     revision: recovered.revision, records: recovered.records, leases: [],
                     leaseHighest: .none, now: .origin)
-                try etcd.transfer.bring(state, id: clock, cluster: recovered.cluster)
+                try etcd.transfer.bring(state, id: clock, cluster: recovered.cluster) {
+                    RestoreProgress.show(
+                        "writes to \(directory): \($0) of \(state.records.count) records")
+                }
                 try etcd.transfer.complete(id: clock)
             }
         }

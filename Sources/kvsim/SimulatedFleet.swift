@@ -235,7 +235,9 @@ struct SimulatedFleet {
             answered += 1
         case .resign(let error): fail("the controller resigned: \(error)")
         case .reject(_, let error): fail("a node was rejected: \(error)")
-        case .acting, .standBy, .publish, .operationAnswer, .backUp, .decided: break
+        case .acting, .standBy, .publish, .operationAnswer, .backUp, .verifyBackup, .verifyNoMore,
+            .decided:
+            break
         }
     }
 

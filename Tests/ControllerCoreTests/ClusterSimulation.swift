@@ -84,6 +84,7 @@ final class ClusterSimulation {
         case connect(Int, incarnation: UInt64)
         case startController
         case backedUp(OperationID, life: Int)
+        case verified(OperationID, life: Int)
         /// A command reaches the log of a group, whoever sent it and when.
         case shardCommand(
             GroupID, ShardCommand, at: Int, incarnation: UInt64, controllerTerm: Term, id: UInt64?)
@@ -111,6 +112,8 @@ final class ClusterSimulation {
     /// How a backup ends that was asked for, and how many were written.
     var backupOutcome: Result<String, DatabaseError> = .success("a snapshot is there")
     var backups = 0
+    var verifications = 0
+    var verificationsStopped: [OperationID] = []
     /// Counts of shards that were held by request.
     var holdCount = 0
     /// What leaders report, by group.
@@ -251,6 +254,10 @@ final class ClusterSimulation {
             guard life == self.life else { return }
             backups += 1
             send(.backupEnded(id, backupOutcome))
+        case .verified(let id, let life):
+            guard life == self.life, !verificationsStopped.contains(id) else { return }
+            verifications += 1
+            send(.backupEnded(id, backupOutcome))
         case .connect(let index, let incarnation):
             guard nodes[index].isRunning, nodes[index].incarnation == incarnation,
                 nodes[index].connection == nil
@@ -348,6 +355,8 @@ final class ClusterSimulation {
         case .answer(let request, let error): answers[request, default: []].append(error)
         case .operationAnswer(let request, let result): operationAnswers[request] = result
         case .backUp(let id): schedule(.milliseconds(200), .backedUp(id, life: life))
+        case .verifyBackup(let id): schedule(.milliseconds(200), .verified(id, life: life))
+        case .verifyNoMore(let id): verificationsStopped.append(id)
         case .decided(let text): log.append("\(now.nanoseconds / 1_000_000) \(text)")
         case .admit(let connection, _), .reject(let connection, _), .send(let connection, _):
             guard let index = nodes.firstIndex(where: { $0.connection == connection }) else {

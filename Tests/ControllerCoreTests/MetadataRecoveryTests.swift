@@ -189,11 +189,16 @@ extension MetadataRecovery.Request {
         #expect(simulation.store.durable.operations.last?.step == .writing)
         simulation.loseControllers()
         _ = try simulation.rebuild(from: older)
-        let record = try #require(simulation.store.durable.operations.last)
-        #expect(record.kind == .backup && record.step == .done)
+        let operations = simulation.store.durable.operations
+        let record = try #require(operations.last { $0.kind == .backup })
+        #expect(record.step == .done)
         let decision = try #require(
             simulation.store.durable.decisions.last { $0.operation == record.id })
         #expect(decision.text.contains("is done: the metadata was restored"))
+        // And the restore itself is the last thing that happened.
+        let restore = try #require(operations.last)
+        #expect(restore.kind == .restore && restore.isFinished)
+        #expect(restore.outcome.hasPrefix("restored from "))
     }
 
     @Test func nodesAloneAreEnough() throws {

@@ -129,6 +129,55 @@ private struct Model {
         #expect(throws: DatabaseError.self) { try archive.state(at: logs[1].to) }
     }
 
+    @Test func storingTellsHowFarItIs() throws {
+        let records = (0..<10_000).map { number in
+            var random = SeededRandom(seed: UInt64(number))
+            return MetadataRecord(
+                key: Bytes("k\(100_000 + number)".utf8),
+                value: Bytes((0..<256).map { _ in UInt8(truncatingIfNeeded: random.next()) }),
+                createRevision: Revision(1), modRevision: Revision(1), lease: .none)
+        }
+        var told: [BackupProgress] = []
+        let size = try archive().store(
+            BackupObject(
+                name: BackupName(snapshotAt: Revision(1), at: 1_000), cluster: 7,
+                contents: .snapshot(records))
+        ) { told.append($0) }
+        #expect(size > 2 << 20, "more than one piece")
+        let encoded = told.prefix { if case .encoding = $0 { true } else { false } }
+        #expect(encoded.first == .encoding(records: 0, of: 10_000) && encoded.count > 1)
+        let pieces = [1 << 20, 2 << 20, size]
+        #expect(
+            Array(told[encoded.count...])
+                == [.storing(bytes: 0, of: size)] + pieces.map { .storing(bytes: $0, of: size) }
+                + [.readingBack(bytes: 0, of: size)]
+                + pieces.map { .readingBack(bytes: $0, of: size) })
+    }
+
+    @Test func aVerificationThatNobodyWantsReadsNoMore() throws {
+        let archive = try archive()
+        _ = try fill(archive, seed: 3)
+        var read = 0
+        let error = #expect(throws: DatabaseError.self) {
+            try archive.verify { (done, _) throws(DatabaseError) in
+                read = done
+                if done == 2 { throw DatabaseError(.notLeader, "nobody") }
+            }
+        }
+        #expect(error?.code == .notLeader && read == 2)
+    }
+
+    @Test func aStateTellsHowManyObjectsLeadToIt() throws {
+        let archive = try archive()
+        _ = try fill(archive, seed: 4)
+        var told: [Int] = []
+        _ = try archive.state(at: Revision(100)) { done, total in
+            told.append(done)
+            #expect(done < total)
+        }
+        #expect(told == Array(0..<told.count) && told.count > 2)
+    }
+
     /// What verify says can be restored is what can be restored, whatever is damaged.
     @Test(arguments: 20...27 as ClosedRange<UInt64>)
     func verifyAndRestoreAgree(seed: UInt64) throws {

@@ -25,13 +25,15 @@ private final class MemoryStore: ObjectStore {
         if lost { throw DatabaseError(.unavailable, "the answer was lost") }
     }
 
-    func put(_ name: String, _ bytes: Bytes) throws(DatabaseError) {
+    func put(
+        _ name: String, _ bytes: Bytes, progress: (Int) -> Void
+    ) throws(DatabaseError) {
         try call()
         objects.withLock { $0[name] = bytes }
         try answer()
     }
 
-    func get(_ name: String) throws(DatabaseError) -> Bytes {
+    func get(_ name: String, progress: (Int) -> Void) throws(DatabaseError) -> Bytes {
         try call()
         guard let bytes = objects.withLock({ $0[name] }) else {
             throw DatabaseError(.storageFailed, "no \(name)")

@@ -156,6 +156,44 @@ import Testing
         }
     }
 
+    // MARK: The history of the new store
+
+    /// Two records by the mark, one of them new, as the audit log's and the move's own.
+    private func marked(_ move: MetadataMove) -> (state: RevisionedState, mark: [MetadataChange]) {
+        let mark: [MetadataChange] = [
+            .put(key: MetadataMove.key, value: move.encode(), lease: .none), .put("k1", "anew"),
+        ]
+        var state = state(Int(move.revision.rawValue) - 1)
+        state.apply(.changes(mark), now: .origin)
+        return (state, mark)
+    }
+
+    private func read(_ state: RevisionedState) throws -> RevisionedState {
+        var writer = ByteWriter()
+        state.encode(into: &writer)
+        return try ByteReader.decode(writer.take()) { (reader) throws(DatabaseError) in
+            try RevisionedState(from: &reader, now: .origin)
+        }
+    }
+
+    @Test func theHistoryOfTheNewStoreBeginsWithTheMark() throws {
+        let (state, mark) = marked(move(to: .embedded, revision: 9))
+        var opened = try read(state)
+        #expect(opened.range(prefix: []) == state.range(prefix: []))
+        let event = MetadataEvent(revision: Revision(9), changes: mark)
+        #expect(try opened.events(prefix: [], from: Revision(9)) == [event])
+        #expect(throws: MetadataError.compacted(oldest: Revision(9))) {
+            try opened.events(prefix: [], from: Revision(8))
+        }
+        let next = opened.apply(.changes([.put("k1", "next")]), now: .origin)
+        #expect(try opened.events(prefix: [], from: Revision(9)) == [event, try #require(next)])
+        // What a state of any other revision followed from is not to be seen in it.
+        let later = try read(opened)
+        #expect(throws: MetadataError.compacted(oldest: Revision(11))) {
+            try later.events(prefix: [], from: Revision(10))
+        }
+    }
+
     // MARK: The data directory
 
     /// Every rename of a move, in both directions; a crash between any two leaves what the next start finishes.
@@ -235,10 +273,10 @@ import Testing
         try transfer.bring(state(300), id: 0xB, cluster: 0xC1)
         #expect(throws: DatabaseError.self) { try transfer.check(cluster: 0xC2, name: "c1") }
         #expect(throws: DatabaseError.self) { try transfer.bring(state(1), id: 1, cluster: 0xC2) }
-        let moved = state(205)
+        let (moved, mark) = marked(move(to: .etcd, revision: 205))
         var seen: [Int] = []
         try transfer.bring(moved, id: 0xA, cluster: 0xC1) { seen.append($0) }
-        #expect(seen.last == 205 && seen.count > 1)
+        #expect(seen.last == moved.records.count && seen.count > 1)
         #expect(try transfer.look() == .incoming(id: 0xA, cluster: 0xC1))
         #expect(throws: DatabaseError.self) { try transfer.complete(id: 0xB) }
         for _ in 0..<2 { try transfer.complete(id: 0xA) }
@@ -251,6 +289,13 @@ import Testing
         store.commit(MetadataTransaction(changes: [.put("k", "v")])) { answers.append($0) }
         store.flush()
         #expect(answers == [.success(Revision(206))])
+        var events: [MetadataEvent] = []
+        _ = try store.watch(prefix: [], from: Revision(205)) {
+            if case .success(let event) = $0 { events.append(event) }
+        }
+        store.flush()
+        #expect(events.map(\.revision) == [Revision(205), Revision(206)])
+        #expect(events.first?.changes == mark)
     }
 
     @Test(.enabled(if: EtcdServer.isInstalled, comment))

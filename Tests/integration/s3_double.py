@@ -4,6 +4,7 @@ Every request must carry a right AWS Signature Version 4."""
 import hashlib
 import hmac
 import threading
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 from xml.sax.saxutils import escape
@@ -17,6 +18,7 @@ class S3Double:
         self.bucket, self.access, self.secret = bucket, access, secret
         self.objects, self.lock = {}, threading.Lock()
         self.refused, self.is_down = [], False
+        self.held, self.let_go = None, threading.Event()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.server.daemon_threads = True
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -31,6 +33,17 @@ class S3Double:
     @property
     def environment(self):
         return {"AWS_ACCESS_KEY_ID": self.access, "AWS_SECRET_ACCESS_KEY": self.secret}
+
+    @contextmanager
+    def holding(self, method, kind):
+        """No such request for an object of this kind is answered meanwhile."""
+        self.let_go.clear()
+        self.held = (method, kind)
+        try:
+            yield
+        finally:
+            self.held = None
+            self.let_go.set()
 
     def close(self):
         self.server.shutdown()
@@ -89,6 +102,9 @@ class S3Double:
                 bucket, _, key = unquote(url.path).lstrip("/").partition("/")
                 if bucket != double.bucket:
                     return self.answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+                held = double.held
+                if held and self.command == held[0] and held[1] in key:
+                    double.let_go.wait()
                 with double.lock:
                     if self.command == "PUT":
                         double.objects[key] = body

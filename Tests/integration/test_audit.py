@@ -56,6 +56,7 @@ def test_questions_are_not_noted(cluster):
 
 
 def test_the_log_outlives_its_controller_and_can_be_checked_against_a_noted_head(cluster):
+    assert cluster.kvctl("config", "set", "repair", "auto").returncode == 0
     verdict = json.loads(cluster.kvctl("audit", "verify", "-o", "json").stdout)
     assert verdict["isWhole"] and verdict["fault"] is None
     noted = verdict["head"]

@@ -15,12 +15,12 @@ from test_controllers import NAMES, Controllers
 pytestmark = pytest.mark.fault
 
 
-def metrics(cluster, name):
+def metrics(cluster, name, family="kvcontroller_backup"):
     admin = cluster.daemons[name]["admin"]
     with urllib.request.urlopen(f"http://{admin}/metrics", timeout=5) as answer:
         text = answer.read().decode()
     return {key: float(value) for key, value in re.findall(
-        r"^(kvcontroller_backup\S*) (\S+)$", text, re.MULTILINE)}
+        rf"^({family}\S*) (\S+)$", text, re.MULTILINE)}
 
 
 def read(*words, place, **options):
@@ -204,6 +204,64 @@ def test_a_destination_that_is_away_delays_nothing_and_is_caught_up(backed_up):
     assert not [f for f in cluster.json("doctor")["findings"] if f["code"] == "RK060"]
 
 
+def tell_how_far_they_are(cluster, double):
+    """What takes long in the backup: in the operation list, and in the metrics."""
+    def under_way(kind, note):
+        def check():
+            operation = cluster.json("ops", "list")["operations"][-1]
+            assert operation["kind"] == kind and not operation["finished"], operation
+            assert note in operation["note"] and 0 < operation["percent"] < 100, operation
+            shown = metrics(cluster, "controller-1", "kvcontroller_operation")
+            percent = shown[f'kvcontroller_operation_progress_percent{{kind="{kind}"}}']
+            assert percent == operation["percent"], (percent, operation)
+            return operation
+        return wait_for(check, 20, f"{note} of {kind}")
+
+    def ended(kind, step):
+        def check():
+            operation = cluster.json("ops", "list")["operations"][-1]
+            assert (operation["kind"], operation["step"]) == (kind, step), operation
+            return operation
+        return wait_for(check, 20, f"the end of {kind}")
+
+    assert cluster.kvctl("backup", "now").returncode == 0  # Now nothing else needs a snapshot.
+    create(cluster, "more")
+    with double.holding("PUT", "snapshot-"):
+        assert cluster.kvctl("backup", "now", "--no-wait").returncode == 0
+        stored = under_way("backup", "storing")
+    with double.holding("GET", "snapshot-"):
+        again = under_way("backup", "reading back")
+        assert again["id"] == stored["id"] and again["percent"] >= stored["percent"]
+        assert again["bytesDone"] >= again["bytesTotal"] / 2 > 0, again
+    ended("backup", "done")
+    with double.holding("GET", "log-"):
+        assert cluster.kvctl("backup", "verify", "--no-wait").returncode == 0
+        reading = under_way("verifyBackup", "objects")
+        refused = cluster.kvctl("backup", "verify")
+        assert refused.returncode == 7 and "works on the backup" in refused.stderr, refused.stderr
+        assert cluster.kvctl("ops", "cancel", str(reading["id"])).returncode == 0
+    ended("verifyBackup", "cancelled")
+    sound = cluster.json("backup", "verify")
+    assert sound["spans"] and not sound["findings"], sound
+    assert ended("verifyBackup", "done")["outcome"] == f"{sound['objects']} objects: all sound"
+    shown = metrics(cluster, "controller-1")
+    assert shown["kvcontroller_backup_verified_objects"] == sound["objects"]
+    assert shown["kvcontroller_backup_verify_findings"] == 0
+    assert shown["kvcontroller_backup_last_verify_timestamp_seconds"] > 0
+    # What is damaged is told by the operation too.
+    with double.lock:
+        name = next(key for key in double.objects if "snapshot-" in key)
+        whole = double.objects[name]
+        double.objects[name] = whole[:-1]
+    damaged = cluster.kvctl("backup", "verify", "-o", "json")
+    finding = json.loads(damaged.stdout)["findings"][0]
+    assert damaged.returncode in (1, 5) and finding["name"] in name, damaged.stdout
+    assert finding["name"] in ended("verifyBackup", "failed")["outcome"]
+    assert metrics(cluster, "controller-1")["kvcontroller_backup_verify_findings"] >= 1
+    with double.lock:
+        double.objects[name] = whole
+
+
 def test_an_object_store_takes_signed_requests(tmp_path):
     double = S3Double()
     cluster = Cluster(tmp_path / "cluster", environment={
@@ -233,6 +291,7 @@ def test_an_object_store_takes_signed_requests(tmp_path):
         double.is_down = False
         wait_for(lambda: tables_in(double.place(), **environment) == {"stored", "later"}, 30,
                  "what came meanwhile")
+        tell_how_far_they_are(cluster, double)
         # Wrong keys are refused, and no message or argument shows them.
         wrong = tmp_path / "keys"
         wrong.write_text("[default]\naws_access_key_id = AKEXAMPLE\naws_secret_access_key = wrong\n")

@@ -14,6 +14,7 @@ import fake_cluster
 import pytest
 
 from conftest import BINARIES, is_alive, run, wait_for
+from s3_double import S3Double
 from test_backup import create as create_on
 from test_controllers import NAMES, Controllers, Creator
 from test_etcd import ETCD, Client, Etcd, close, create
@@ -159,6 +160,16 @@ class Migrating(Controllers):
         return self.kvctl("audit", "--limit", "5000").stdout
 
 
+def check_backup(cluster, place, **options):
+    """Every revision since the first snapshot is in the backup, and nothing else."""
+    done = cluster.kvctl("backup", "now")
+    assert done.returncode == 0, done.stderr
+    verdict = cluster.kvctl("backup", "verify", "--from", place, "-o", "json", **options)
+    stored = json.loads(verdict.stdout)
+    assert verdict.returncode == 0 and not stored["gaps"], (stored, cluster.homes()[0]["move"])
+    assert len(stored["spans"]) == 1, stored
+
+
 @contextmanager
 def running(tmp_path, kind=Migrating, count=3, flags=(), **options):
     cluster = kind(tmp_path / "cluster", "--controllers", str(count), *flags, **options)
@@ -203,12 +214,7 @@ def test_there_and_back_under_load(tmp_path):
             assert "RK061" in cluster.kvctl("doctor").stdout
             made = len(creator.created)
             wait_for(lambda: len(creator.created) > made + 3, what="tables in etcd")
-            # Nothing is missing in the backup but what lies between the move and the first snapshot behind it.
-            stored = json.loads(cluster.kvctl("backup", "verify", "--from", backup, "-o", "json").stdout)
-            assert not stored["findings"], stored
-            mark = cluster.homes()[0]["move"]["revision"]
-            assert len(stored["gaps"]) <= 1, stored
-            assert all(mark <= gap["from"] <= mark + 1 for gap in stored["gaps"]), (mark, stored)
+            check_backup(cluster, backup)
             again = cluster.kvctl("metadata", "migrate", "--to", "etcd", *where)
             assert again.returncode != 0 and "in etcd already" in again.stderr, again.stderr
             run("kvctl", "playground", "stop", "controller-1", "--dir", cluster.directory)
@@ -230,10 +236,7 @@ def test_there_and_back_under_load(tmp_path):
             assert set(tables) <= {"t", "many"} | set(creator.created + creator.uncertain)
             assert tables["many"]["id"] == before["many"]["id"] and tables["many"]["shards"] == 300
             # The backup goes on over both moves.
-            done = cluster.kvctl("backup", "now")
-            assert done.returncode == 0, done.stderr
-            whole = cluster.kvctl("backup", "verify", "--from", backup)
-            assert whole.returncode == 0, whole.stdout + whole.stderr
+            check_backup(cluster, backup)
             log = cluster.audit()
             assert "moved to etcd" in log and "moved to embedded" in log
             terms = cluster.terms_acted()
@@ -302,8 +305,9 @@ def test_settings_follow_when_the_operator_comes_to_it(tmp_path, etcd):
 def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends):
     proxy = Proxy(etcd.clients[0])
     where = ["--etcd-endpoints", proxy.endpoint]
+    backup = tmp_path / "backup"
     try:
-        with running(tmp_path) as cluster:
+        with running(tmp_path, environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
             create(cluster, "t")
             if to == "embedded":
                 cluster.migrate("etcd", *where)
@@ -337,8 +341,62 @@ def test_the_acting_controller_is_killed(tmp_path, etcd, to, pattern, when, ends
             assert {"t", "without", "with"} <= set(cluster.tables())
             assert f"moved to {to}" in cluster.audit()
             cluster.check_nothing_was_decided_twice()
+            check_backup(cluster, backup)
     finally:
         proxy.close()
+
+
+def test_while_the_backup_fails_nothing_is_moved(tmp_path, etcd):
+    """It is told before anything stops."""
+    backup = tmp_path / "backup"
+    with running(tmp_path, count=1,
+                 environment={"KVCONTROLLERD_BACKUP_TO": str(backup)}) as cluster:
+        create(cluster, "t")
+        check_backup(cluster, backup)
+        backup.rename(tmp_path / "away")
+        backup.write_text("in its place")
+        create(cluster, "late")
+        wait_for(lambda: cluster.json("backup", "status")["problem"], what="that it fails")
+        term = cluster.json("status")["controllers"][0]["term"]
+        refused = cluster.kvctl("metadata", "migrate", "--to", "etcd", "--etcd-endpoints",
+                                etcd.endpoints)
+        assert refused.returncode == 7, refused.stderr
+        assert f"nothing is moved: the backup in {backup} fails" in refused.stderr, refused.stderr
+        assert cluster.json("status")["controllers"][0]["term"] == term
+        backup.unlink()
+        (tmp_path / "away").rename(backup)
+        wait_for(lambda: not cluster.json("backup", "status")["problem"], what="its return")
+        cluster.migrate("etcd", "--etcd-endpoints", etcd.endpoints)
+        cluster.wait_for_form("etcd", count=1)
+        create(cluster, "there")
+        check_backup(cluster, backup)
+
+
+@pytest.mark.parametrize("to", ["etcd", "embedded"])
+def test_a_move_waits_for_a_backup_that_hangs(tmp_path, etcd, to):
+    """For a while; then the old store goes on. What it did meanwhile is in the backup, and so is the move that follows."""
+    double, where = S3Double(), ["--etcd-endpoints", etcd.endpoints]
+    try:
+        with running(tmp_path, count=1, environment={
+                "KVCONTROLLERD_BACKUP_TO": double.place(), **double.environment}) as cluster:
+            create(cluster, "t")
+            if to == "embedded":
+                cluster.migrate("etcd", *where)
+                cluster.wait_for_form("etcd", count=1)
+            before, flags = cluster.form(), where if to == "etcd" else []
+            with double.holding("PUT", "log-"):
+                create(cluster, "late")
+                failed = cluster.kvctl("metadata", "migrate", "--to", to, *flags, timeout=150)
+                assert failed.returncode == 7 and "is late with" in failed.stderr, failed.stderr
+                cluster.wait_for_form(before, count=1)
+                create(cluster, "goes_on")
+            cluster.migrate(to, *flags)
+            cluster.wait_for_form(to, count=1)
+            create(cluster, "there")
+            check_backup(cluster, double.place(), env=double.environment)
+            assert set(cluster.tables()) == {"t", "late", "goes_on", "there"}
+    finally:
+        double.close()
 
 
 def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
@@ -369,6 +427,64 @@ def test_etcd_ends_while_the_metadata_is_copied(tmp_path, etcd):
             cluster.wait_for_form("etcd")
     finally:
         proxy.close()
+
+
+@pytest.fixture(scope="session")
+def refused_threads(tmp_path_factory):
+    """The environment that preloads refused_threads.c, and the file that names the thread to refuse."""
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("no C compiler for the library that refuses threads")
+    directory = tmp_path_factory.mktemp("preload")
+    library, refused = directory / "refused_threads.so", directory / "refused"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library,
+                    Path(__file__).with_name("refused_threads.c"), "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "REFUSE_THREAD": str(refused)}, refused
+
+
+@pytest.mark.parametrize("to", ["etcd", "embedded"])
+def test_without_a_thread_nothing_is_moved(tmp_path, etcd, refused_threads, to):
+    """At every step that needs one: it is told, in the audit log too, and the old store goes on."""
+    environment, refused = refused_threads
+    where = ["--etcd-endpoints", etcd.endpoints]
+    with running(tmp_path, count=1, environment=environment) as cluster:
+        create(cluster, "t")
+        if to == "embedded":
+            cluster.migrate("etcd", *where)
+            cluster.wait_for_form("etcd", count=1)
+        before, flags = cluster.form(), where if to == "etcd" else []
+        threads = {"etcd": ["etcd-check", "meta-move"],
+                   "embedded": ["meta-digest", "meta-prepare", "meta-mark"]}[to]
+        for number, thread in enumerate(threads):
+            refused.write_text(thread)
+            try:
+                failed = cluster.kvctl("metadata", "migrate", "--to", to, *flags, timeout=150)
+            finally:
+                refused.unlink()
+            said = f"thread {thread}: Resource temporarily unavailable"
+            assert failed.returncode == 7 and said in failed.stderr, failed.stderr
+            cluster.wait_for_form(before, count=1)
+            create(cluster, f"goes_on{number}")
+            assert re.search(rf"metadata.migrate .*{said}", cluster.audit()), cluster.audit()
+        cluster.migrate(to, *flags)
+        cluster.wait_for_form(to, count=1)
+        create(cluster, "moved")
+        assert set(cluster.tables()) == {"t", "moved"} | {
+            f"goes_on{number}" for number in range(len(threads))}
+
+
+def test_a_controller_without_a_thread_to_take_over_tries_again(tmp_path, refused_threads):
+    environment, refused = refused_threads
+    with running(tmp_path, count=1, environment=environment) as cluster:
+        cluster.kill("controller-1")
+        refused.write_text("take-over")
+        try:
+            cluster.start("controller-1")
+            wait_for(lambda: cluster.log_of("controller-1").count("thread take-over") >= 2,
+                     what="a second attempt")
+        finally:
+            refused.unlink()
+        cluster.wait_for_acting()
 
 
 def test_a_controller_that_was_away_follows(tmp_path, etcd):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Cluster, run, wait_for
-from test_backup import create
+from test_backup import create, metrics
 from test_controllers import NAMES, Controllers
 
 pytestmark = pytest.mark.fault
@@ -264,6 +264,12 @@ def test_three_controllers_are_lost_and_three_come_back(tmp_path):
         restored = asked[2]
         assert "@" in restored["caller"] and restored["outcome"] == "done", restored
         assert json.loads(restored["arguments"])["from"] == str(cluster.place)
+        # And in the operation list, with the time in a metric.
+        listed = next(o for o in cluster.json("ops", "list")["operations"] if o["kind"] == "restore")
+        assert listed["step"] == "done" and str(cluster.place) in listed["outcome"], listed
+        shown = metrics(cluster, cluster.wait_for_acting(), "kvcontroller_metadata_restored")
+        assert shown == {"kvcontroller_metadata_restored_timestamp_seconds":
+                         listed["endedAt"] // 1000}, shown
         # Any of them carries on without the one that was restored.
         cluster.kill(cluster.wait_for_acting())
         cluster.wait_for_acting()

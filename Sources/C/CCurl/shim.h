@@ -25,6 +25,17 @@ static inline long rk_curl_status(CURL *handle) {
     curl_easy_getinfo(handle, CURLINFO_RESPONSE_CODE, &status);
     return status;
 }
+// Bytes of the body that were sent, and that came.
+static inline curl_off_t rk_curl_sent(CURL *handle) {
+    curl_off_t bytes = 0;
+    curl_easy_getinfo(handle, CURLINFO_SIZE_UPLOAD_T, &bytes);
+    return bytes;
+}
+static inline curl_off_t rk_curl_received(CURL *handle) {
+    curl_off_t bytes = 0;
+    curl_easy_getinfo(handle, CURLINFO_SIZE_DOWNLOAD_T, &bytes);
+    return bytes;
+}
 // Whether the one transfer of `multi` is done; then `*result` is how it ended.
 static inline int rk_curl_is_done(CURLM *multi, CURLcode *result) {
     int left = 0;
