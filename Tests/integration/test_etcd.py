@@ -409,8 +409,11 @@ def test_tls_and_users(tmp_path):
         create(cluster, "t")
         assert set(cluster.tables()) == {"t"}
         assert "secret" not in cluster.log_of("controller-1")
-        # Families and the ends of the certificates, as documented.
+        # The watch has the user's token from the first.
         controller = cluster.info["controllers"][0]
+        assert value(controller, "kvcontroller_etcd_images_total") == 1
+        assert value(controller, "kvcontroller_etcd_watch_interruptions_total") == 0
+        # Families and the ends of the certificates, as documented.
         families = scrape(controller)
         for name, (kind, labels, _) in documented()["kvcontrollerd with metadata in etcd"].items():
             assert families[name][0] == kind, name
