@@ -31,9 +31,11 @@ public struct Setting: Sendable {
     /// In the form a user would write; nil when the setting has no value unless given.
     public let defaultValue: String?
     public let isRequired: Bool
-    /// The value is never shown, and may also be a credential: the content of the file that is named
-    /// like the setting in the directory `CREDENTIALS_DIRECTORY`.
+    /// The value is never shown, and may also be a credential.
     public let isSecret: Bool
+    /// May also be a credential: the file that is named like the setting in the directory
+    /// `CREDENTIALS_DIRECTORY`. A path is that of the file, another value its content.
+    public let isCredential: Bool
     /// A running program follows when it reads its settings again; otherwise they take effect at its
     /// next start.
     public let reloads: Bool
@@ -42,13 +44,15 @@ public struct Setting: Sendable {
 
     public init(
         _ name: String, _ kind: Kind, default defaultValue: String? = nil, required: Bool = false,
-        secret isSecret: Bool = false, reloads: Bool = false, help: String
+        secret isSecret: Bool = false, credential isCredential: Bool = false, reloads: Bool = false,
+        help: String
     ) {
         self.name = name
         self.kind = kind
         self.defaultValue = defaultValue
         isRequired = required
         self.isSecret = isSecret
+        self.isCredential = isSecret || isCredential
         self.reloads = reloads
         self.help = help
     }
@@ -76,6 +80,10 @@ public struct Setting: Sendable {
         case .list, .addressList: true
         default: false
         }
+    }
+
+    var isPath: Bool {
+        if case .path = kind { true } else { false }
     }
 
     var isBoolean: Bool {

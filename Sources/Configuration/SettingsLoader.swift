@@ -133,13 +133,17 @@ public struct SettingsLoader: Sendable {
         }
     }
 
-    /// Secrets that the service manager handed over, one file each; see systemd.exec(5).
+    /// What the service manager handed over, one file each; see systemd.exec(5).
     private func applyCredentials(
         _ directory: String, _ entries: inout [Settings.Entry], _ problems: inout [String]
     ) throws(ConfigurationError) {
-        for index in entries.indices where entries[index].setting.isSecret {
+        for index in entries.indices where entries[index].setting.isCredential {
             let path = "\(directory)/\(entries[index].setting.name)"
             guard access(path, F_OK) == 0 else { continue }
+            guard !entries[index].setting.isPath else {
+                apply(path, .credential(path: path), &entries[index], &problems)
+                continue
+            }
             var content = try INIFile.content(of: path)
             // As editors and `echo` leave it.
             if content.last == 0x0A { content.removeLast() }
@@ -245,9 +249,10 @@ public struct SettingsLoader: Sendable {
 
             A setting section.key stands as `key = value` under [section] in the file, as
             \(program.uppercased())_SECTION_KEY in the environment and as --section-key on the command
-            line; the later ones override. A secret may also be the content of the file section.key
-            in the directory CREDENTIALS_DIRECTORY (systemd's LoadCredential=). SIGHUP has all of them
-            read again: those marked [reload] take effect, the others wait for the next start.
+            line; the later ones override. For those marked [credential] the file section.key in the
+            directory CREDENTIALS_DIRECTORY (systemd's LoadCredential=) comes after the INI file: its
+            content, or where a PATH is asked for its path. SIGHUP has all of them read again: those
+            marked [reload] take effect, the others wait for the next start.
 
             Settings:
 
@@ -259,6 +264,7 @@ public struct SettingsLoader: Sendable {
             } else if setting.isRequired {
                 text += " [required]"
             }
+            if setting.isCredential { text += " [credential]" }
             if setting.reloads { text += " [reload]" }
             text += "\n"
         }

@@ -42,10 +42,11 @@ public enum ControllerMain {
             "etcd.ca", .path, help: "PEM file of the authority of etcd's certificates."),
         Setting(
             "etcd.cert", .path, help: "PEM file of this controller's certificate for etcd."),
-        Setting("etcd.key", .path, help: "PEM file of the key of etcd.cert."),
+        Setting(
+            "etcd.key", .path, credential: true, help: "PEM file of the key of etcd.cert."),
         Setting("etcd.user", .string, help: "User of etcd, with etcd.password.file."),
         Setting(
-            "etcd.password.file", .path,
+            "etcd.password.file", .path, credential: true,
             help: "File with the password of etcd.user, nothing else in it."),
         Setting(
             "etcd.session", .duration(.seconds(2)...(.seconds(60))), default: "3s",

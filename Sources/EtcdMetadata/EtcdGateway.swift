@@ -77,6 +77,12 @@ final class EtcdGateway: Sendable {
     ) -> EtcdFailure {
         let endpoint = state.withLock { $0.endpoint }
         let lines = LineSplitter()
+        do throws(EtcdFailure) {
+            try haveToken(endpoint, nanoseconds(settings.attemptTimeout))
+        } catch {
+            if case .unavailable = error { moveOn(from: endpoint) }
+            return error
+        }
         var request = request(endpoint, path, body)
         request.timeout = nil
         do throws(DatabaseError) {
@@ -84,7 +90,11 @@ final class EtcdGateway: Sendable {
                 lines.take(piece, receive)
             }
             if let broken = lines.broken { return .unavailable(broken) }
-            if answer.isSuccess { return .unavailable("the stream ended") }
+            if answer.isSuccess {
+                // etcd refuses a token within a stream that began well.
+                state.withLock { $0.token = "" }
+                return .unavailable("the stream ended")
+            }
             let failure = failure(answer, settings.endpoints[endpoint])
             if isAboutToken(failure) { renewToken(endpoint) }
             return failure
@@ -120,9 +130,7 @@ final class EtcdGateway: Sendable {
     private func attempt(
         _ endpoint: Int, _ path: String, _ body: Bytes, left: Nanoseconds
     ) throws(EtcdFailure) -> JSONTree {
-        if settings.user != nil, state.withLock({ $0.token.isEmpty }) {
-            try authenticate(endpoint, left)
-        }
+        try haveToken(endpoint, left)
         do throws(EtcdFailure) {
             return try send(endpoint, path, body, left)
         } catch {
@@ -152,6 +160,12 @@ final class EtcdGateway: Sendable {
             return try JSONTree(parsing: answer.body)
         } catch {
             throw .unavailable("\(settings.endpoints[endpoint]): \(error.message)")
+        }
+    }
+
+    private func haveToken(_ endpoint: Int, _ left: Nanoseconds) throws(EtcdFailure) {
+        if settings.user != nil, state.withLock({ $0.token.isEmpty }) {
+            try authenticate(endpoint, left)
         }
     }
 

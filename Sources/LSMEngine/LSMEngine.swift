@@ -18,6 +18,7 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
     private let writeOptions: OpaquePointer
     private let flushOptions: OpaquePointer
     private let batch: OpaquePointer
+    private let stalls = Mutex(StallAccount())
     private let isClosed = Atomic<Bool>(false)
 
     /// Opens or creates the database in the directory `path`.
@@ -175,7 +176,10 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         statistics.isSlowed = property("rocksdb.actual-delayed-write-rate") > 0
         statistics.isStopped = property("rocksdb.is-write-stopped") > 0
         statistics.compactionsRunning = property("rocksdb.num-running-compactions")
-        statistics.stallTime = stallTime()
+        statistics.stallTimes = stalls.withLock {
+            $0.note(total: Self.stallTime(in: report)) { StallAccount.counts(in: levelReport) }
+            return $0.times
+        }
         return statistics
     }
 
@@ -184,16 +188,17 @@ public final class LSMEngine: StorageEngine, @unchecked Sendable {
         return rocksdb_property_int(database, name, &value) == 0 ? value : 0
     }
 
-    /// RocksDB tells it in a report for people only, as hours, minutes and seconds.
-    private func stallTime() -> Nanoseconds { Self.stallTime(in: report) }
+    /// Stalls are told in reports for people only.
+    var report: String { text("rocksdb.dbstats") }
+    var levelReport: String { text("rocksdb.cfstats-no-file-histogram") }
 
-    var report: String {
-        guard let report = rocksdb_property_value(database, "rocksdb.dbstats") else { return "" }
-        defer { rocksdb_free(report) }
-        return String(cString: report)
+    private func text(_ property: String) -> String {
+        guard let text = rocksdb_property_value(database, property) else { return "" }
+        defer { rocksdb_free(text) }
+        return String(cString: text)
     }
 
-    /// The total in a line such as `Cumulative stall: 00:00:1.250 H:M:S, 0.4 percent`.
+    /// The total in hours, minutes and seconds in a line such as `Cumulative stall: 00:00:1.250 H:M:S, 0.4 percent`.
     static func stallTime(in report: String) -> Nanoseconds {
         let label = "Cumulative stall: "
         guard

@@ -165,11 +165,10 @@ extension GroupReplica {
                 waiters = candidate.waiters
                 node.applyScratch.proposed = candidate.proposed
                 node.metrics.commitDuration.observe(committedLast - candidate.proposed)
+                node.metrics.proposalsCommitted.increment()
             } else {
                 // Passed over by a snapshot: nothing is known of it.
-                for waiter in candidate.waiters {
-                    node.answer(waiter, error: Self.leadershipLost)
-                }
+                leaveUnknown(candidate, Self.leadershipLost)
             }
         }
         refuseReplaced(by: entry)
@@ -181,6 +180,7 @@ extension GroupReplica {
     private func refuseReplaced(by entry: LogEntry) {
         while let last = logged.last, last.term < entry.term {
             logged.removeLast()
+            node.metrics.proposalsRefused.increment()
             for waiter in last.waiters { answerNotLeader(waiter) }
         }
     }

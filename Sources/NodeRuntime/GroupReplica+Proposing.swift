@@ -48,7 +48,6 @@ extension GroupReplica {
             payloads.append(proposals.takePayload(of: place, base: base))
             node.metrics.proposedOperations.increment(by: UInt64(count))
         }
-        node.metrics.proposedEntries.increment(by: UInt64(payloads.count))
         proposalPrediction = predictedIndex(batch: 0)
         step(.propose(payloads))
     }
@@ -58,9 +57,7 @@ extension GroupReplica {
         // Entries of an earlier leadership that these replace will never be committed.
         while let stale = logged.last, stale.index >= proposed.first {
             logged.removeLast()
-            for waiter in stale.waiters {
-                node.answer(waiter, error: Self.leadershipLost)
-            }
+            leaveUnknown(stale, Self.leadershipLost)
         }
         if proposed.first != proposalPrediction {
             // Something else took the predicted place: reads of this turn wait that much longer.
@@ -85,6 +82,7 @@ extension GroupReplica {
     /// None of the queued writes was logged: the router may repeat them.
     func refusePending() {
         let waiters = proposals.waiters
+        node.metrics.proposalsRefused.increment(by: UInt64(proposals.batchCount))
         proposals.removeAll()
         for waiter in waiters { answerNotLeader(waiter) }
         // Nothing was logged, so reads that waited for it have nothing to wait for.
@@ -115,7 +113,13 @@ extension GroupReplica {
 
     private func failLogged(_ error: DatabaseError) {
         orphansUntil = .distantFuture
-        for waiter in logged.removeAll() { node.answer(waiter, error: error) }
+        for entry in logged.removeAll() { leaveUnknown(entry, error) }
+    }
+
+    /// Whether the entry is committed, or will be, is not known here.
+    func leaveUnknown(_ entry: LoggedRequests.Entry, _ error: DatabaseError) {
+        node.metrics.proposalsUnknown.increment()
+        for waiter in entry.waiters { node.answer(waiter, error: error) }
     }
 
     /// Ends the requests that are in no log, so that routers repeat them elsewhere.

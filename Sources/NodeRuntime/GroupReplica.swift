@@ -65,7 +65,6 @@ final class GroupReplica {
     var hasReplayed = false
     var isDirty = false
     var isFailed = false
-    private var wasLeader = false
     /// The last term in which routers were told that this replica leads.
     private var announcedTerm = Term.none
     /// Nodes of replicas that spoke to this one and may not be in its membership yet.
@@ -215,6 +214,7 @@ final class GroupReplica {
         let refused = effects.readsRefused
         let snapshots = effects.snapshotsNeeded
         let roleChanged = effects.roleChanged
+        for reason in effects.leadershipChanges { node.metrics.countLeaderChange(reason) }
         let membershipOutcomes = effects.membershipOutcomes
         effects.removeAll()
 
@@ -230,10 +230,6 @@ final class GroupReplica {
     }
 
     private func didChangeRole() {
-        if wasLeader != isLeader {
-            wasLeader = isLeader
-            node.metrics.leaderChanges.increment()
-        }
         if !isLeader {
             endUnlogged()
             if !logged.isEmpty { orphansUntil = node.now + Self.orphansKept }

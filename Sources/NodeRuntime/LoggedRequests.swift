@@ -34,11 +34,10 @@ struct LoggedRequests {
 
     mutating func removeLast() { entries.removeLast() }
 
-    /// Returns who waited.
-    mutating func removeAll() -> [Waiter] {
-        let waiters = entries[head...].flatMap(\.waiters)
+    mutating func removeAll() -> [Entry] {
+        let removed = Array(entries[head...])
         entries.removeAll()
         head = 0
-        return waiters
+        return removed
     }
 }

@@ -2,6 +2,7 @@
 
 import KVBase
 import Metrics
+import ReplicationCore
 import ShardCore
 
 /// Requests per frame, operations per entry and entries per engine batch are the quotients of
@@ -10,12 +11,13 @@ struct NodeMetrics: Sendable {
     let requestFrames: Counter
     let gets: Counter
     let lists: Counter
-    let proposedEntries: Counter
+    let proposalsCommitted: Counter
+    let proposalsRefused: Counter
+    let proposalsUnknown: Counter
     let proposedOperations: Counter
     let appliedEntries: Counter
     let engineBatches: Counter
     let peerMessages: Counter
-    let leaderChanges: Counter
     let snapshotsSent: Counter
     let snapshotsNotSent: Counter
     let snapshotsReceived: Counter
@@ -38,6 +40,8 @@ struct NodeMetrics: Sendable {
     let proposeWait: DurationHistogram
     let logWait: DurationHistogram
     let applyWait: DurationHistogram
+    /// By `LeadershipReason`.
+    private let leaderChanges: [Counter]
     /// By `RequestKind`, and within it by `RequestResult`.
     private let requests: [Counter]
     /// By `RequestKind`.
@@ -66,8 +70,15 @@ struct NodeMetrics: Sendable {
         }
         gets = registry.counter("kvnode_gets_total", "Records looked up for clients.")
         lists = registry.counter("kvnode_lists_total", "Pages of sorted lists read for clients.")
-        proposedEntries = registry.counter(
-            "kvnode_proposals_total", "Log entries proposed by the leaders on this node.")
+        func proposals(_ result: String) -> Counter {
+            registry.counter(
+                "kvnode_proposals_total",
+                "Log entries of the leaders on this node, by what became of them.",
+                MetricLabel("result", result))
+        }
+        proposalsCommitted = proposals("committed")
+        proposalsRefused = proposals("refused")
+        proposalsUnknown = proposals("unknown")
         proposedOperations = registry.counter(
             "kvnode_proposed_operations_total", "Writes in the proposed log entries.")
         appliedEntries = registry.counter(
@@ -76,8 +87,11 @@ struct NodeMetrics: Sendable {
             "kvnode_engine_batches_total", "Atomic batches written to engines.")
         peerMessages = registry.counter(
             "kvnode_peer_messages_total", "Replication messages received from other nodes.")
-        leaderChanges = registry.counter(
-            "kvnode_leader_changes_total", "Leaderships that began or ended on this node.")
+        leaderChanges = LeadershipReason.allCases.map { reason in
+            registry.counter(
+                "kvnode_leader_changes_total", "Leaderships that began or ended on this node.",
+                MetricLabel("reason", reason == .quorumLost ? "quorum_lost" : "\(reason)"))
+        }
         func snapshots(_ direction: String, _ result: String) -> Counter {
             registry.counter(
                 "kvnode_snapshots_total", "Snapshots that ended.",
@@ -136,6 +150,10 @@ struct NodeMetrics: Sendable {
         requests[Int(kind.rawValue) * RequestResult.allCases.count + Int(result.rawValue)]
             .increment()
         durations[Int(kind.rawValue)].observe(took)
+    }
+
+    func countLeaderChange(_ reason: LeadershipReason) {
+        leaderChanges[Int(reason.rawValue)].increment()
     }
 
     func countSlow(_ kind: RequestKind) { slow[Int(kind.rawValue)].increment() }

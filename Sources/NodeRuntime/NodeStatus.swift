@@ -91,7 +91,6 @@ final class NodeStatus: Sendable {
         var totalBytes: UInt64
         var freeBytes: UInt64
         var dataBytes: UInt64
-        var logBytes: UInt64
         var log: LogStatistics
         var engines: EngineStatistics
         var scrub: DiskScrub
@@ -279,12 +278,6 @@ final class NodeStatus: Sendable {
         family("kvnode_disk_free_bytes", .gauge, "Free bytes of the disk's file system.") {
             Double($0.freeBytes)
         }
-        family("kvnode_data_bytes", .gauge, "Bytes of engines and log in the data directory.") {
-            Double($0.dataBytes)
-        }
-        family("kvnode_log_bytes", .gauge, "Bytes of log records in all segments.") {
-            Double($0.logBytes)
-        }
         family("kvnode_wal_written_bytes_total", .counter, "Bytes written to the log.") {
             Double($0.log.bytes)
         }
@@ -312,24 +305,50 @@ final class NodeStatus: Sendable {
         family(
             "kvnode_compactions_running", .gauge, "Compactions of the LSM engine under way."
         ) { Double($0.engines.compactionsRunning) }
-        family(
-            "kvnode_write_stall_seconds_total", .counter,
-            "Time for which the LSM engine held writes back."
-        ) { Double($0.engines.stallTime.count) / 1e9 }
         family("kvnode_engine_memory_bytes", .gauge, "Memory of the engines.") {
             Double($0.engines.memoryBytes)
         }
-        registry.collector(
-            "kvnode_write_stalled", .gauge,
-            "1 while the LSM engine slows writes down, or takes none."
-        ) { [self] in
-            read().disks.flatMap { disk in
-                [("slowed", disk.engines.isSlowed), ("stopped", disk.engines.isStopped)].map {
-                    MetricSample(
-                        labels: [MetricLabel("disk", disk.path), MetricLabel("state", $0.0)],
-                        value: $0.1 ? 1 : 0)
+        func family(
+            _ name: String, _ type: MetricsRegistry.FamilyType, _ help: String, by label: String,
+            _ values: @escaping @Sendable (DiskStatus) -> [(String, Double)]
+        ) {
+            registry.collector(name, type, help) { [self] in
+                read().disks.flatMap { disk in
+                    values(disk).map { name, value in
+                        MetricSample(
+                            labels: [MetricLabel("disk", disk.path), MetricLabel(label, name)],
+                            value: value)
+                    }
                 }
             }
+        }
+        family(
+            "kvnode_data_bytes", .gauge, "Bytes of engines and log in the data directory.",
+            by: "kind"
+        ) { disk in
+            let engines = disk.engines.diskBytes
+            let live = disk.engines.liveBytesOnDisk
+            return [
+                ("live", Double(live)), ("garbage", Double(engines - live)),
+                ("log", Double(disk.dataBytes - engines)),
+            ]
+        }
+        family(
+            "kvnode_write_stall_seconds_total", .counter,
+            "Time for which the LSM engine held writes back.", by: "reason"
+        ) { disk in
+            WriteStallReason.allCases.map { reason in
+                (reason.name, Double(disk.engines.stallTimes[reason].count) / 1e9)
+            }
+        }
+        family(
+            "kvnode_write_stalled", .gauge,
+            "1 while the LSM engine slows writes down, or takes none.", by: "state"
+        ) { disk in
+            [
+                ("slowed", disk.engines.isSlowed ? 1 : 0),
+                ("stopped", disk.engines.isStopped ? 1 : 0),
+            ]
         }
     }
 }
@@ -375,7 +394,7 @@ extension NodeServer {
                 logDelay: disk.probes.logDelay, engineDelay: disk.probes.engineDelay,
                 fileSystem: disk.size.fileSystem, totalBytes: disk.size.totalBytes,
                 freeBytes: disk.size.freeBytes, dataBytes: disk.size.dataBytes,
-                logBytes: disk.log.totalBytes, log: disk.log.statistics,
+                log: disk.log.statistics,
                 engines: disk.engineFigures, scrub: disk.scrub)
         }
         snapshot.peers = peers.pictures.map {

@@ -26,6 +26,9 @@ struct ProposalQueue {
 
     var isEmpty: Bool { batches.isEmpty && open.count == 0 }
 
+    /// Log entries that these would be.
+    var batchCount: Int { batches.count + (open.count > 0 ? 1 : 0) }
+
     var waiterCount: Int { batches.reduce(open.waiters.count) { $0 + $1.waiters.count } }
 
     /// In the order of their operations.

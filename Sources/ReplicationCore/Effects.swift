@@ -30,6 +30,22 @@ public enum ReadRefusal: Hashable, Sendable {
     case notReady
 }
 
+/// Why a leadership began or ended.
+public enum LeadershipReason: UInt8, CaseIterable, Sendable {
+    /// It began: the controller named this replica.
+    case nominated
+    /// It began: neither a leader nor the controller was heard for long.
+    case silence
+    /// It began, or ended: a leader handed over, because it was told to or left the group.
+    case transfer
+    /// It ended: a replica at a higher term was heard.
+    case superseded
+    /// It ended: no majority answered for long.
+    case quorumLost
+    /// It ended: the shell found the replica unfit to lead.
+    case unfit
+}
+
 public struct Effects: Sendable {
     public var persists: [Persist] = []
     public var messages: [(to: ReplicaID, message: Message)] = []
@@ -47,6 +63,8 @@ public struct Effects: Sendable {
     public var snapshotsNeeded: [ReplicaID] = []
     /// Role, term or known leader changed.
     public var roleChanged = false
+    /// Leaderships of this replica that began or ended, in order.
+    public var leadershipChanges: [LeadershipReason] = []
 
     public init() {}
 
@@ -61,5 +79,6 @@ public struct Effects: Sendable {
         membershipOutcomes.removeAll(keepingCapacity: true)
         snapshotsNeeded.removeAll(keepingCapacity: true)
         roleChanged = false
+        leadershipChanges.removeAll(keepingCapacity: true)
     }
 }

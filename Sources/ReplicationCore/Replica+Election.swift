@@ -44,7 +44,7 @@ extension Replica {
             nomination = nil
         } else if now >= promiseUntil {
             nomination = nil
-            campaign(term: pending.term, leaseReleased: false, now: now, into: &effects)
+            campaign(term: pending.term, because: .nominated, now: now, into: &effects)
         }
     }
 
@@ -72,16 +72,16 @@ extension Replica {
 
     /// Starts a real election at `term`. Precondition: above the own term.
     mutating func campaign(
-        term: Term, leaseReleased: Bool, now: Instant, into effects: inout Effects
+        term: Term, because reason: LeadershipReason, now: Instant, into effects: inout Effects
     ) {
         precondition(term > hardState.term)
-        if role == .leader { abandonLeadership(into: &effects) }
+        if role == .leader { abandonLeadership(because: reason, into: &effects) }
         hardState = HardState(term: term, vote: id)
         durability.hardStateChanged = true
         matched = commit
         nomination = nil
         startElection(as: .candidate, now: now, into: &effects)
-        isLeaseReleased = leaseReleased
+        candidacy = reason
         askForVotes(now: now, into: &effects)
     }
 
@@ -90,7 +90,6 @@ extension Replica {
     ) {
         role = newRole
         leader = .none
-        isLeaseReleased = false
         effects.roleChanged = true
         electionDeadline = now + tuning.electionTimeout
         ballots.removeAll(keepingCapacity: true)
@@ -106,7 +105,7 @@ extension Replica {
         let isPreVote = role == .preCandidate
         let request = Message.voteRequest(
             term: isPreVote ? hardState.term.next() : hardState.term, lastPosition: log.last,
-            isPreVote: isPreVote, leaseReleased: isLeaseReleased)
+            isPreVote: isPreVote, leaseReleased: !isPreVote && candidacy == .transfer)
         for place in ballots.indices
         where ballots[place].state == .open && now >= ballots[place].askAt {
             ballots[place].askAt = now + tuning.voteRetryInterval
@@ -158,7 +157,7 @@ extension Replica {
         guard won else { return }
         if isPreVote {
             campaign(
-                term: hardState.term.next(), leaseReleased: false, now: now, into: &effects)
+                term: hardState.term.next(), because: .silence, now: now, into: &effects)
         } else if ownVote {
             becomeLeader(now: now, into: &effects)
         }

@@ -9,9 +9,9 @@ extension Replica {
         role = .leader
         leader = id
         effects.roleChanged = true
+        effects.leadershipChanges.append(candidacy)
         ballots.removeAll(keepingCapacity: true)
         nomination = nil
-        isLeaseReleased = false
         leaderSince = now
         lease = Lease()
         reads = QuorumReads()
@@ -36,7 +36,10 @@ extension Replica {
     }
 
     /// Gives up what belongs to the leadership. The caller sets the new role.
-    mutating func abandonLeadership(into effects: inout Effects) {
+    mutating func abandonLeadership(
+        because reason: LeadershipReason, into effects: inout Effects
+    ) {
+        effects.leadershipChanges.append(reason)
         reads.refuseAll(into: &effects)
         if let change = pendingChange, let token = change.token {
             let error = DatabaseError(
@@ -89,7 +92,8 @@ extension Replica {
             return max(leaderSince, followers[place].acknowledgedAt ?? .origin)
         }
         if let heard, now - heard > tuning.quorumLossTimeout {
-            becomeFollower(term: term, leader: .none, now: now, into: &effects)
+            becomeFollower(
+                term: term, leader: .none, because: .quorumLost, now: now, into: &effects)
             return
         }
         tickTransfer(now: now, into: &effects)

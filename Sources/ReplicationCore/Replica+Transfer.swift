@@ -66,7 +66,7 @@ extension Replica {
         if let successor {
             effects.messages.append((successor.member.replica, .timeoutNow(term: term)))
         }
-        becomeFollower(term: term, leader: .none, now: now, into: &effects)
+        becomeFollower(term: term, leader: .none, because: .transfer, now: now, into: &effects)
     }
 
     mutating func tickTransfer(now: Instant, into effects: inout Effects) {
@@ -79,7 +79,7 @@ extension Replica {
         transfer = nil
         // Without a lease this term is of little use, and no promise stands in the way of the next.
         if lease.isForfeited {
-            campaign(term: term.next(), leaseReleased: true, now: now, into: &effects)
+            campaign(term: term.next(), because: .transfer, now: now, into: &effects)
         }
     }
 
@@ -89,6 +89,6 @@ extension Replica {
         guard term == hardState.term, role == .follower, leader == from || leader == .none else {
             return
         }
-        campaign(term: term.next(), leaseReleased: true, now: now, into: &effects)
+        campaign(term: term.next(), because: .transfer, now: now, into: &effects)
     }
 }

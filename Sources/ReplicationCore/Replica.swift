@@ -49,7 +49,8 @@ public struct Replica: Sendable {
     // Candidate.
     var ballots: [Ballot] = []
     var electionDeadline: Instant = .distantFuture
-    var isLeaseReleased = false
+    /// Why it stands. One whose leader handed over tells voters that the lease is released.
+    var candidacy = LeadershipReason.silence
 
     // Leader.
     var followers: [FollowerProgress] = []
@@ -142,7 +143,8 @@ public struct Replica: Sendable {
             startTransfer(to: target, now: now, into: &effects)
         case .stepDown:
             guard role == .leader else { break }
-            becomeFollower(term: term, leader: .none, now: now, into: &effects)
+            becomeFollower(
+                term: term, leader: .none, because: .unfit, now: now, into: &effects)
         case .read(let token, let mode):
             read(token: token, mode: mode, now: now, into: &effects)
         case .applied(let index):
@@ -230,12 +232,17 @@ public struct Replica: Sendable {
 
     // MARK: Becoming a follower
 
-    /// Follows in `term` (at least the own one) under `leader`, `.none` when it is not known yet.
+    /// Follows in `term` (at least the own one) under `leader`, `.none` when it is not known yet. `reason`
+    /// is why a leader does, if not for another's term.
     mutating func becomeFollower(
-        term: Term, leader: ReplicaID, now: Instant, into effects: inout Effects
+        term: Term, leader: ReplicaID, because reason: LeadershipReason? = nil, now: Instant,
+        into effects: inout Effects
     ) {
         let wasActive = role != .follower && role != .learner
-        if role == .leader { abandonLeadership(into: &effects) }
+        if role == .leader {
+            abandonLeadership(
+                because: reason ?? (lease.isForfeited ? .transfer : .superseded), into: &effects)
+        }
         if term > hardState.term {
             hardState = HardState(term: term, vote: .none)
             durability.hardStateChanged = true
@@ -244,7 +251,6 @@ public struct Replica: Sendable {
         }
         if wasActive {
             ballots.removeAll(keepingCapacity: true)
-            isLeaseReleased = false
             resetFallback(now)
         }
         let newRole: Role = isElectable ? .follower : .learner

@@ -65,6 +65,32 @@ public protocol EngineSnapshot: EngineReader {
     func release()
 }
 
+/// Why an engine holds writes back.
+public enum WriteStallReason: UInt8, CaseIterable, Sendable {
+    /// Too many files at the level that buffers are flushed to.
+    case level0
+    /// Buffers are full, and not flushed fast enough.
+    case memtables
+    /// Too many bytes wait for compaction.
+    case pendingCompaction
+    /// The engine does not tell.
+    case other
+
+    public var name: String { self == .pendingCompaction ? "pending_compaction" : "\(self)" }
+}
+
+/// For how long, by reason.
+public struct WriteStallTimes: Hashable, Sendable {
+    private var times = [Nanoseconds](repeating: .zero, count: WriteStallReason.allCases.count)
+
+    public init() {}
+
+    public subscript(reason: WriteStallReason) -> Nanoseconds {
+        get { times[Int(reason.rawValue)] }
+        set { times[Int(reason.rawValue)] = newValue }
+    }
+}
+
 /// Sizes and health of an engine, as far as it knows them.
 public struct EngineStatistics: Hashable, Sendable {
     /// Estimated bytes of live records on disk and in memory.
@@ -84,11 +110,16 @@ public struct EngineStatistics: Hashable, Sendable {
     /// Writes stand still because the disk does not keep up.
     public var isStopped = false
     /// How long writes were held back for that, ever since the engine was opened.
-    public var stallTime = Nanoseconds.zero
+    public var stallTimes = WriteStallTimes()
     /// Compactions under way.
     public var compactionsRunning: UInt64 = 0
 
     public init() {}
+
+    /// The rest of its files is what was deleted or written anew since, or free.
+    public var liveBytesOnDisk: UInt64 {
+        min(diskBytes, liveBytes - min(liveBytes, unflushedBytes))
+    }
 
     /// Both engines together.
     public mutating func add(_ other: EngineStatistics) {
@@ -100,7 +131,9 @@ public struct EngineStatistics: Hashable, Sendable {
         compactionPendingBytes += other.compactionPendingBytes
         isSlowed = isSlowed || other.isSlowed
         isStopped = isStopped || other.isStopped
-        stallTime = stallTime + other.stallTime
+        for reason in WriteStallReason.allCases {
+            stallTimes[reason] = stallTimes[reason] + other.stallTimes[reason]
+        }
         compactionsRunning += other.compactionsRunning
     }
 }

@@ -113,7 +113,8 @@ final class ScriptedCluster {
         let replica = nodes[id]!.replica!
         if effects.roleChanged {
             let leader = replica.leader == .none ? "no leader" : "leader \(replica.leader)"
-            say("\(id) is \(replica.role) in term \(replica.term), \(leader)")
+            let reasons = effects.leadershipChanges.map { " (\($0))" }.joined()
+            say("\(id) is \(replica.role) in term \(replica.term), \(leader)\(reasons)")
         }
         nodes[id]!.persists += effects.persists
         for item in effects.messages { messages.append((id, item.to.rawValue, item.message)) }

@@ -18,6 +18,7 @@ private let settings: [Setting] = [
     Setting("data.socket", .path, help: "Path."),
     Setting("auth.password", .string, secret: true, help: "Secret."),
     Setting("auth.level", .integer(1...9), secret: true, help: "Another."),
+    Setting("auth.key", .path, credential: true, help: "A key."),
 ]
 
 private let loader = SettingsLoader(
@@ -224,6 +225,26 @@ private func problems(
         #expect(overridden.string("auth.password") == "other")
         let wrong = try #require(problems(["--name=n", "--auth-level=s3cret"]))
         #expect(wrong.messages == ["--auth-level: auth.level = \"(secret)\": not a whole number"])
+    }
+
+    @Test func aPathMayBeThatOfACredential() throws {
+        let directory = "/tmp/rangekeeper-credentials-path-\(getpid())"
+        mkdir(directory, 0o700)
+        let key = directory + "/auth.key"
+        defer {
+            unlink(key)
+            rmdir(directory)
+        }
+        let environment = ["CREDENTIALS_DIRECTORY": directory]
+        let file = "[auth]\nkey = /from/the/file\n"
+        let without = try load(["--name=n"], file: file, environment: environment)
+        #expect(without.string("auth.key") == "/from/the/file")
+        rename(makeFile("-----BEGIN"), key)
+        let settings = try load(["--name=n"], file: file, environment: environment)
+        #expect(settings.string("auth.key") == key)
+        #expect(settings.origin("auth.key") == .credential(path: key))
+        let overridden = try load(["--name=n", "--auth-key=/k"], environment: environment)
+        #expect(overridden.string("auth.key") == "/k")
     }
 
     @Test func changesAreNamed() throws {

@@ -72,6 +72,57 @@ import Testing
             engine.report.contains("\nCumulative stall: "), "RocksDB's report has another form")
     }
 
+    @Test func stallsAreToldByReason() {
+        let report = """
+            Stalls(count): 3 level0_slowdown, 3 level0_slowdown_with_compaction, 1 level0_numfiles, \
+            1 level0_numfiles_with_compaction, 0 stop for pending_compaction_bytes, 2 slowdown for \
+            pending_compaction_bytes, 5 memtable_compaction, 0 memtable_slowdown, interval 9 total count
+            """
+        let counts: [WriteStallReason: UInt64] = [
+            .level0: 4, .memtables: 5, .pendingCompaction: 2,
+        ]
+        #expect(StallAccount.counts(in: "** Stats **\n\(report)\n") == counts)
+        #expect(StallAccount.counts(in: "Stalls(count): many level0_slowdown").isEmpty)
+
+        var account = StallAccount()
+        account.note(total: .milliseconds(10)) { [:] }
+        #expect(account.times[.other] == .milliseconds(10))
+        account.note(total: .milliseconds(110)) { [.memtables: 1, .level0: 0] }
+        #expect(account.times[.memtables] == .milliseconds(100))
+        // One more of each: half of the time each.
+        account.note(total: .milliseconds(210)) { [.memtables: 2, .level0: 1] }
+        #expect(account.times[.memtables] == .milliseconds(150))
+        #expect(account.times[.level0] == .milliseconds(50))
+        // No new reason: those of before.
+        account.note(total: .milliseconds(310)) { [.memtables: 2, .level0: 1] }
+        account.note(total: .milliseconds(310)) {
+            Issue.record("read although nothing was added")
+            return [:]
+        }
+        #expect(account.times[.memtables] == .milliseconds(200))
+        #expect(account.times[.level0] == .milliseconds(100))
+        #expect(account.times[.other] == .milliseconds(10))
+    }
+
+    @Test func aStallHasTheReasonThatRocksDBGives() throws {
+        let directory = TemporaryDirectory()
+        var options = LSMOptions()
+        options.writeBufferBytes = 64 << 10
+        options.writeBuffers = 2
+        options.writeBuffersFlushedTogether = 1
+        let engine = try LSMEngine(path: directory.path + "/engine", options: options)
+        defer { engine.close() }
+        // Buffers fill faster than files are synced.
+        let value = Bytes(repeating: 1, count: 32 << 10)
+        for round in 0..<2_000 where engine.statistics.stallTimes == WriteStallTimes() {
+            var batch = EngineBatch()
+            batch.put(Bytes("\(round)".utf8), value)
+            try engine.apply(batch)
+        }
+        #expect(engine.statistics.stallTimes[.memtables] > .zero)
+        #expect(engine.statistics.stallTimes[.other] == .zero)
+    }
+
     @Test func fullOverlayMakesACheckpoint() throws {
         let directory = TemporaryDirectory()
         var options = BTreeOptions()

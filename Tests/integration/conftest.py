@@ -284,16 +284,21 @@ class StallableCluster(Cluster):
         self.control.unlink(missing_ok=True)
 
 
-@pytest.fixture
-def stallable_cluster(tmp_path):
+def preloadable(name, directory):
+    """The library that is made of NAME.c, to be preloaded into daemons."""
     compiler = shutil.which("cc") or shutil.which("clang")
     if compiler is None:
-        pytest.skip("no C compiler for the library that stalls syncs")
-    library = tmp_path / "stalled_disk.so"
-    source = Path(__file__).with_name("stalled_disk.c")
+        pytest.skip(f"no C compiler for {name}.c")
+    library = directory / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"],
                    check=True)
-    cluster = StallableCluster(tmp_path / "cluster", library)
+    return library
+
+
+@pytest.fixture
+def stallable_cluster(tmp_path):
+    cluster = StallableCluster(tmp_path / "cluster", preloadable("stalled_disk", tmp_path))
     try:
         cluster.up()
         yield cluster

@@ -1,12 +1,8 @@
 """Wall clocks that differ: every daemon knows its offset, and the doctor names who is wrong."""
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 
-from conftest import Cluster, wait_for
+from conftest import Cluster, preloadable, wait_for
 from test_etcd import ETCD
 from test_metrics import scrape, value
 
@@ -15,14 +11,7 @@ OFFSET = "kv_clock_offset_seconds"
 
 @pytest.fixture(scope="module")
 def shifting_library(tmp_path_factory):
-    compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler is None:
-        pytest.skip("no C compiler for the library that shifts clocks")
-    library = tmp_path_factory.mktemp("library") / "shifted_clock.so"
-    source = Path(__file__).with_name("shifted_clock.c")
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"],
-                   check=True)
-    return library
+    return preloadable("shifted_clock", tmp_path_factory.mktemp("library"))
 
 
 def restart(cluster, name, **environment):

@@ -382,7 +382,10 @@ def test_tls_and_users(tmp_path):
             capture_output=True, text=True)
         return answer.returncode == 0
 
-    password = tmp_path / "password"
+    # The password as systemd hands over what is secret; the key as a setting.
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    password = credentials / "etcd.password.file"
     password.write_text("wrong\n")
     cluster = Controllers(tmp_path / "cluster", environment={
         "KVCONTROLLERD_METADATA": "etcd", "KVCONTROLLERD_ETCD_ENDPOINTS": etcd.endpoints,
@@ -390,7 +393,7 @@ def test_tls_and_users(tmp_path):
         "KVCONTROLLERD_ETCD_CERT": str(folder / "client.pem"),
         "KVCONTROLLERD_ETCD_KEY": str(folder / "client.key"),
         "KVCONTROLLERD_ETCD_USER": "root",
-        "KVCONTROLLERD_ETCD_PASSWORD_FILE": str(password)})
+        "CREDENTIALS_DIRECTORY": str(credentials)})
     try:
         wait_for(lambda: api("auth/user/add", {"name": "root", "password": "secret"}),
                  what="an etcd that takes users")
@@ -406,8 +409,11 @@ def test_tls_and_users(tmp_path):
         create(cluster, "t")
         assert set(cluster.tables()) == {"t"}
         assert "secret" not in cluster.log_of("controller-1")
-        # Families and the ends of the certificates, as documented.
+        # The watch has the user's token from the first.
         controller = cluster.info["controllers"][0]
+        assert value(controller, "kvcontroller_etcd_images_total") == 1
+        assert value(controller, "kvcontroller_etcd_watch_interruptions_total") == 0
+        # Families and the ends of the certificates, as documented.
         families = scrape(controller)
         for name, (kind, labels, _) in documented()["kvcontrollerd with metadata in etcd"].items():
             assert families[name][0] == kind, name

@@ -9,8 +9,10 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
+import redis
 
 from conftest import BINARIES, REPOSITORY, Cluster, run, wait_for
 
@@ -206,6 +208,57 @@ def test_counters_count(used):
         assert value(daemon, "kv_ready") == 1
         assert value(daemon, "kv_loop_turns_total") > 0
         assert value(daemon, "kv_stage_last_progress_timestamp_seconds") > time.time() - 60
+
+
+def test_leaderships_and_log_entries_tell_how_they_ended(fresh_cluster):
+    cluster = fresh_cluster
+
+    def changes(node, reason):
+        return value(cluster.daemons[node], "kvnode_leader_changes_total", reason=reason)
+
+    def entries(result):
+        return sum(value(node, "kvnode_proposals_total", result=result)
+                   for node in cluster.info["nodes"])
+
+    client = cluster.redis()
+    client.hset("t", "k", "v")
+    group = cluster.group_of("t")
+    leader = group["leader"]
+    # The controller named the first leaders, and entries are counted when they are applied.
+    assert changes(leader, "nominated") >= 1
+    assert entries("committed") >= 1
+    target = next(replica["node"] for replica in group["replicas"] if replica["node"] != leader)
+    assert [changes(node, "transfer") for node in (leader, target)] == [0, 0]
+    assert cluster.kvctl("transfer", group["id"], target, "--wait").returncode == 0
+    # It ended at the one, and began at the other.
+    wait_for(lambda: [changes(node, "transfer") for node in (leader, target)] == [1, 1],
+             what="the hand-over in both nodes' metrics")
+    # Its followers stand still: the entry is in its log and nowhere else, and it gives up.
+    followers = [replica["node"] for replica in group["replicas"] if replica["node"] != target]
+    for node in followers:
+        cluster.pause(node)
+    with pytest.raises(redis.RedisError):
+        client.hset("t", "k", "w")
+    wait_for(lambda: changes(target, "quorum_lost") >= 1, what="the end of its leadership")
+    wait_for(lambda: value(cluster.daemons[target], "kvnode_proposals_total",
+                           result="unknown") >= 1, what="an entry of which nothing is known")
+    for node in followers:
+        cluster.resume(node)
+    cluster.wait_until_healthy()
+
+
+def test_data_is_told_by_kind(used):
+    def fits(node):
+        kinds = {labels["kind"]: size for _, labels, size in scrape(node)["kvnode_data_bytes"][1]}
+        assert kinds["log"] > 0 and kinds["live"] >= 0 and kinds["garbage"] >= 0
+        files = sum(file.stat().st_size for file in Path(node["data"][0]).rglob("*")
+                    if file.is_file())
+        assert sum(kinds.values()) <= files, (kinds, files)
+        return True
+
+    for node in used.info["nodes"]:
+        # Measured once a second, and a checkpoint may have cut the log since.
+        wait_for(lambda: fits(node), what="figures that the files bear out")
 
 
 def test_health_and_pages(used):

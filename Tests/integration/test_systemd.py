@@ -1,5 +1,6 @@
 """The packages under real systemd, booted in a container by systemd/boot.sh. All checks run there one
-after the other, in systemd/checks.py; here is one test for each."""
+after the other, those of systemd/checks.py and then those of systemd/runbook_checks.py; here is one test
+for each."""
 
 import json
 import os
@@ -13,7 +14,8 @@ import pytest
 from conftest import BINARIES, REPOSITORY
 
 HERE = Path(__file__).parent
-CHECKS = re.findall(r"^@check\ndef (\w+)", (HERE / "systemd/checks.py").read_text(), re.M)
+CHECKS = [name for file in ("checks", "runbook_checks") for name in re.findall(
+    r"^@check\ndef (\w+)", (HERE / f"systemd/{file}.py").read_text(), re.M)]
 SECONDS = 600
 
 
@@ -35,7 +37,9 @@ def results(packages, tmp_path_factory):
     (directory / "packages").mkdir()
     for package in packages.glob("*.deb"):
         shutil.copy(package, directory / "packages")
-    shutil.copy(HERE / "systemd/checks.py", directory)
+    for file in (*(HERE / "systemd").glob("*.py"), HERE / "console_blocks.py"):
+        shutil.copy(file, directory)
+    shutil.copytree(REPOSITORY / "Runbooks", directory / "Runbooks")
     shutil.copytree(REPOSITORY / "debian/tests", directory / "debian/tests")
     compiler = shutil.which("cc") or shutil.which("clang")
     if compiler is None:

@@ -74,13 +74,14 @@ def test_the_example_is_right_and_names_only_what_exists(program, tmp_path):
 def test_the_unit_hands_over_every_secret():
     for program, service in SERVICES.items():
         unit = (UNITS / service).read_text()
-        report = run(program, *{"kvnode": ["--name=n", "--data=/d", "--controllers=h:1"],
-                                "kvrouter": ["--controllers=h:1", "--auth-password=x"],
-                                "kvcontrollerd": ["--name=n", "--data=/d"]}[program],
-                     "--check-config").stdout
-        for secret in re.findall(r"^(\S+) = \(secret\)", report, re.M):
+        page = (REPOSITORY / "docs/systemd.md").read_text()
+        told = re.findall(r"^  --([a-z-]+) .*\n +.*\[credential\]", run(program, "--help").stdout, re.M)
+        secrets = {flag.replace("-", ".") for flag in told}
+        assert secrets == {"kvrouter": {"auth.password"}, "kvnode": set(),
+                           "kvcontrollerd": {"etcd.key", "etcd.password.file"}}[program]
+        for secret in secrets:
             assert f"LoadCredential={secret}:{program}.{secret}\n" in unit, secret
-    assert "LoadCredential=auth.password:" in (UNITS / SERVICES["kvrouter"]).read_text()
+            assert f"| `{program}.{secret}` | `{secret}` |" in page
 
 
 def test_exit_codes_that_are_not_tried_again():

@@ -1,6 +1,6 @@
 #!/bin/bash
 # boot.sh DIRECTORY: boots the systemd of this machine in a container of its own, with a copy of this
-# machine's file system that is gone afterwards, and runs DIRECTORY/checks.py there, which sees
+# machine's file system that is gone afterwards, and runs DIRECTORY/main.py there, which sees
 # DIRECTORY as /out. As root. Ends when the checks have; 77 and a word when it cannot be done here.
 #
 # All mounts are made in a mount namespace of its own, so this machine keeps its own.
@@ -37,7 +37,7 @@ SuccessAction=exit-force
 FailureAction=exit-force
 [Service]
 Type=oneshot
-ExecStart=/usr/bin/python3 /out/checks.py
+ExecStart=/usr/bin/python3 /out/main.py
 StandardOutput=append:/out/checks.log
 StandardError=append:/out/checks.log
 TimeoutStartSec=infinity

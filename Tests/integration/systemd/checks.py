@@ -1,5 +1,5 @@
-"""Runs as a service of the container that boot.sh boots: installs the packages of /out, uses them as an
-operator would, and writes to /out/results.json how each check ended. Standard library alone."""
+"""Installs the packages of /out in the container that boot.sh boots, and uses them as an operator would.
+Standard library alone."""
 
 import glob
 import json
@@ -10,7 +10,6 @@ import socket
 import subprocess
 import threading
 import time
-import traceback
 from pathlib import Path
 
 NODES = ("node-1", "node-2", "node-3")
@@ -576,28 +575,3 @@ def removal_stops_and_purge_keeps_the_data():
     (DATA / "remove-on-purge").touch()
     run("dpkg", "--purge", *PACKAGES)
     assert not DATA.exists()
-
-
-def main():
-    # Pages are found without its index, which takes long to make.
-    Path("/var/lib/man-db/auto-update").unlink(missing_ok=True)
-    shutil.copy("/out/stalled_calls.so", "/usr/lib/stalled_calls.so")
-    results = {}
-    for function in CHECKS:
-        begun = time.monotonic()
-        print(f"--- {function.__name__}", flush=True)
-        try:
-            results[function.__name__] = {"passed": True, "text": function() or ""}
-        except Exception:
-            text = traceback.format_exc()
-            log = run("journalctl", "--no-pager", "--lines=60", code=None).stdout
-            results[function.__name__] = {"passed": False, "text": f"{text}\n{log}"}
-            print(text, flush=True)
-        print(f"    {time.monotonic() - begun:.1f} s {results[function.__name__]['text'][:200]}",
-              flush=True)
-        Path("/out/results.new").write_text(json.dumps(results))
-        os.replace("/out/results.new", "/out/results.json")
-
-
-if __name__ == "__main__":
-    main()
