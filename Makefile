@@ -60,11 +60,14 @@ deps: ## install the Debian packages that are missing
 	    done; \
 	fi
 
+# What is delivered, each stamped with the revision that it was built from.
+PROGRAMS := kvnode kvrouter kvcontrollerd kvctl kvbench
+
 .PHONY: build
 build: ## build the programs, optimised, into .build/release
 	$(SWIFT) build -c release $(SWIFT_FLAGS)
 	@scripts/stamp-revision "$(REVISION)" \
-	    $(addprefix .build/release/,kvnode kvrouter kvcontrollerd kvctl)
+	    $(addprefix .build/release/,$(PROGRAMS))
 
 .PHONY: debug
 debug: ## build programs and tests, unoptimised, into .build/debug
@@ -134,7 +137,7 @@ deb: ## Debian packages, below .build/deb; CONFIGURATION=debug packages what `ma
 	@set -e; \
 	if [[ $(CONFIGURATION) == release ]]; then \
 	    flags=(-c release --static-swift-stdlib --scratch-path .build/static $(SWIFT_FLAGS)); \
-	    for program in kvnode kvrouter kvcontrollerd kvctl; do \
+	    for program in $(PROGRAMS); do \
 	        $(SWIFT) build "$${flags[@]}" --product $$program; \
 	    done; \
 	    binaries="$$($(SWIFT) build "$${flags[@]}" --show-bin-path)"; \

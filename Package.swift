@@ -138,7 +138,8 @@ let package = Package(
                 "ObjectStore",
                 "MetadataBackup", "OperatorClient",
             ]),
-        program("kvbench", ["KVBase", "Threads", "RESP", "EventLoop", "Metrics"]),
+        program(
+            "kvbench", ["KVBase", "BuildInfo", "Threads", "RESP", "EventLoop", "Metrics"]),
         program(
             "kvsim",
             [

@@ -100,10 +100,24 @@ def tool(program, name):
     return page + [".SH SEE ALSO", ".BR kvnode (8),", ".BR kvrouter (8),", ".BR kvcontrollerd (8)"]
 
 
+def bench(program, name):
+    first, _, rest = ask(program, "--help").partition("\n\n")
+    usage, flags, *notes, examples = rest.strip().split("\n\n")
+    page = head(name, 1, ask(program, "--version").split()[1], first.partition(" - ")[2])
+    page += [".SH SYNOPSIS", *literal(line[7:] for line in usage.splitlines()), ".SH OPTIONS"]
+    for flag, meaning in re.findall(r"^  (\S.*?)  +(\S.*(?:\n {10,}\S.*)*)", flags, re.M):
+        page += entry(flag, " ".join(meaning.split()))
+    page += [".SH NOTES"]
+    for note in notes:
+        page += paragraph(" ".join(note.split()))
+    return page + [".SH EXAMPLES", *literal(line.strip() for line in examples.splitlines()[1:]),
+                   ".SH SEE ALSO", ".BR kvctl (1)"]
+
+
 def main():
     program = sys.argv[1]
     name = Path(program).name
-    page = (tool if name == "kvctl" else daemon)(program, name)
+    page = {"kvctl": tool, "kvbench": bench}.get(name, daemon)(program, name)
     print("\n".join(page))
 
 

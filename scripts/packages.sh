@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 cp -a debian systemd scripts docs Runbooks dashboards "$target/rangekeeper"
 # The programs with the revision that they were built from, where it is known.
 mkdir "$target/programs"
-for program in kvnode kvrouter kvcontrollerd kvctl; do cp "$binaries/$program" "$target/programs"; done
+for program in kvnode kvrouter kvcontrollerd kvctl kvbench; do cp "$binaries/$program" "$target/programs"; done
 if revision=$(git describe --always --dirty --exclude='*' 2> /dev/null); then
     scripts/stamp-revision "$revision" "$target"/programs/*
 fi

@@ -28,6 +28,8 @@ final class MetadataFiles: MetadataJournal {
 
     deinit {
         if log >= 0 { close(log) }
+        // As in DirectoryLock: for the sake of children that were just forked.
+        flock(lock, LOCK_UN)
         close(lock)
     }
 

@@ -29,7 +29,12 @@ public final class DirectoryLock: Sendable {
         self.file = file
     }
 
-    deinit { Glibc.close(file) }
+    deinit {
+        // Closing alone is not enough: a child that was just forked has the file too until it executes
+        // its program.
+        flock(file, LOCK_UN)
+        Glibc.close(file)
+    }
 
     private static func holder(_ file: Int32) -> String {
         var text = Bytes(repeating: 0, count: 16)

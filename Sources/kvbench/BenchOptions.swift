@@ -129,7 +129,7 @@ struct BenchOptions {
                 let share = Self.part(parts[1])
             else {
                 throw UsageError(
-                    "--hot takes FRACTION:SHARE, such as 0.1:0.9 for 90 % of the requests to 10 %"
+                    "--hot takes PART:SHARE, such as 0.1:0.9 for 90 % of the requests to 10 %"
                         + " of the keys, not '\(value)'")
             }
             hotFraction = fraction
@@ -207,7 +207,7 @@ struct BenchOptions {
           --value-bytes N      100 unless told
           --key-bytes N        16 unless told; keys are decimal numbers with leading zeros
           --keys KIND          uniform (default), zipf or sequential; load is always sequential
-          --hot FRACTION:SHARE the first FRACTION of the keys gets SHARE of the requests, evenly;
+          --hot PART:SHARE     the first PART of the keys gets SHARE of the requests, evenly;
                                the other keys get the rest: 0.1:0.9
           --single-hot-key     one key, in the middle, gets nine requests of ten
           --duration TIME      10s unless told; 500ms, 10s, 1m
@@ -217,12 +217,13 @@ struct BenchOptions {
                                a plain Redis)
           --seed N             of keys and values: 1 unless told
           --json               the report as JSON
+          --version            which build this is
           -h, --help           this text
 
-        Stalls: for each key the longest time from a request's issue to an answer without error, a
-        request that failed going on until the next one for its key succeeds; the report has the
-        quantiles over all keys asked for (up to 16 million). Silence is the longest time in which
-        no request at all succeeded.
+        Stalls: for each key the longest time from a request's issue to an answer without error. A
+        request that failed goes on until one for its key succeeds, which is asked for again at
+        once. The report has the quantiles over all keys asked for (up to 16 million). Silence is
+        the longest time in which no request at all succeeded.
 
         Exit codes: 0 no error occurred, 1 errors occurred, 2 usage.
 

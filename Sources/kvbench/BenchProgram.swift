@@ -1,5 +1,6 @@
 // From the command line to a run and its report.
 
+import BuildInfo
 import EventLoop
 import Glibc
 import KVBase
@@ -9,6 +10,10 @@ enum BenchProgram {
     static func run(_ arguments: [String]) -> Int32 {
         if arguments.contains("--help") || arguments.contains("-h") {
             print(BenchOptions.help)
+            return 0
+        }
+        if arguments.contains("--version") {
+            print("kvbench \(BuildInfo.text)")
             return 0
         }
         if arguments == ["observe"] {

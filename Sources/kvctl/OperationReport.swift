@@ -17,18 +17,25 @@ enum OperationReport {
             table.add(
                 [
                     entry["id"].text, kind(entry), subject(entry), step(entry, palette),
-                    isProposed ? "-" : "\(entry["percent"].int ?? 0) %", entry["origin"].text,
+                    isProposed || isOver(entry) ? "-" : "\(entry["percent"].int ?? 0) %",
+                    entry["origin"].text,
                     time(entry["startedAt"].int), isProposed ? entry["reason"].text : note.text,
                 ])
         }
         return table.lines(palette)
     }
 
+    /// Without being done: how far it was is not known any more.
+    private static func isOver(_ entry: JSONValue) -> Bool {
+        entry["finished"].bool == true && entry["step"].string != "done"
+    }
+
     static func details(_ entry: JSONValue, _ palette: Palette) -> [String] {
         guard let id = entry["id"].int else { return [] }
         var lines = [
             "operation \(id): \(kind(entry)) \(subject(entry))",
-            "  step     \(step(entry, palette)) (\(entry["percent"].int ?? 0) %)",
+            "  step     \(step(entry, palette))"
+                + (isOver(entry) ? "" : " (\(entry["percent"].int ?? 0) %)"),
             "  reason   \(entry["origin"].text): \(entry["reason"].text)",
             "  started  \(time(entry["startedAt"].int))",
         ]

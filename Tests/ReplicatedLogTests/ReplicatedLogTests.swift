@@ -1,6 +1,7 @@
 // What is written comes back; what is not needed goes away.
 
 import Checksum
+import Foundation
 import Glibc
 import KVBase
 import ReplicationCore
@@ -298,6 +299,23 @@ import Testing
         }
         #expect(error?.code == .refused)
         #expect(error?.message.contains("process \(getpid())") == true)
+        lock = nil
+        _ = try DirectoryLock(directory: directory.path)
+    }
+
+    /// As a child has it between its fork and the program that it executes.
+    @Test func aLockThatWasGivenUpIsFreeThoughACopyOfItsFileIsOpen() throws {
+        let directory = TemporaryDirectory()
+        var lock: DirectoryLock? = try DirectoryLock(directory: directory.path)
+        let path = URL(filePath: directory.path + "/LOCK").resolvingSymlinksInPath().path
+        let file = try #require(
+            FileManager.default.contentsOfDirectory(atPath: "/proc/self/fd").first {
+                (try? FileManager.default.destinationOfSymbolicLink(atPath: "/proc/self/fd/" + $0))
+                    == path
+            })
+        let copy = dup(try #require(Int32(file)))
+        defer { close(copy) }
+        #expect(lock != nil)
         lock = nil
         _ = try DirectoryLock(directory: directory.path)
     }

@@ -24,7 +24,7 @@ FOLDER = REPOSITORY / "Runbooks"
 HEADINGS = ["## Meaning", "## Impact", "## Diagnosis", "## Mitigation", "## Escalation"]
 STAND_INS = Path(__file__).with_name("stand_ins")
 #: What these commands find may be that something is not well.
-MAY_FIND_FAULTS = ("kvctl status", "kvctl doctor", "kvctl controller list")
+MAY_FIND_FAULTS = ("kvctl status", "kvctl doctor", "kvctl controller list", "kvctl backup verify")
 
 
 class Shell:

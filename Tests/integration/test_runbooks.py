@@ -190,10 +190,30 @@ def stuck_cluster(tmp_path_factory):
         cluster.down("--wipe", "--yes")
 
 
+@pytest.fixture(scope="module")
+def rotten_backup(tmp_path_factory):
+    """A cluster whose backup has a log with a wrong byte between two snapshots."""
+    directory = tmp_path_factory.mktemp("rotten")
+    cluster = backed_up(directory / "cluster")
+    try:
+        cluster.up()
+        fill(cluster)
+        assert cluster.kvctl("backup", "now").returncode == 0
+        cluster.kvctl("table", "create", "late")
+        wait_for(lambda: len(list((directory / "backup").glob("log-*"))) >= 2, what="a later log")
+        log = min((directory / "backup").glob("log-*"))
+        flip_byte(log, log.stat().st_size - 1)
+        assert cluster.kvctl("backup", "verify").returncode == 5
+        yield Shell(cluster)
+    finally:
+        cluster.down("--wipe", "--yes")
+
+
 #: Where the alert of a page fires; nothing is wrong where the others are run.
 BROKEN = {page: "broken_cluster" for page in OF_THE_BROKEN} | {
     "KVDiskFailed": "damaged_cluster", "KVChecksumFailure": "damaged_cluster",
-    "KVClockOffset": "shifted_cluster", "KVReconcileStuck": "stuck_cluster"}
+    "KVClockOffset": "shifted_cluster", "KVReconcileStuck": "stuck_cluster",
+    "KVBackupDamaged": "rotten_backup"}
 
 
 #: Of these every line that the page shows is printed here too.
@@ -219,6 +239,7 @@ def test_diagnosis(page, request):
 def gist(line):
     """A line of output without what differs from cluster to cluster: numbers, places, units."""
     line = re.sub(r"/[\w./-]+", "PATH", line)
+    line = re.sub(r"(log|snapshot)-[-\da-f]+\.rkb", r"\1-OBJECT", line)
     line = re.sub(r"\d[\d.:]*", "N", line)
     return " ".join(re.sub(r"N ([KMGT]iB|B|ms|s|min)\b", "N U", line).split())
 
