@@ -141,6 +141,8 @@ def watched(tmp_path_factory):
         "KVCONTROLLERD_BACKUP_TO": str(directory / "backup")})
     try:
         cluster.up()
+        assert cluster.kvctl("backup", "now").returncode == 0
+        assert cluster.kvctl("backup", "verify").returncode == 0
         cluster.prometheus = Prometheus(cluster.info["prometheus"]["url"])
         with subprocess.Popen(
                 [BINARIES / "kvbench", "--port", str(cluster.resp_port), "--workload", "mixed",
@@ -164,7 +166,8 @@ def is_settled(prometheus):
              for named in prometheus.rules(kind).values() for rule in named]
     return (len(targets) == 6 and all(target["health"] == "up" for target in targets)
             and scrapes and all(rule["health"] == "ok" for rule in rules)
-            and prometheus.query("job:kvrouter_slow:ratio_rate5m >= 0"))
+            and prometheus.query("job:kvrouter_slow:ratio_rate5m >= 0")
+            and prometheus.query("kvcontroller_backup_last_verify_timestamp_seconds > 0"))
 
 
 def test_what_daemons_export_is_in_order(watched):
