@@ -8,8 +8,12 @@ import KVBase
 public struct CopyPace: Sendable {
     /// Bytes per second that cost nothing to speak of.
     public static let floor: UInt64 = 1 << 20
-    /// The least for a whole group: 1 GiB in two minutes.
-    public static let groupFloor: UInt64 = 8 << 20
+    /// The least for a whole group: 1 GiB in 43 s, so that with the 10 s until repair begins it is whole again
+    /// within a minute, however busy its nodes are.
+    static let groupFloor: UInt64 = 24 << 20
+    /// The least bound for it: no setting makes a group that lacks a replica wait for longer than this
+    /// takes.
+    static let groupLimitMin: UInt64 = 8 << 20
     /// Where a copy begins when there are requests.
     static let cautious: UInt64 = 8 << 20
     /// A change shows in the p99 of the last second: it is waited for.
@@ -31,11 +35,10 @@ public struct CopyPace: Sendable {
         rate = limit
     }
 
-    /// Of a group to a replica that it lacks: never so slow that another failure is likely to come first,
-    /// whatever the bound for copies is.
+    /// Of a group to a replica that it lacks: never so slow that another failure is likely to come first.
     public init(ofGroup limit: UInt64) {
-        self.limit = max(limit, Self.groupFloor)
-        floor = Self.groupFloor
+        self.limit = max(limit, Self.groupLimitMin)
+        floor = min(Self.groupFloor, self.limit)
         rate = self.limit
     }
 
@@ -50,7 +53,7 @@ public struct CopyPace: Sendable {
         worst = max(worst, strain)
         guard let changed else {
             self.changed = now
-            rate = strain == 0 ? limit : min(limit, Self.cautious)
+            rate = strain == 0 ? limit : min(limit, max(floor, Self.cautious))
             return
         }
         guard now - changed >= Self.patience else { return }

@@ -100,6 +100,21 @@ import Testing
         #expect(pace.rate == pace.limit)
     }
 
+    /// A gibibyte within 43 s, unless operators allow less; and they cannot allow next to nothing.
+    @Test(
+        arguments: [
+            (limit: 64 << 20, least: 24 << 20), (limit: 10 << 20, least: 10 << 20),
+            (limit: 1 << 20, least: 8 << 20),
+        ] as [(limit: UInt64, least: UInt64)])
+    func aGroupIsNotKeptWaiting(limit: UInt64, least: UInt64) {
+        var pace = CopyPace(ofGroup: limit)
+        for step in 0..<50 as Range<UInt64> {
+            pace.observe(strain: 500, now: instant(step * 600))
+            #expect(pace.rate >= least)
+        }
+        #expect(pace.rate == least && pace.isSlowest)
+    }
+
     @Test func aLimitBelowTheFloorHolds() {
         var pace = CopyPace(limit: 100_000)
         for step in 0..<50 as Range<UInt64> {
