@@ -1,5 +1,6 @@
 // Kinds and steps of operations in words for people; programs get the names of the cases.
 
+/// Cases with a name for programs, their own, and words for people.
 public protocol Worded: CaseIterable {
     var words: String { get }
 }

@@ -25,7 +25,7 @@ struct DebugBundle {
         var log: String?
     }
 
-    /// What the acting controller is asked for. Nothing in it is a secret or a record.
+    /// What the acting controller is asked for. Nothing in it is a secret or a value.
     private static let verbs: [(file: String, verb: String, arguments: JSONValue)] = [
         ("status", "status", [:]), ("doctor", "doctor", [:]), ("nodes", "nodes", [:]),
         ("groups", "groups", [:]), ("tables", "tables", [:]), ("shards", "shards", [:]),

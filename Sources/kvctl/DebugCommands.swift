@@ -14,8 +14,8 @@ extension Command {
                 of /debug; of a
                 playground the ends of the logs too. Of daemons under systemd add the journal: \
                 journalctl -u 'kv*'.
-                No records and no secrets are in it; names, addresses and the keys at which shards \
-                begin are.
+                No values and no secrets are in it; names, addresses, hot keys and the keys at which \
+                shards begin are.
                 Whatever does not answer is named, and the rest is collected all the same.
                 """,
             flags: [
