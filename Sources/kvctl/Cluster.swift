@@ -73,6 +73,13 @@ struct Cluster {
         throw Failure(last)
     }
 
+    /// Every daemon that an answer of `status` names, and where its admin server is.
+    static func daemons(in status: JSONValue) -> [(name: String, admin: String)] {
+        ["controllers", "routers", "nodes"].flatMap { status[$0].elements }.map {
+            ($0["name"].text, $0["admin"].text)
+        }
+    }
+
     /// A deadline for one request from now.
     var deadline: Deadline { Deadline(seconds: timeout) }
 }

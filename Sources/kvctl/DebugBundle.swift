@@ -128,8 +128,8 @@ struct DebugBundle {
                 Daemon(name: $0.0, admin: $0.1, log: "\(directory)/logs/\($0.0).log")
             }
         }
-        return ["controllers", "routers", "nodes"].flatMap { status[$0].elements }.map {
-            Daemon(name: $0["name"].text, admin: $0["admin"].text, log: nil)
+        return Cluster.daemons(in: status).map {
+            Daemon(name: $0.name, admin: $0.admin, log: nil)
         }
     }
 

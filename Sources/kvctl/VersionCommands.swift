@@ -64,10 +64,7 @@ extension Command {
     ) throws(Failure) -> [(name: String, version: String?)] {
         let status = try Cluster(invocation).call("status")
         let timeout = try invocation.requestTimeout()
-        let places = ["controllers", "routers", "nodes"].flatMap { status[$0].elements }.map {
-            (name: $0["name"].text, admin: $0["admin"].text)
-        }
-        return inParallel(places, atOnce: 16) { place in
+        return inParallel(Cluster.daemons(in: status), atOnce: 16) { place in
             let page = try? AdminPage.get(
                 "/", from: place.admin, deadline: Deadline(seconds: min(timeout, 2)))
             // `kvnode 0.1.0 (revision)`
