@@ -22,7 +22,6 @@ NOT_RUN = {
     "edac-util": "asks the machine's memory controller",
     "chronyc": "asks a time service, and containers have the clock of their host",
     "mkfs.ext4": "wants a block device",
-    "kvbench": "loads a cluster for half a minute; test_bench.py runs it",
     "journalctl -k": "containers see nothing of the kernel's log",
 }
 #: Addresses of the pages: controllers, nodes, the router, etcd.
